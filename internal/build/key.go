@@ -1,0 +1,209 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"crypto/sha256"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// keyFormat is part of every key; a change of what inputs or layers mean
+// changes it.
+const keyFormat = "strake.build.1"
+
+// maxChanges bounds the changes that one Explanation lists.
+const maxChanges = 20
+
+// record is the value of a cache record.
+type record struct {
+	Layers  []digest.Digest `json:"layers"`
+	Created time.Time       `json:"created"`
+	Inputs  []Input         `json:"inputs"`
+}
+
+// Explanation says why a step was not in the cache.
+type Explanation struct {
+	Step    string // the vertex's name
+	Reason  string // one line
+	Changes []Change
+	More    int // changes beyond those listed
+}
+
+// Change is one input that differs from the slot's last record.
+type Change struct {
+	Input    string // such as "file src/main.go"
+	From, To string // "" where there was, or is, none
+}
+
+// cacheKey is the key of a step with these inputs.
+func cacheKey(inputs []Input) (string, error) {
+	b, err := json.Marshal(inputs)
+	if err != nil {
+		return "", fmt.Errorf("encode the inputs: %w", err)
+	}
+	sum := sha256.Sum256(append([]byte(keyFormat+"\n"), b...))
+	return "step:" + hex.EncodeToString(sum[:]), nil
+}
+
+// chainID names a chain of layers.
+func chainID(layers []digest.Digest) digest.Digest {
+	if len(layers) == 0 {
+		return "scratch"
+	}
+	id := layers[0]
+	for _, l := range layers[1:] {
+		id = digest.FromString(id.String() + " " + l.String())
+	}
+	return id
+}
+
+// lookup finds the record of key. A record whose layers are gone is none, and
+// so is one that cannot be read: the step runs again.
+func (s *Solver) lookup(ctx context.Context, key string) (*record, string, error) {
+	value, err := s.opts.Store.LoadCache(ctx, key)
+	if errdefs.IsNotFound(err) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("look in the cache: %w", err)
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil || len(r.Layers) == 0 {
+		return nil, "its record cannot be read", nil
+	}
+	for _, l := range r.Layers {
+		if _, err := s.opts.Store.Layer(ctx, l); errdefs.IsNotFound(err) {
+			return nil, "its layer was removed", nil
+		} else if err != nil {
+			return nil, "", fmt.Errorf("look in the cache: %w", err)
+		}
+	}
+	return &r, "", nil
+}
+
+// save records what a step made. The listings go first: a record refers to them.
+func (s *Solver) save(ctx context.Context, key, slot string, r record) error {
+	for _, in := range r.Inputs {
+		if in.Listing == nil {
+			continue
+		}
+		k := listingKey(in.Value)
+		if err := s.opts.Store.SaveCache(ctx, k, k, r.Layers, in.Listing); err != nil {
+			return fmt.Errorf("save the cache record: %w", err)
+		}
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("save the cache record: %w", err)
+	}
+	if slot == "" {
+		slot = key
+	}
+	if err := s.opts.Store.SaveCache(ctx, key, slot, r.Layers, b); err != nil {
+		return fmt.Errorf("save the cache record: %w", err)
+	}
+	return nil
+}
+
+func listingKey(value string) string { return "listing:" + value }
+
+// explain tells why the step missed. It compares with the last record of the
+// slot; what it cannot read it does not mention.
+func (s *Solver) explain(ctx context.Context, v *Vertex, inputs []Input, reason string) {
+	if s.opts.Explain == nil {
+		return
+	}
+	e := Explanation{Step: v.Name, Reason: reason}
+	if e.Reason == "" {
+		e.Reason = "it was not built before"
+		if old, ok := s.lastInputs(ctx, v.Slot); ok {
+			e.Changes = s.changes(ctx, old, inputs)
+			e.Reason = "an input changed"
+			if len(e.Changes) == 0 {
+				e.Reason = "its record was removed"
+			}
+			if len(e.Changes) > maxChanges {
+				e.More = len(e.Changes) - maxChanges
+				e.Changes = e.Changes[:maxChanges]
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.Explain(e)
+}
+
+func (s *Solver) lastInputs(ctx context.Context, slot string) ([]Input, bool) {
+	if slot == "" {
+		return nil, false
+	}
+	value, err := s.opts.Store.LastCache(ctx, slot)
+	if err != nil {
+		return nil, false
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return nil, false
+	}
+	return r.Inputs, true
+}
+
+// changes lists the inputs that differ, files one by one.
+func (s *Solver) changes(ctx context.Context, old, now []Input) []Change {
+	var out []Change
+	was := map[string]string{}
+	for _, in := range old {
+		was[in.Name] = in.Value
+	}
+	for _, in := range now {
+		from, ok := was[in.Name]
+		delete(was, in.Name)
+		if ok && from == in.Value {
+			continue
+		}
+		if in.Listing != nil && ok {
+			if before, err := s.opts.Store.LoadCache(ctx, listingKey(from)); err == nil {
+				out = append(out, listingChanges(before, in.Listing)...)
+				continue
+			}
+		}
+		out = append(out, Change{Input: in.Name, From: from, To: in.Value})
+	}
+	for _, name := range slices.Sorted(maps.Keys(was)) {
+		out = append(out, Change{Input: name, From: was[name]})
+	}
+	return out
+}
+
+// listingChanges compares two listings: lines of "what path", what without
+// spaces.
+func listingChanges(old, now []byte) []Change {
+	parse := func(b []byte) map[string]string {
+		m := map[string]string{}
+		for line := range bytes.Lines(b) {
+			what, name, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+			m[name] = what
+		}
+		return m
+	}
+	before, after := parse(old), parse(now)
+	names := maps.Clone(before)
+	maps.Copy(names, after)
+	var out []Change
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if before[name] != after[name] {
+			out = append(out, Change{Input: "file " + name, From: before[name], To: after[name]})
+		}
+	}
+	return out
+}

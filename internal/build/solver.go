@@ -1,0 +1,298 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"strake/internal/progress"
+)
+
+// Solver solves vertices. It solves each vertex once, and steps of the same
+// cache key once, however many vertices they are in. It is safe for concurrent
+// use.
+type Solver struct {
+	opts Options
+	slot chan struct{} // one element per step that may run now
+
+	runtime func() (*Runtime, error)
+
+	mu       sync.Mutex // also serializes Progress and Explain
+	vertices map[*Vertex]*future
+	keys     map[string]*future
+	ids      int
+}
+
+// future is a result that is being made.
+type future struct {
+	done chan struct{}
+	res  Result
+	err  error
+}
+
+// NewSolver makes a solver.
+func NewSolver(opts Options) *Solver {
+	if opts.Parallel <= 0 {
+		opts.Parallel = runtime.NumCPU()
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	return &Solver{
+		opts:     opts,
+		slot:     make(chan struct{}, opts.Parallel),
+		vertices: map[*Vertex]*future{},
+		keys:     map[string]*future{},
+	}
+}
+
+// VertexError is why a step failed.
+type VertexError struct {
+	Vertex *Vertex
+	Err    error
+}
+
+func (e *VertexError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *VertexError) Unwrap() error { return e.Err }
+
+// Solve makes the result of v and of all that it needs. What finished is in the
+// cache even when Solve fails or ctx ends.
+func (s *Solver) Solve(ctx context.Context, v *Vertex) (Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return s.solve(ctx, v)
+}
+
+// solve is Solve within the build's context.
+func (s *Solver) solve(ctx context.Context, v *Vertex) (Result, error) {
+	s.mu.Lock()
+	f, running := s.vertices[v]
+	if !running {
+		f = &future{done: make(chan struct{})}
+		s.vertices[v] = f
+	}
+	s.mu.Unlock()
+	if !running {
+		f.res, f.err = s.vertex(ctx, v)
+		close(f.done)
+	}
+	return f.wait(ctx)
+}
+
+func (f *future) wait(ctx context.Context) (Result, error) {
+	select {
+	case <-f.done:
+		return f.res, f.err
+	default:
+	}
+	select {
+	case <-f.done:
+		return f.res, f.err
+	case <-ctx.Done():
+		return Result{}, context.Cause(ctx)
+	}
+}
+
+// vertex solves the inputs, then the vertex.
+func (s *Solver) vertex(ctx context.Context, v *Vertex) (Result, error) {
+	inputs := make([]Result, len(v.Inputs))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, in := range v.Inputs {
+		if i == len(v.Inputs)-1 {
+			var err error
+			if inputs[i], err = s.solve(gctx, in); err != nil {
+				g.Go(func() error { return err })
+			}
+			break
+		}
+		g.Go(func() (err error) {
+			inputs[i], err = s.solve(gctx, in)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return Result{}, err
+	}
+
+	p := s.begin(v.Name)
+	res, err := s.step(ctx, v, inputs, p)
+	if err != nil {
+		p.fail(ctx, err)
+		var ve *VertexError
+		if errors.As(err, &ve) {
+			return Result{}, err
+		}
+		return Result{}, &VertexError{Vertex: v, Err: err}
+	}
+	p.end(res.Cached)
+	return res, nil
+}
+
+// step finds or makes the result of v.
+func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Reporter) (Result, error) {
+	w := &Work{Inputs: inputs, Log: p, solver: s}
+	step, err := v.Op.Prepare(ctx, w)
+	if err != nil {
+		return Result{}, err
+	}
+	if step.Make == nil {
+		return Result{Layers: step.Base, Cached: true}, nil
+	}
+	all := append([]Input{{Name: "parent", Value: chainID(w.parent().Layers).String()}}, step.Inputs...)
+	key, err := cacheKey(all)
+	if err != nil {
+		return Result{}, err
+	}
+
+	s.mu.Lock()
+	f, running := s.keys[key]
+	if !running {
+		f = &future{done: make(chan struct{})}
+		s.keys[key] = f
+	}
+	s.mu.Unlock()
+	if running {
+		res, err := f.wait(ctx)
+		res.Cached = true
+		return res, err
+	}
+	f.res, f.err = s.keyed(ctx, v, w, step, key, all)
+	close(f.done)
+	return f.res, f.err
+}
+
+// keyed finds the result of a prepared step in the cache, or makes it.
+func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key string, inputs []Input) (Result, error) {
+	reason := "the cache is off for it"
+	if !v.NoCache {
+		r, why, err := s.lookup(ctx, key)
+		if err != nil {
+			return Result{}, err
+		}
+		if r != nil {
+			return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}, nil
+		}
+		reason = why
+	}
+	s.explain(ctx, v, inputs, reason)
+
+	select {
+	case s.slot <- struct{}{}:
+		defer func() { <-s.slot }()
+	case <-ctx.Done():
+		return Result{}, context.Cause(ctx)
+	}
+	files, err := s.opts.Store.WriteLayer(ctx, func(out io.Writer) error { return step.Make(ctx, out) })
+	if err != nil {
+		return Result{}, err
+	}
+	r := record{Layers: []digest.Digest{files.DiffID}, Created: s.created(), Inputs: inputs}
+	// What is finished is kept, whatever becomes of the rest of the build.
+	if err := s.save(context.WithoutCancel(ctx), key, v.Slot, r); err != nil {
+		return Result{}, err
+	}
+	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
+}
+
+// created is the time that a layer made now bears.
+func (s *Solver) created() time.Time {
+	now := s.opts.Now().UTC()
+	if e := s.opts.Epoch; e != nil && now.After(*e) {
+		return e.UTC()
+	}
+	return now
+}
+
+func extend(chain, top []digest.Digest) []digest.Digest {
+	return slices.Concat(chain, top)
+}
+
+// parent is the result that the op builds upon.
+func (w *Work) parent() Result {
+	if len(w.Inputs) == 0 {
+		return Result{}
+	}
+	return w.Inputs[0]
+}
+
+// Reporter tells the events of one step. It is an io.Writer of log output. Its
+// methods are safe for concurrent use.
+type Reporter struct {
+	solver   *Solver
+	id, name string
+}
+
+// Begin starts a step that is not a vertex, such as loading the build context;
+// the caller ends it with End.
+func (s *Solver) Begin(name string) *Reporter { return s.begin(name) }
+
+func (s *Solver) begin(name string) *Reporter {
+	s.mu.Lock()
+	s.ids++
+	p := &Reporter{solver: s, id: strconv.Itoa(s.ids), name: name}
+	s.mu.Unlock()
+	p.emit(progress.Event{State: progress.Started})
+	return p
+}
+
+func (p *Reporter) emit(e progress.Event) {
+	s := p.solver
+	if s.opts.Progress == nil {
+		return
+	}
+	e.ID, e.Name, e.Time = p.id, p.name, time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.Progress(e)
+}
+
+// Write logs b.
+func (p *Reporter) Write(b []byte) (int, error) {
+	p.emit(progress.Event{State: progress.Logged, Log: slices.Clone(b)})
+	return len(b), nil
+}
+
+// Item tells of one thing that the step moves.
+func (p *Reporter) Item(i progress.Item) { p.emit(progress.Event{State: progress.Moved, Item: i}) }
+
+// Warn logs a warning.
+func (p *Reporter) Warn(format string, args ...any) {
+	p.emit(progress.Event{State: progress.Warned, Log: fmt.Appendf(nil, format, args...)})
+}
+
+// End ends the step: well when err is nil, and returns err.
+func (p *Reporter) End(ctx context.Context, err error) error {
+	if err != nil {
+		p.fail(ctx, err)
+		return err
+	}
+	p.end(false)
+	return nil
+}
+
+func (p *Reporter) end(cached bool) {
+	if cached {
+		p.emit(progress.Event{State: progress.Cached})
+		return
+	}
+	p.emit(progress.Event{State: progress.Done})
+}
+
+func (p *Reporter) fail(ctx context.Context, err error) {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled) {
+		p.emit(progress.Event{State: progress.Canceled, Err: err})
+		return
+	}
+	p.emit(progress.Event{State: progress.Failed, Err: err})
+}

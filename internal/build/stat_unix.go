@@ -1,0 +1,78 @@
+//go:build unix
+
+package build
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// statAt describes name in the open directory dir, symlinks not followed. full
+// is its path in the context. The owner is root: who built does not matter.
+func statAt(dir *os.File, name, full string) (node, fileStat, error) {
+	var st unix.Stat_t
+	fd := int(dir.Fd()) //nolint:gosec // a descriptor fits
+	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return node{}, fileStat{}, &fs.PathError{Op: "lstat", Path: full, Err: err}
+	}
+	n := node{
+		path:  full,
+		mode:  fileMode(uint32(st.Mode)),
+		mtime: time.Unix(st.Mtim.Unix()),
+	}
+	fst := fileStat{
+		mtime: st.Mtim.Nano(),
+		ctime: st.Ctim.Nano(),
+		inode: st.Ino,
+	}
+	switch n.mode.Type() {
+	case 0:
+		n.size = st.Size
+		if st.Nlink > 1 {
+			n.ino = st.Ino
+		}
+	case fs.ModeSymlink:
+		buf := make([]byte, unix.PathMax)
+		l, err := unix.Readlinkat(fd, name, buf)
+		if err != nil {
+			return node{}, fileStat{}, &fs.PathError{Op: "readlink", Path: full, Err: err}
+		}
+		n.link = string(buf[:l])
+	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		return node{}, fileStat{}, fmt.Errorf("%s is a device: a build context cannot hold one", full)
+	}
+	return n, fst, nil
+}
+
+// fileMode is the fs.FileMode of a Unix mode.
+func fileMode(m uint32) fs.FileMode {
+	mode := fs.FileMode(m & 0o777)
+	switch m & unix.S_IFMT {
+	case unix.S_IFDIR:
+		mode |= fs.ModeDir
+	case unix.S_IFLNK:
+		mode |= fs.ModeSymlink
+	case unix.S_IFIFO:
+		mode |= fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		mode |= fs.ModeSocket
+	case unix.S_IFCHR:
+		mode |= fs.ModeDevice | fs.ModeCharDevice
+	case unix.S_IFBLK:
+		mode |= fs.ModeDevice
+	}
+	if m&unix.S_ISUID != 0 {
+		mode |= fs.ModeSetuid
+	}
+	if m&unix.S_ISGID != 0 {
+		mode |= fs.ModeSetgid
+	}
+	if m&unix.S_ISVTX != 0 {
+		mode |= fs.ModeSticky
+	}
+	return mode
+}

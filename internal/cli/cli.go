@@ -1,0 +1,138 @@
+// Package cli is the strake command line: docker's commands, flags, output and
+// exit codes over package engine.
+//
+// A command is one file: its flags, and a run function of a session and its
+// options that calls one verb of engine and prints the result. A session is one
+// run of the program: its streams, its global flags and, once a command asks
+// for it, the open store.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"strake/internal/engine"
+)
+
+// Streams are the standard streams of a command. Where one is an *os.File that
+// is a terminal, output and input behave as on a terminal.
+type Streams struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+}
+
+// session is one run of the program.
+type session struct {
+	Streams
+	root   string // the store's directory; "" is the default
+	config string // the directory of docker's config.json; "" is the default
+	debug  bool
+	opened *engine.Env
+}
+
+// Main runs the command line args (without the program's name) and returns the
+// exit code. SIGINT, SIGTERM and SIGHUP cancel the command.
+func Main(ctx context.Context, args []string, streams Streams) int {
+	ctx, stop := notify(ctx)
+	defer stop()
+	s := &session{Streams: streams}
+	root := newRootCommand(s)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if closeErr := s.close(); err == nil {
+		err = closeErr
+	}
+	code := exitCode(err)
+	var sig terminated
+	if err != nil && errors.As(context.Cause(ctx), &sig) && code == exitFailure {
+		return 128 + int(sig.signal)
+	}
+	if err != nil && err.Error() != "" {
+		fmt.Fprintln(streams.Err, err)
+	}
+	return code
+}
+
+// engine returns what the verbs work on, and opens the store at the first call.
+func (s *session) engine(ctx context.Context) (*engine.Env, error) {
+	if s.opened != nil {
+		return s.opened, nil
+	}
+	env, err := engine.Open(ctx, engine.OpenOptions{Root: s.root, Config: s.config, Version: version()})
+	if err != nil {
+		return nil, err
+	}
+	s.opened = env
+	return env, nil
+}
+
+func (s *session) close() error {
+	if s.opened == nil {
+		return nil
+	}
+	return engine.Close(s.opened)
+}
+
+// terminalFD returns the descriptor of a stream that is a terminal.
+func terminalFD(stream any) (int, bool) {
+	f, ok := stream.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	return int(f.Fd()), true
+}
+
+func isTerminal(stream any) bool {
+	_, ok := terminalFD(stream)
+	return ok
+}
+
+// terminalWidth is the width of the terminal, or fallback where it has none.
+func terminalWidth(stream any, fallback int) int {
+	fd, ok := terminalFD(stream)
+	if !ok {
+		return fallback
+	}
+	width, _, err := term.GetSize(fd)
+	if err != nil || width <= 0 {
+		return fallback
+	}
+	return width
+}
+
+// terminated is why a context ended that a signal cancelled.
+type terminated struct{ signal syscall.Signal }
+
+func (t terminated) Error() string { return t.signal.String() }
+
+// notify returns a context that the first terminating signal cancels; the next
+// one ends the process as it would have without.
+func notify(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case sig := <-signals:
+			if n, ok := sig.(syscall.Signal); ok {
+				cancel(terminated{n})
+			}
+		case <-ctx.Done():
+		}
+		signal.Stop(signals)
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// Command returns the whole command tree, for documents made from it. Its
+// commands are not to be run.
+func Command() *cobra.Command { return newRootCommand(&session{}) }

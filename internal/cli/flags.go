@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// listFlag is a flag that may be given many times.
+type listFlag struct {
+	values *[]string
+	kind   string             // what the help calls a value
+	check  func(string) error // nil takes all
+}
+
+func (f listFlag) String() string { return "" }
+
+func (f listFlag) Type() string { return f.kind }
+
+func (f listFlag) Set(value string) error {
+	if f.check != nil {
+		if err := f.check(value); err != nil {
+			return err
+		}
+	}
+	*f.values = append(*f.values, value)
+	return nil
+}
+
+func list(flags *pflag.FlagSet, values *[]string, name, short, about string) {
+	flags.VarP(listFlag{values: values, kind: "list"}, name, short, about)
+}
+
+func filters(flags *pflag.FlagSet, values *[]string, about string) {
+	check := func(value string) error {
+		if !strings.Contains(value, "=") {
+			return errors.New("bad format of filter (expected name=value)")
+		}
+		return nil
+	}
+	flags.VarP(listFlag{values, "filter", check}, "filter", "f", about)
+}
+
+// obsolete takes a flag that docker still takes and that does nothing.
+func obsolete(flags *pflag.FlagSet, name string) {
+	flags.Bool(name, true, "")
+	flags.Lookup(name).Hidden = true
+}
+
+// pairs splits K=V values; a value without = maps to nil.
+func pairs(values []string) map[string]*string {
+	m := make(map[string]*string, len(values))
+	for _, value := range values {
+		k, v, ok := strings.Cut(value, "=")
+		if ok {
+			m[k] = &v
+		} else {
+			m[k] = nil
+		}
+	}
+	return m
+}

@@ -1,0 +1,227 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+)
+
+// The texts that docker gives its --format flags.
+const (
+	listFormatHelp = `Format output using a custom template:
+'table':            Print output in table format with column headers (default)
+'table TEMPLATE':   Print output in table format using the given Go template
+'json':             Print in JSON format
+'TEMPLATE':         Print output using the given Go template.
+Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`
+	inspectFormatHelp = `Format output using a custom template:
+'json':             Print in JSON format
+'TEMPLATE':         Print output using the given Go template.
+Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`
+)
+
+// field is one property of a record that a list command prints.
+type field[T any] struct {
+	name   string // in templates
+	header string // in tables
+	value  func(T) string
+}
+
+// listing prints records of one kind as docker's list commands do.
+type listing[T any] struct {
+	fields  []field[T]
+	columns []string // names of the fields in the default table
+}
+
+// record is a row as a template sees it.
+type record map[string]string
+
+// MarshalJSON writes the keys in order, and escapes as docker does.
+func (r record) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]string(r)) }
+
+// write prints items in docker's --format language: "" or table, table
+// TEMPLATE, json, TEMPLATE.
+func (l listing[T]) write(out io.Writer, format string, items []T) error {
+	switch format {
+	case "", "table":
+		return l.writeTable(out, items)
+	case "json":
+		format = "{{json .}}"
+	}
+	text, table := strings.CutPrefix(format, "table")
+	tmpl, err := parseTemplate(unescape(text))
+	if err != nil {
+		return err
+	}
+	tmpl.Option("missingkey=error")
+	var rows bytes.Buffer
+	for _, item := range items {
+		row := make(record, len(l.fields))
+		for _, f := range l.fields {
+			row[f.name] = f.value(item)
+		}
+		if err := tmpl.Execute(&rows, row); err != nil {
+			return fmt.Errorf("template parsing error: %w", err)
+		}
+		rows.WriteByte('\n')
+	}
+	if !table {
+		_, err := rows.WriteTo(out)
+		return err
+	}
+	tw := newTable(out)
+	headers := make(record, len(l.fields))
+	for _, f := range l.fields {
+		headers[f.name] = f.header
+	}
+	if err := tmpl.Funcs(headerFuncs()).Execute(tw, headers); err != nil {
+		return fmt.Errorf("template parsing error: %w", err)
+	}
+	fmt.Fprintln(tw)
+	if _, err := rows.WriteTo(tw); err != nil {
+		return err
+	}
+	return tw.Flush()
+}
+
+// writeTable prints the default table. No template is involved: a list of
+// thousands stays fast.
+func (l listing[T]) writeTable(out io.Writer, items []T) error {
+	columns := make([]field[T], len(l.columns))
+	headers := make([]string, len(l.columns))
+	for i, name := range l.columns {
+		at := slices.IndexFunc(l.fields, func(f field[T]) bool { return f.name == name })
+		columns[i], headers[i] = l.fields[at], l.fields[at].header
+	}
+	tw := newTable(out)
+	fmt.Fprintln(tw, strings.Join(headers, "\t"))
+	cells := make([]string, len(columns))
+	for _, item := range items {
+		for i, c := range columns {
+			cells[i] = c.value(item)
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+	}
+	return tw.Flush()
+}
+
+func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 10, 1, 3, ' ', 0) }
+
+// unescape gives \t and \n in a format their meaning, which shells do not.
+func unescape(format string) string {
+	return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(strings.Trim(format, " "))
+}
+
+func parseTemplate(text string) (*template.Template, error) {
+	tmpl, err := template.New("").Funcs(templateFuncs()).Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("template parsing error: %w", err)
+	}
+	return tmpl, nil
+}
+
+// templateFuncs are the functions that docker's templates have.
+func templateFuncs() template.FuncMap {
+	return template.FuncMap{
+		"json":     compactJSON,
+		"split":    strings.Split,
+		"join":     join,
+		"title":    title,
+		"lower":    strings.ToLower,
+		"upper":    strings.ToUpper,
+		"pad":      pad,
+		"truncate": truncate,
+	}
+}
+
+// headerFuncs leave the header of a column as it is, whatever is done to its
+// cells.
+func headerFuncs() template.FuncMap {
+	same := func(v string) string { return v }
+	return template.FuncMap{
+		"json": same, "title": same, "lower": same, "upper": same,
+		"split":    func(v, _ string) string { return v },
+		"join":     func(v, _ string) string { return v },
+		"truncate": func(v string, _ int) string { return v },
+	}
+}
+
+func compactJSON(v any) (string, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(b.String()), nil
+}
+
+func join(elems any, sep string) (string, error) {
+	if elems == nil {
+		return "", nil
+	}
+	v := reflect.ValueOf(elems)
+	var parts []string
+	switch v.Kind() {
+	case reflect.Array, reflect.Slice:
+		for i := range v.Len() {
+			parts = append(parts, fmt.Sprint(v.Index(i).Interface()))
+		}
+	case reflect.Map:
+		for _, k := range v.MapKeys() {
+			parts = append(parts, fmt.Sprint(v.MapIndex(k).Interface()))
+		}
+		slices.Sort(parts)
+	default:
+		return "", fmt.Errorf("expected slice, got %T", elems)
+	}
+	return strings.Join(parts, sep), nil
+}
+
+// title upper-cases the first letter of every word (ASCII, as field values are).
+func title(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c >= 'a' && c <= 'z' && (i == 0 || b[i-1] == ' ' || b[i-1] == '-') {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return string(b)
+}
+
+func pad(s string, before, after int) string {
+	if s == "" {
+		return s
+	}
+	return strings.Repeat(" ", max(before, 0)) + s + strings.Repeat(" ", max(after, 0))
+}
+
+func truncate(s string, length int) string {
+	if length < 0 || len(s) < length {
+		return s
+	}
+	return s[:length]
+}
+
+// shortID is an ID as tables show it: 12 hex digits.
+func shortID(id string) string {
+	if _, hex, ok := strings.Cut(id, ":"); ok {
+		id = hex
+	}
+	return id[:min(len(id), 12)]
+}
+
+// ellipsis cuts s to width characters, the last of them "…".
+func ellipsis(s string, width int) string {
+	runes := []rune(s)
+	if len(runes) <= width {
+		return s
+	}
+	return string(runes[:width-1]) + "…"
+}

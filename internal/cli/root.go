@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+)
+
+// newRootCommand makes the whole tree.
+func newRootCommand(s *session) *cobra.Command {
+	root := &cobra.Command{
+		Use:                   "strake [OPTIONS] COMMAND [ARG...]",
+		Short:                 "Container images without a daemon",
+		SilenceUsage:          true,
+		SilenceErrors:         true,
+		TraverseChildren:      true,
+		DisableFlagsInUseLine: true,
+		Args:                  cobra.ArbitraryArgs,
+		RunE:                  unknownCommand,
+		Version:               version(),
+		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	setHelp(root)
+
+	flags := root.Flags()
+	flags.BoolP("version", "v", false, "Print version information and quit")
+	flags.StringVar(&s.root, "root", "", "Directory of the image store (default $STRAKE_ROOT, else /var/lib/strake,\nwithout root $XDG_DATA_HOME/strake)")
+	flags.StringVar(&s.config, "config", "", "Location of client config files (default $DOCKER_CONFIG, else ~/.docker)")
+	flags.BoolVarP(&s.debug, "debug", "D", false, "Enable debug mode")
+
+	root.AddCommand(
+		newRunCommand(s), newBuildCommand(s), newPullCommand(s), newPushCommand(s), newImagesCommand(s),
+		newLoginCommand(s), newLogoutCommand(s), newVersionCommand(s), newInfoCommand(s),
+		newHistoryCommand(s), newImportCommand(s), newInspectCommand(s), newLoadCommand(s),
+		newRemoveCommand(s), newSaveCommand(s), newTagCommand(s),
+		group("image", "Manage images",
+			newBuildCommand(s), newHistoryCommand(s), newImportCommand(s), newImageInspectCommand(s),
+			newLoadCommand(s), renamed(newImagesCommand(s), "ls", "list"), newPullCommand(s), newPushCommand(s),
+			renamed(newRemoveCommand(s), "rm", "rmi", "remove"), newSaveCommand(s), newTagCommand(s)),
+		group("builder", "Manage builds", newBuildCommand(s)),
+		group("container", "Manage containers", newRunCommand(s)),
+		group("system", "Manage Strake", newInfoCommand(s)),
+	)
+	return root
+}
+
+// group makes a command that only has subcommands.
+func group(name, about string, subs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:                   name,
+		Short:                 about,
+		Args:                  cobra.ArbitraryArgs,
+		RunE:                  unknownCommand,
+		DisableFlagsInUseLine: true,
+	}
+	cmd.AddCommand(subs...)
+	return cmd
+}
+
+// renamed gives a command the names that it has in a group.
+func renamed(cmd *cobra.Command, name string, more ...string) *cobra.Command {
+	cmd.Use = name + cmd.Use[len(cmd.Name()):]
+	cmd.Aliases = more
+	return cmd
+}
+
+func sortByRank(cmds []*cobra.Command) {
+	rank := func(cmd *cobra.Command) int {
+		n, err := strconv.Atoi(cmd.Annotations[topKey])
+		if err != nil {
+			return len(cmds)
+		}
+		return n
+	}
+	slices.SortStableFunc(cmds, func(a, b *cobra.Command) int { return rank(a) - rank(b) })
+}

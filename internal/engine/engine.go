@@ -1,0 +1,124 @@
+// Package engine is what Strake can do: one exported function per verb, one
+// file per function, each with its options and its result.
+//
+// An Env is what verbs work on. The error texts of verbs are those of docker's
+// daemon, and their kinds those of containerd/errdefs, so that every skin over
+// this package (the command line, the Engine API) tells them as docker does. A
+// reference is what a user writes for an image: a name with or without tag or
+// digest, an ID or a prefix of one. A familiar name is a canonical one without
+// docker's defaults: debian:bookworm for docker.io/library/debian:bookworm.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+	"strake/internal/remote"
+	"strake/internal/store"
+)
+
+// Env is what the verbs work on. It is safe for concurrent use.
+type Env struct {
+	Store  *store.Store
+	Remote *remote.Client
+}
+
+// Image is one image of the store.
+type Image = store.Image
+
+// Event is one step of a copy, as Progress callbacks are told it.
+type Event = image.Event
+
+// The states of an Event.
+const (
+	StateWaiting = image.StateWaiting
+	StateExists  = image.StateExists
+	StateMounted = image.StateMounted
+	StateCopying = image.StateCopying
+	StateDone    = image.StateDone
+)
+
+// familiar shortens a canonical name or repo digest. It is reference.Familiar*
+// without the cost of parsing.
+func familiar(name string) string {
+	if rest, ok := strings.CutPrefix(name, "docker.io/"); ok {
+		return strings.TrimPrefix(rest, "library/")
+	}
+	return name
+}
+
+// FamiliarNames shortens canonical names.
+func FamiliarNames(names []string) []string {
+	list := make([]string, len(names))
+	for i, name := range names {
+		list[i] = familiar(name)
+	}
+	return list
+}
+
+// ParseName parses what a user writes for an image in a registry and adds the
+// tag latest where it has neither tag nor digest.
+func ParseName(ref string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// parsePlatform parses "os/arch[/variant]"; "" is this machine's.
+func parsePlatform(platform string) (ocispec.Platform, error) {
+	if platform == "" {
+		return platforms.DefaultSpec(), nil
+	}
+	p, err := platforms.Parse(platform)
+	if err != nil {
+		return p, fmt.Errorf("invalid platform %q: %w", platform, err)
+	}
+	return platforms.Normalize(p), nil
+}
+
+// find is the store's image of ref, or docker's error.
+func find(ctx context.Context, env *Env, ref string) (Image, error) {
+	img, err := env.Store.Image(ctx, ref)
+	if err != nil {
+		return Image{}, imageError(ref, err)
+	}
+	return img, nil
+}
+
+// imageError gives an error of the store that concerns ref docker's text.
+func imageError(ref string, err error) error {
+	switch {
+	case errdefs.IsNotFound(err):
+		name := ref
+		if named, parseErr := reference.ParseNormalizedNamed(ref); parseErr == nil {
+			name = reference.FamiliarString(reference.TagNameOnly(named))
+		}
+		return messageError{"No such image: " + name, errdefs.ErrNotFound}
+	case errdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), "invalid reference format"):
+		return messageError{"invalid reference format", errdefs.ErrInvalidArgument}
+	}
+	return err
+}
+
+// messageError is an error whose text is docker's, with its kind.
+type messageError struct {
+	text string
+	kind error
+}
+
+func (e messageError) Error() string { return e.text }
+
+func (e messageError) Unwrap() error { return e.kind }
+
+// closing adds the error of a Close to err.
+func closing(err *error, close func() error) { *err = errors.Join(*err, close()) }

@@ -1,0 +1,179 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// ImagesOptions say which images to list.
+type ImagesOptions struct {
+	// All lists images without a tag too.
+	All bool
+	// Filters are docker's: dangling, label, label!, before, since, until and
+	// reference. Values of one filter that is reference are alternatives; all
+	// others must hold.
+	Filters map[string][]string
+}
+
+// Images lists images, the newest first. It reads no blob. Under a reference
+// filter the images have only those names that match.
+func Images(ctx context.Context, env *Env, opts ImagesOptions) ([]Image, error) {
+	keep, err := imageFilter(ctx, env, opts)
+	if err != nil {
+		return nil, err
+	}
+	list, err := env.Store.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := list[:0]
+	for i := range list {
+		if keep(&list[i]) {
+			out = append(out, list[i])
+		}
+	}
+	return out, nil
+}
+
+// imageFilter makes one test of all that opts ask for. It may take names off
+// an image.
+func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func(*Image) bool, error) {
+	var tests []func(*Image) bool
+	hideDangling := !opts.All
+	for _, name := range slices.Sorted(maps.Keys(opts.Filters)) {
+		values := opts.Filters[name]
+		if name == "dangling" {
+			hideDangling = false
+		}
+		if name == "reference" {
+			tests = append(tests, func(img *Image) bool { return matchReference(img, values) })
+			continue
+		}
+		for _, value := range values {
+			test, err := imageTest(ctx, env, name, value)
+			if err != nil {
+				return nil, err
+			}
+			tests = append(tests, test)
+		}
+	}
+	return func(img *Image) bool {
+		if hideDangling && len(img.Names) == 0 {
+			return false
+		}
+		for _, test := range tests {
+			if !test(img) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) bool, error) {
+	switch name {
+	case "dangling":
+		want, err := parseFlag(value)
+		if err != nil {
+			return nil, messageError{fmt.Sprintf("invalid filter 'dangling=[%s]'", value), errdefs.ErrInvalidArgument}
+		}
+		return func(img *Image) bool { return (len(img.Names) == 0) == want }, nil
+	case "label", "label!":
+		want := name == "label"
+		return func(img *Image) bool { return matchLabel(img.Labels, value) == want }, nil
+	case "before", "since":
+		other, err := find(ctx, env, value)
+		if err != nil {
+			return nil, err
+		}
+		if name == "before" {
+			return func(img *Image) bool { return img.Created.Before(other.Created) }, nil
+		}
+		return func(img *Image) bool { return img.Created.After(other.Created) }, nil
+	case "until":
+		at, err := parseTime(value, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return func(img *Image) bool { return img.Created.Before(at) }, nil
+	}
+	return nil, messageError{fmt.Sprintf("invalid filter '%s'", name), errdefs.ErrInvalidArgument}
+}
+
+// parseFlag reads a boolean as docker's filters do.
+func parseFlag(value string) (bool, error) {
+	switch strings.ToLower(value) {
+	case "1", "true":
+		return true, nil
+	case "0", "false":
+		return false, nil
+	}
+	return false, errdefs.ErrInvalidArgument
+}
+
+func matchLabel(labels map[string]string, filter string) bool {
+	key, want, hasValue := strings.Cut(filter, "=")
+	got, ok := labels[key]
+	return ok && (!hasValue || got == want)
+}
+
+// matchReference leaves the names that match a pattern, and reports whether any
+// does.
+func matchReference(img *Image, patterns []string) bool {
+	match := func(name string) bool {
+		short := familiar(name)
+		for _, pattern := range patterns {
+			if ok, err := path.Match(pattern, short); err == nil && ok {
+				return true
+			}
+			if ok, err := path.Match(pattern, Repository(short)); err == nil && ok {
+				return true
+			}
+		}
+		return false
+	}
+	miss := func(name string) bool { return !match(name) }
+	img.Names = slices.DeleteFunc(img.Names, miss)
+	img.RepoDigests = slices.DeleteFunc(img.RepoDigests, miss)
+	return len(img.Names)+len(img.RepoDigests) > 0
+}
+
+// Repository is a name without its tag or digest.
+func Repository(name string) string {
+	name, _, _ = strings.Cut(name, "@")
+	if at := strings.LastIndexByte(name, ':'); at > strings.LastIndexByte(name, '/') {
+		name = name[:at]
+	}
+	return name
+}
+
+// parseTime reads a point in time as docker's until filter does: a duration
+// before now, RFC 3339 and its prefixes, or seconds of the epoch.
+func parseTime(value string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(value); err == nil {
+		return now.Add(-d), nil
+	}
+	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02T15", "2006-01-02Z07:00", "2006-01-02"} {
+		if t, err := time.ParseInLocation(form, value, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	seconds, fraction, _ := strings.Cut(value, ".")
+	n, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		return time.Time{}, messageError{fmt.Sprintf("failed to parse value as time or duration: %q", value), errdefs.ErrInvalidArgument}
+	}
+	nanos, err := strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
+	if err != nil {
+		return time.Time{}, messageError{fmt.Sprintf("failed to parse value as time or duration: %q", value), errdefs.ErrInvalidArgument}
+	}
+	return time.Unix(n, nanos), nil
+}

@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	imagetypes "github.com/moby/moby/api/types/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
+
+	"strake/internal/image"
+)
+
+// InspectOptions say what to inspect.
+type InspectOptions struct {
+	Ref      string
+	Platform string // the image must fit it; "" is any
+}
+
+// Inspect describes one image as docker does. It fails with errdefs.ErrNotFound
+// when there is none, or none for the platform.
+func Inspect(ctx context.Context, env *Env, opts InspectOptions) (imagetypes.InspectResponse, error) {
+	img, err := find(ctx, env, opts.Ref)
+	if err != nil {
+		return imagetypes.InspectResponse{}, err
+	}
+	if err := fits(img, opts.Ref, opts.Platform); err != nil {
+		return imagetypes.InspectResponse{}, err
+	}
+	config, err := readConfig(ctx, env, img)
+	if err != nil {
+		return imagetypes.InspectResponse{}, err
+	}
+	layers := make([]string, len(config.RootFS.DiffIDs))
+	for i, id := range config.RootFS.DiffIDs {
+		layers[i] = id.String()
+	}
+	resp := imagetypes.InspectResponse{
+		ID:           img.ID.String(),
+		RepoTags:     FamiliarNames(img.Names),
+		RepoDigests:  FamiliarNames(img.RepoDigests),
+		Author:       config.Author,
+		Config:       &config.Config,
+		Architecture: config.Architecture,
+		Variant:      config.Variant,
+		Os:           config.OS,
+		OsVersion:    config.OSVersion,
+		Size:         img.Size,
+		RootFS:       imagetypes.RootFS{Type: config.RootFS.Type, Layers: layers},
+		Metadata:     imagetypes.Metadata{LastTagTime: img.Tagged},
+	}
+	if n := len(config.History); n > 0 {
+		resp.Comment = config.History[n-1].Comment
+	}
+	if config.Created != nil {
+		resp.Created = config.Created.Format(time.RFC3339Nano)
+	}
+	return resp, nil
+}
+
+func readConfig(ctx context.Context, env *Env, img Image) (imagespec.DockerOCIImage, error) {
+	manifest, _, err := image.ReadManifest(ctx, env.Store, img.Manifest)
+	if err != nil {
+		return imagespec.DockerOCIImage{}, err
+	}
+	config, _, err := image.ReadConfig(ctx, env.Store, manifest.Config)
+	return config, err
+}
+
+// fits fails with docker's error unless the image is for the platform.
+func fits(img Image, ref, platform string) error {
+	if platform == "" {
+		return nil
+	}
+	want, err := parsePlatform(platform)
+	if err != nil {
+		return err
+	}
+	have := ocispec.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}
+	if platforms.Only(want).Match(have) {
+		return nil
+	}
+	return messageError{fmt.Sprintf("image with reference %s was found but does not match the specified platform: wanted %s, actual: %s",
+		ref, platforms.Format(want), platforms.Format(have)), errdefs.ErrNotFound}
+}

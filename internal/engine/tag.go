@@ -1,0 +1,41 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+)
+
+// TagOptions say which image gets which name.
+type TagOptions struct {
+	Source string // any reference
+	Target string // a name, with or without tag
+}
+
+// Tag gives an image one more name, which an image that had it loses. It is
+// atomic, and doing it twice is the same as once.
+func Tag(ctx context.Context, env *Env, opts TagOptions) error {
+	target, err := taggedName(opts.Target)
+	if err != nil {
+		return err
+	}
+	if err := env.Store.SetName(ctx, target, opts.Source); err != nil {
+		return imageError(opts.Source, err)
+	}
+	return nil
+}
+
+// taggedName parses a name that an image gets.
+func taggedName(name string) (reference.NamedTagged, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, messageError{fmt.Sprintf("Error parsing reference: %q is not a valid repository/tag: %s", name, err), errdefs.ErrInvalidArgument}
+	}
+	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
+	if _, digested := named.(reference.Digested); digested || !ok {
+		return nil, messageError{"refusing to create a tag with a digest reference", errdefs.ErrInvalidArgument}
+	}
+	return tagged, nil
+}

@@ -1,0 +1,205 @@
+// Package remote is the client of image registries.
+//
+// A Client holds what all registries share: credentials, which registries may
+// be spoken to without TLS, certificates. A Registry is one registry, named by
+// its host as image names have it; it is a registry.Registry. A Repository is
+// one repository of it; it is an image.Source, Target and BlobMounter.
+//
+// The origin of a registry is the scheme, host and port that its API is at.
+// Everything else that it sends the client to (a token server's realm, a
+// redirect, an upload's Location) is foreign: it gets no credentials of the
+// registry (a token server gets those that the user gave for this registry, and
+// nobody else does), must have https unless the registry itself has http, and
+// is never dialled at a link-local address, nor at a private one unless the
+// registry is at one too or the user lists the host.
+package remote
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+)
+
+// Options say how registries are spoken to. The zero value is docker's way.
+type Options struct {
+	// Credentials finds the credential for a registry's host, the zero one
+	// for none; nil reads docker's config.json (see Config).
+	Credentials func(ctx context.Context, host string) (Credential, error)
+	// Insecure lists hosts ("host", "host:port") and networks in CIDR form that
+	// may be spoken to by http, or by https with any certificate. Loopback
+	// addresses always may.
+	Insecure []string
+	// PrivateHosts lists hosts at private addresses that public registries may
+	// send the client to.
+	PrivateHosts []string
+	// CertsDirs are searched for <host[:port]>/{*.crt,*.cert,*.key}; nil is
+	// docker's directories.
+	CertsDirs []string
+	UserAgent string       // "" is "strake"
+	Log       *slog.Logger // told of retries; nil drops them
+}
+
+// Credential is what a registry knows its user by.
+type Credential struct {
+	Username      string
+	Password      string
+	IdentityToken string // traded for access tokens at the token server
+	RegistryToken string // sent to the registry as it is
+}
+
+// String keeps the secrets out of logs and errors.
+func (c Credential) String() string {
+	if c == (Credential{}) {
+		return "no credential"
+	}
+	return "credential of " + c.Username
+}
+
+// GoString is String.
+func (c Credential) GoString() string { return c.String() }
+
+// LogValue is String.
+func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// Client speaks to registries. It is safe for concurrent use.
+type Client struct {
+	opts     Options
+	networks []netip.Prefix // the insecure ones
+
+	mu         sync.Mutex
+	registries map[string]*Registry
+}
+
+// NewClient makes a client. It reads no file and opens no connection yet.
+func NewClient(opts Options) *Client {
+	c := &Client{opts: opts, registries: map[string]*Registry{}}
+	if opts.Credentials == nil {
+		c.opts.Credentials = (&Config{}).Get
+	}
+	if opts.UserAgent == "" {
+		c.opts.UserAgent = "strake"
+	}
+	if opts.CertsDirs == nil {
+		c.opts.CertsDirs = defaultCertsDirs()
+	}
+	if opts.Log == nil {
+		c.opts.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, s := range opts.Insecure {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			c.networks = append(c.networks, p)
+		}
+	}
+	return c
+}
+
+// Close closes idle connections.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.registries {
+		r.closeIdle()
+	}
+}
+
+// Registry returns the registry at host, which is "docker.io" or a host with
+// or without a port. It is the same one every time.
+func (c *Client) Registry(host string) (*Registry, error) {
+	host = CanonicalHost(host)
+	if host == "" || strings.ContainsAny(host, "/?#@ \\\t\r\n") {
+		return nil, fmt.Errorf("registry %q: not a host: %w", host, errdefs.ErrInvalidArgument)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r, ok := c.registries[host]; ok {
+		return r, nil
+	}
+	r, err := newRegistry(c, host)
+	if err != nil {
+		return nil, err
+	}
+	c.registries[host] = r
+	return r, nil
+}
+
+// Repository returns the repository that named is in.
+func (c *Client) Repository(named reference.Named) (*Repository, error) {
+	r, err := c.Registry(reference.Domain(named))
+	if err != nil {
+		return nil, err
+	}
+	return &Repository{reg: r, name: reference.Path(named)}, nil
+}
+
+// CanonicalHost returns the one spelling of a registry's host: of docker's the
+// aliases become "docker.io", of others scheme and path are cut off.
+func CanonicalHost(host string) string {
+	host = strings.TrimPrefix(strings.TrimPrefix(host, "https://"), "http://")
+	host, _, _ = strings.Cut(host, "/")
+	switch host {
+	case "", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
+		return "docker.io"
+	}
+	return strings.ToLower(host)
+}
+
+// apiHost returns where the API of the registry called host is.
+func apiHost(host string) string {
+	if host == "docker.io" {
+		return "registry-1.docker.io"
+	}
+	return host
+}
+
+// insecure reports whether host may be spoken to without verified TLS.
+func (c *Client) insecure(host string) bool {
+	name := hostname(host)
+	if isLoopback(name) || listed(c.opts.Insecure, host) {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	if err != nil {
+		return false
+	}
+	for _, p := range c.networks {
+		if p.Contains(ip.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// listed reports whether host, or its name without the port, is in list.
+func listed(list []string, host string) bool {
+	for _, s := range list {
+		if strings.EqualFold(s, host) || strings.EqualFold(s, hostname(host)) {
+			return true
+		}
+	}
+	return false
+}
+
+// hostname cuts the port off host.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.Trim(host, "[]")
+}
+
+// isLoopback reports whether name is this machine by what it says: a name that
+// the network resolves is not asked.
+func isLoopback(name string) bool {
+	if strings.EqualFold(name, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	return err == nil && ip.Unmap().IsLoopback()
+}

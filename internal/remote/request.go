@@ -1,0 +1,310 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/registry"
+)
+
+// Bounds.
+const (
+	maxTries     = 5
+	maxRedirects = 10
+	maxWait      = 2 * time.Minute // that a registry may ask for before a retry
+	maxErrorBody = 64 << 10
+)
+
+// request is one call of a registry's API.
+type request struct {
+	method string
+	path   string   // below the origin; or
+	url    *url.URL // a place that the registry named
+	query  url.Values
+	header http.Header
+	scopes []string // what a token must allow
+	accept []int    // statuses that are no error; nil is 200
+	// body opens the body, of size bytes, at each try; nil is none.
+	body func() (io.ReadCloser, error)
+	size int64
+	once bool // not to be tried again here
+}
+
+// do sends req, again after passing failures, and returns an answer with one of
+// the accepted statuses, whose body the caller closes.
+func (r *Registry) do(ctx context.Context, req request) (*http.Response, error) {
+	if req.accept == nil {
+		req.accept = []int{http.StatusOK}
+	}
+	for try := 1; ; try++ {
+		resp, err := r.send(ctx, req)
+		if err == nil && slices.Contains(req.accept, resp.StatusCode) {
+			return resp, nil
+		}
+		wait, again := backoff(try), err != nil && passing(err)
+		if err == nil {
+			err = answerError(resp)
+			wait, again = retryAfter(resp, wait)
+		}
+		if !again || req.once || try == maxTries || ctx.Err() != nil {
+			return nil, err
+		}
+		r.client.opts.Log.Debug("registry request failed, trying again", "host", r.host, "method", req.method, "err", err)
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// backoff is the time to wait after the try-th failure.
+func backoff(try int) time.Duration {
+	d := 200 * time.Millisecond << min(try-1, 6)
+	return d/2 + rand.N(d/2) //nolint:gosec // spreads load
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// passing reports whether a request that failed without an answer may succeed
+// later.
+func passing(err error) bool {
+	for _, kind := range []error{
+		context.Canceled, context.DeadlineExceeded, errdefs.ErrPermissionDenied,
+		errdefs.ErrUnauthenticated, errdefs.ErrInvalidArgument, errdefs.ErrNotFound, errFinal,
+	} {
+		if errors.Is(err, kind) {
+			return false
+		}
+	}
+	return true
+}
+
+// errFinal marks failures that trying again does not mend.
+var errFinal = errors.New("will not pass")
+
+// retryAfter reports whether resp's status may pass, and when.
+func retryAfter(resp *http.Response, wait time.Duration) (time.Duration, bool) {
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusRequestTimeout:
+	default:
+		return 0, false
+	}
+	s := resp.Header.Get("Retry-After")
+	if n, err := strconv.Atoi(s); err == nil && n >= 0 {
+		wait = max(wait, time.Duration(min(n, 1<<20))*time.Second)
+	} else if at, err := http.ParseTime(s); err == nil {
+		wait = max(wait, time.Until(at))
+	}
+	return wait, wait <= maxWait
+}
+
+// send sends req once: to where redirects lead, with a token where the origin
+// asks for one.
+func (r *Registry) send(ctx context.Context, req request) (*http.Response, error) {
+	origin, err := r.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	target := req.url
+	if target == nil {
+		target = &url.URL{Scheme: origin.Scheme, Host: origin.Host, Path: req.path, RawQuery: req.query.Encode()}
+	}
+	asked := false
+	for redirects := 0; redirects <= maxRedirects; {
+		own := sameOrigin(target, origin)
+		resp, sent, err := r.sendTo(ctx, req, target, own)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case resp.StatusCode == http.StatusUnauthorized && own && !asked:
+			asked = true
+			if err := r.authorize(ctx, resp, req.scopes, sent); err != nil {
+				return nil, err
+			}
+		case isRedirect(resp, req.method):
+			redirects++
+			if target, err = r.follow(origin, target, resp); err != nil {
+				return nil, err
+			}
+		default:
+			return resp, nil
+		}
+	}
+	return nil, fmt.Errorf("%s %s: more than %d redirects: %w", req.method, r.host, maxRedirects, errFinal)
+}
+
+// sendTo sends req to target, with credentials only if that is the origin. sent
+// is the Authorization that went along.
+func (r *Registry) sendTo(ctx context.Context, req request, target *url.URL, own bool) (resp *http.Response, sent string, err error) {
+	hr := (&http.Request{Method: req.method, URL: target, Header: req.header.Clone(), Host: target.Host}).WithContext(ctx)
+	if hr.Header == nil {
+		hr.Header = http.Header{}
+	}
+	hr.Header.Set("User-Agent", r.client.opts.UserAgent)
+	if own {
+		if sent, err = r.authorization(ctx, req.scopes); err != nil {
+			return nil, "", err
+		}
+		if sent != "" {
+			hr.Header.Set("Authorization", sent)
+		}
+	}
+	if req.body != nil {
+		if hr.Body, err = req.body(); err != nil {
+			return nil, "", err
+		}
+		hr.ContentLength = req.size
+		if req.size == 0 {
+			err = hr.Body.Close()
+			hr.Body = http.NoBody
+		}
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	tr := r.ways.own
+	if !own {
+		if tr, err = r.ways.foreignFor(r.client, hr); err != nil {
+			return nil, "", closeBody(hr, err)
+		}
+	}
+	resp, err = tr.RoundTrip(hr)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s %s: %w", req.method, place(target), err)
+	}
+	return resp, sent, nil
+}
+
+func closeBody(hr *http.Request, err error) error {
+	if hr.Body != nil {
+		return errors.Join(err, hr.Body.Close())
+	}
+	return err
+}
+
+// place names u without its query, which may hold a secret.
+func place(u *url.URL) string {
+	return u.Scheme + "://" + u.Host + u.Path
+}
+
+// isRedirect reports whether resp sends a request of this method elsewhere.
+func isRedirect(resp *http.Response, method string) bool {
+	switch resp.StatusCode {
+	case http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
+		return method == http.MethodGet || method == http.MethodHead
+	}
+	return false
+}
+
+// follow returns where resp redirects to, if a registry at origin may.
+func (r *Registry) follow(origin, from *url.URL, resp *http.Response) (*url.URL, error) {
+	discard(resp)
+	to, err := from.Parse(resp.Header.Get("Location"))
+	if err != nil || resp.Header.Get("Location") == "" {
+		return nil, fmt.Errorf("%s: malformed redirect: %w", place(from), errFinal)
+	}
+	return to, checkPlace(origin, to)
+}
+
+// checkPlace fails unless a registry at origin may send a client to u.
+func checkPlace(origin, u *url.URL) error {
+	if u.Scheme != "https" && (u.Scheme != "http" || origin.Scheme != "http") || u.Host == "" || u.User != nil {
+		return fmt.Errorf("%s may not send clients to %s: %w", origin.Host, place(u), errdefs.ErrPermissionDenied)
+	}
+	return nil
+}
+
+// discard ends an answer so that its connection can be used again.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody) // nothing of it is wanted
+	_ = resp.Body.Close()
+}
+
+// answerError makes an error of an answer with an unwanted status, and closes it.
+func answerError(resp *http.Response) error {
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // a broken body says as much as none
+	_ = resp.Body.Close()
+	var body struct {
+		Errors []struct {
+			Code    registry.Code   `json:"code"`
+			Message string          `json:"message"`
+			Detail  json.RawMessage `json:"detail"`
+		} `json:"errors"`
+	}
+	at := fmt.Sprintf("%s %s", resp.Request.Method, place(resp.Request.URL))
+	if json.Unmarshal(b, &body) == nil && len(body.Errors) > 0 && body.Errors[0].Code != "" {
+		e := body.Errors[0]
+		if (&registry.Error{Code: e.Code}).Status() == http.StatusInternalServerError {
+			e.Code = statusCode(resp) // a code of the server's own: the status says more
+		}
+		return &registry.Error{Code: e.Code, Message: printable(e.Message), Detail: e.Detail, Err: fmt.Errorf("%s: %s", at, resp.Status)}
+	}
+	return &registry.Error{Code: statusCode(resp), Message: fmt.Sprintf("%s: unexpected status: %s", at, printable(resp.Status))}
+}
+
+// statusCode is the code for an answer that brings none.
+func statusCode(resp *http.Response) registry.Code {
+	manifest := strings.Contains(resp.Request.URL.Path, "/manifests/")
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		return registry.Unauthorized
+	case http.StatusForbidden:
+		return registry.Denied
+	case http.StatusNotFound:
+		switch {
+		case manifest:
+			return registry.ManifestUnknown
+		case strings.Contains(resp.Request.URL.Path, "/blobs/uploads/"):
+			return registry.BlobUploadUnknown
+		case strings.Contains(resp.Request.URL.Path, "/blobs/"):
+			return registry.BlobUnknown
+		}
+		return registry.NameUnknown
+	case http.StatusRequestedRangeNotSatisfiable:
+		return registry.RangeInvalid
+	case http.StatusTooManyRequests:
+		return registry.TooManyRequests
+	case http.StatusMethodNotAllowed:
+		return registry.Unsupported
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return registry.Unavailable
+	}
+	return registry.Unknown
+}
+
+// printable keeps a server's words short and free of control characters.
+func printable(s string) string {
+	if len(s) > 1000 {
+		s = s[:1000] + "..."
+	}
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c >= 0x7f && c < 0xa0 {
+			return ' '
+		}
+		return c
+	}, s)
+}

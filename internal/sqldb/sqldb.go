@@ -1,0 +1,153 @@
+// Package sqldb opens, migrates and transacts an SQL database.
+//
+// A database is one SQLite file in WAL mode, which any number of processes use
+// at once. A transaction is either an update or a view. An update takes the
+// write lock of the file when it begins (BEGIN IMMEDIATE), so it never fails
+// half-way because another process wrote first, and it is durable when Update
+// returns (synchronous=FULL: one fsync). A view reads one consistent state and
+// neither blocks nor is blocked.
+//
+// A migration is a file NNNN_name.sql, NNNN counting from 0001 without a gap.
+// How many were applied is the version of the database (PRAGMA user_version).
+//
+// Statements keep to the dialect that SQLite and PostgreSQL share: $1, ON
+// CONFLICT ... RETURNING, TEXT and BIGINT.
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"modernc.org/sqlite"
+)
+
+const (
+	busyTimeout = 30 * time.Second       // how long SQLite waits for a lock
+	retryFor    = time.Minute            // after which Update begins no other try
+	retryPause  = 100 * time.Millisecond // longest pause between tries
+
+	sqliteBusy = 5 // SQLITE_BUSY, the low byte of its extended codes
+)
+
+// Options say which database to open.
+type Options struct {
+	Path string // of the SQLite file, which is made when it lacks, with mode 0600
+}
+
+// DB is a database. Its methods are safe for concurrent use.
+type DB struct {
+	path   string
+	writer *sql.DB // one connection
+	reader *sql.DB
+}
+
+// Open opens a database. It connects when the first transaction begins.
+func Open(ctx context.Context, opts Options) (*DB, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(opts.Path)
+	if err != nil {
+		return nil, fmt.Errorf("open database %q: %w", opts.Path, err)
+	}
+	// SQLite gives the files beside it the mode that this one has.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db := &DB{path: path}
+	if db.writer, err = connect(path, "journal_mode(WAL)", "synchronous(FULL)"); err != nil {
+		return nil, fmt.Errorf("open database %q: %w", path, err)
+	}
+	if db.reader, err = connect(path, "query_only(1)"); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %q: %w", path, err), db.writer.Close())
+	}
+	db.writer.SetMaxOpenConns(1)
+	db.reader.SetMaxIdleConns(4)
+	return db, nil
+}
+
+// connect returns a pool of connections on which the pragmas were run.
+func connect(path string, pragmas ...string) (*sql.DB, error) {
+	q := url.Values{
+		"_txlock": {"immediate"}, // of transactions that are not read-only
+		"_pragma": append(pragmas, fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "foreign_keys(1)"),
+	}
+	c, err := sqlite.NewConnector("file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode())
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(c), nil
+}
+
+// Close closes all connections. No transaction may be under way.
+func (db *DB) Close() error {
+	if err := errors.Join(db.reader.Close(), db.writer.Close()); err != nil {
+		return fmt.Errorf("close database %q: %w", db.path, err)
+	}
+	return nil
+}
+
+// Update calls fn in a writing transaction, of which there is one at a time, and
+// commits it when fn returns nil, otherwise rolls it back and returns fn's
+// error. When Update returns nil the changes are durable. Where the database was
+// busy for long, fn is called again after a rollback, so its effects outside the
+// transaction must bear that. fn must not call Update.
+func (db *DB) Update(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	start := time.Now()
+	for pause := time.Millisecond; ; pause = min(2*pause, retryPause) {
+		err := transact(ctx, db.writer, nil, fn)
+		if !isBusy(err) || time.Since(start) > retryFor {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// View calls fn in a transaction that sees one state of the database and cannot
+// change it.
+func (db *DB) View(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return transact(ctx, db.reader, &sql.TxOptions{ReadOnly: true}, fn)
+}
+
+// transact calls fn in one transaction of pool.
+func transact(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn func(tx *sql.Tx) error) error {
+	tx, err := pool.BeginTx(ctx, opts)
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // does nothing after Commit; after an error that error counts
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit transaction: %w", err)
+	}
+	return nil
+}
+
+// isBusy tells whether err says that another connection holds the lock.
+func isBusy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqliteBusy
+}
+
+// IsUnique tells whether err says that a row with the same key is there.
+func IsUnique(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && strings.Contains(e.Error(), "UNIQUE constraint")
+}

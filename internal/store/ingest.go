@@ -1,0 +1,308 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"strake/internal/archive"
+	"strake/internal/content"
+	"strake/internal/image"
+	"strake/internal/layer"
+)
+
+// streamBuffer is how many bytes move at a time between the stages of an
+// ingest: big enough that the hand-over costs nothing.
+const streamBuffer = 256 << 10
+
+// Prefixes of the refs of ingests that are made here, not fetched: their parts
+// are of no use to a later process.
+const (
+	refUnpack = "unpack-"
+	refBuild  = "build-"
+)
+
+// pollInterval is how often a blob that another process is taking in is looked
+// at again.
+const pollInterval = 50 * time.Millisecond
+
+// Push implements image.Target. A layer, in whatever compression, is inflated,
+// hashed and indexed in the one pass that writes it; its compressed form is
+// kept too. When another process is taking the same blob in, Push waits for it.
+func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+	if err := desc.Digest.Validate(); err != nil {
+		return fmt.Errorf("store %q: %w: %w", desc.Digest, errdefs.ErrInvalidArgument, err)
+	}
+	if err := s.hold(ctx, desc.Digest); err != nil {
+		return err
+	}
+	for {
+		ok, err := s.Exists(ctx, desc)
+		if err != nil || ok {
+			return err
+		}
+		w, err := s.blobs.Writer(ctx, desc.Digest.String(), content.WriterOptions{Expected: desc.Digest, Size: desc.Size})
+		switch {
+		case errdefs.IsAlreadyExists(err):
+			// The file is there but no row: a commit that is under way, or one
+			// that died before its transaction.
+			err = s.adopt(ctx, desc)
+			if err == nil {
+				return nil
+			}
+			return fmt.Errorf("store %s: %w", desc.Digest, err)
+		case errdefs.IsUnavailable(err):
+			if err := sleep(ctx, pollInterval); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return fmt.Errorf("store %s: %w", desc.Digest, err)
+		}
+		err = s.ingest(ctx, desc, w, open)
+		if closeErr := w.Close(); err == nil {
+			err = closeErr
+		}
+		if err != nil {
+			return fmt.Errorf("store %s: %w", desc.Digest, err)
+		}
+		return nil
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func (s *Store) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
+	if isLayer(desc.MediaType) {
+		return s.ingestLayer(ctx, desc, w, open)
+	}
+	src := &resuming{ctx: ctx, open: open, offset: w.Offset()}
+	defer src.Close()
+	if _, err := io.Copy(w, io.LimitReader(src, desc.Size+1-w.Offset())); err != nil {
+		return err
+	}
+	return s.commitBlob(ctx, desc, func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
+}
+
+// commitBlob commits a blob that is no layer; a manifest becomes visible only
+// with all that it needs.
+func (s *Store) commitBlob(ctx context.Context, desc ocispec.Descriptor, files func() error) error {
+	if !image.IsManifest(desc.MediaType) && !image.IsIndex(desc.MediaType) {
+		return s.commit(ctx, files, func(tx *sql.Tx) error { return s.recordBlob(ctx, tx, desc) })
+	}
+	return s.commit(ctx, files, func(tx *sql.Tx) error { return s.recordGraph(ctx, tx, desc) })
+}
+
+// adopt makes the row of a blob whose file is in place already. The file was
+// verified before it got its name, but its own writer may have died since.
+func (s *Store) adopt(ctx context.Context, desc ocispec.Descriptor) error {
+	if isLayer(desc.MediaType) {
+		return s.adoptLayer(ctx, desc)
+	}
+	return s.commitBlob(ctx, desc, func() error { return nil })
+}
+
+// adoptLayer takes a layer in from its compressed (or plain) blob in the store.
+func (s *Store) adoptLayer(ctx context.Context, desc ocispec.Descriptor) error {
+	r, err := s.blobs.Open(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return s.unpack(ctx, desc, io.NewSectionReader(r, 0, r.Size()), func() error { return nil })
+}
+
+// commit makes files visible and reachable: files, the renames, and then rows,
+// one transaction, run behind the gate.
+func (s *Store) commit(ctx context.Context, files func() error, rows func(*sql.Tx) error) (err error) {
+	gate, err := s.gate(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := gate.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if err := files(); err != nil {
+		return err
+	}
+	return s.db.Update(ctx, rows)
+}
+
+// ingestLayer streams a layer from open through w (which keeps the bytes as
+// they come) into its tar and its index. The part that an earlier attempt left
+// in w is read from disk, not fetched again.
+func (s *Store) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
+	src := &resuming{ctx: ctx, open: open, offset: w.Offset()}
+	defer src.Close()
+	rest := io.TeeReader(io.LimitReader(src, desc.Size+1-w.Offset()), w)
+	var all io.Reader = rest
+	if n := w.Offset(); n > 0 {
+		all = io.MultiReader(io.NewSectionReader(w, 0, n), rest)
+	}
+	return s.unpack(ctx, desc, all, func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
+}
+
+// unpack reads the layer desc from r to its end, makes its tar and index, and
+// commits the three together; commitBlob puts the blob itself in place.
+func (s *Store) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader, commitBlob func() error) error {
+	tar, compression, err := archive.Decompress(r)
+	if err != nil {
+		return err
+	}
+	defer tar.Close()
+	if compression == archive.None {
+		return s.indexPlain(ctx, desc, tar, commitBlob)
+	}
+	p, err := s.newLayer(ctx, refUnpack+desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := p.readFrom(ctx, tar); err != nil {
+		return errors.Join(err, p.discard(ctx))
+	}
+	diffID := p.w.Digest()
+	if err := s.hold(ctx, diffID); err != nil {
+		return err
+	}
+	return s.commit(ctx, func() error {
+		if err := commitBlob(); err != nil {
+			return err
+		}
+		return p.commitFiles(ctx, diffID)
+	}, func(tx *sql.Tx) error {
+		if err := s.recordBlob(ctx, tx, desc); err != nil {
+			return err
+		}
+		if err := s.recordLayer(ctx, tx, diffID, p); err != nil {
+			return err
+		}
+		return recordCompressed(ctx, tx, desc, diffID)
+	})
+}
+
+// indexPlain indexes a layer that came uncompressed: its blob is its tar.
+func (s *Store) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar io.Reader, commitBlob func() error) error {
+	p, err := s.newIndex(ctx)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := p.readFrom(ctx, tar); err != nil {
+		return err
+	}
+	return s.commit(ctx, func() error {
+		if err := commitBlob(); err != nil {
+			return err
+		}
+		return p.commitIndex(desc.Digest)
+	}, func(tx *sql.Tx) error { return s.recordLayer(ctx, tx, desc.Digest, p) })
+}
+
+// WriteLayer takes in the layer whose tar write writes. It is hashed and
+// indexed as it is written, and becomes visible whole or not at all.
+func (s *Store) WriteLayer(ctx context.Context, write func(w io.Writer) error) (layer.Files, error) {
+	dir, err := s.TempDir(ctx)
+	if err != nil {
+		return layer.Files{}, err
+	}
+	p, err := s.newLayer(ctx, refBuild+filepath.Base(filepath.Dir(dir))+"-"+filepath.Base(dir))
+	if err != nil {
+		return layer.Files{}, err
+	}
+	defer p.Close()
+	defer os.Remove(dir)
+	pr, pw := io.Pipe()
+	go func() {
+		buf := bufio.NewWriterSize(pw, streamBuffer)
+		err := write(buf)
+		if err == nil {
+			err = buf.Flush()
+		}
+		pw.CloseWithError(err)
+	}()
+	err = p.readFrom(ctx, pr)
+	pr.CloseWithError(errors.New("layer writer stopped")) // frees the writer when reading failed
+	if err != nil {
+		return layer.Files{}, errors.Join(fmt.Errorf("write layer: %w", err), p.discard(ctx))
+	}
+	diffID := p.w.Digest()
+	if err := s.hold(ctx, diffID); err != nil {
+		return layer.Files{}, err
+	}
+	err = s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) },
+		func(tx *sql.Tx) error { return s.recordLayer(ctx, tx, diffID, p) })
+	if err != nil {
+		return layer.Files{}, fmt.Errorf("write layer: %w", err)
+	}
+	return s.Layer(ctx, diffID)
+}
+
+// resuming reads what open gives, and opens again where a read failed.
+type resuming struct {
+	ctx    context.Context
+	open   image.Opener
+	r      io.ReadCloser
+	offset int64
+	tries  int
+}
+
+// maxTries is how often in a row a read may fail without a byte between.
+const maxTries = 5
+
+func (r *resuming) Read(b []byte) (int, error) {
+	for {
+		if r.r == nil {
+			rc, err := r.open(r.ctx, r.offset)
+			if err != nil {
+				return 0, err // an opener retries by itself what is worth it
+			}
+			r.r = rc
+		}
+		n, err := r.r.Read(b)
+		r.offset += int64(n)
+		if n > 0 {
+			r.tries = 0
+		}
+		if err == nil || err == io.EOF || r.ctx.Err() != nil {
+			return n, err
+		}
+		if r.tries++; r.tries >= maxTries {
+			return n, err
+		}
+		r.r.Close() // the read's error is the one that counts
+		r.r = nil
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+func (r *resuming) Close() error {
+	if r.r == nil {
+		return nil
+	}
+	err := r.r.Close()
+	r.r = nil
+	return err
+}

@@ -1,0 +1,108 @@
+-- One row per file in blobs/. A row exists exactly when the file does, but for
+-- the moment between a rename and its transaction.
+CREATE TABLE blobs (
+    digest  TEXT PRIMARY KEY,
+    size    BIGINT NOT NULL,
+    created BIGINT NOT NULL,
+    used    BIGINT NOT NULL
+) WITHOUT ROWID;
+
+-- One row per layer: its tar is the blob of the same digest, its index lies in indexes/.
+CREATE TABLE layers (
+    diff_id    TEXT PRIMARY KEY,
+    size       BIGINT NOT NULL,
+    index_size BIGINT NOT NULL,
+    side_size  BIGINT NOT NULL
+) WITHOUT ROWID;
+
+-- The compressed blobs that are known to hold a layer.
+CREATE TABLE compressed (
+    digest     TEXT PRIMARY KEY,
+    diff_id    TEXT NOT NULL,
+    media_type TEXT NOT NULL,
+    size       BIGINT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX compressed_diff_id ON compressed (diff_id);
+
+-- Who needs whom: an index its manifests, a manifest its config, layer blobs
+-- and diffIDs, a compressed blob its diffID.
+CREATE TABLE refs (
+    parent TEXT NOT NULL,
+    child  TEXT NOT NULL,
+    PRIMARY KEY (parent, child)
+) WITHOUT ROWID;
+
+-- One row per image, keyed by its ID (the digest of the config).
+CREATE TABLE images (
+    id            TEXT PRIMARY KEY,
+    manifest      TEXT NOT NULL,
+    manifest_type TEXT NOT NULL,
+    manifest_size BIGINT NOT NULL,
+    created       BIGINT NOT NULL,
+    size          BIGINT NOT NULL,
+    os            TEXT NOT NULL,
+    architecture  TEXT NOT NULL,
+    variant       TEXT NOT NULL,
+    labels        TEXT NOT NULL,
+    tagged        BIGINT NOT NULL,
+    used          BIGINT NOT NULL
+) WITHOUT ROWID;
+
+-- A name points to a root descriptor and to the image that was chosen of it.
+CREATE TABLE names (
+    name      TEXT PRIMARY KEY,
+    root      TEXT NOT NULL,
+    root_type TEXT NOT NULL,
+    root_size BIGINT NOT NULL,
+    image_id  TEXT NOT NULL,
+    tagged    BIGINT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX names_image_id ON names (image_id);
+
+-- Under which digest a repository holds an image.
+CREATE TABLE repo_digests (
+    repository TEXT NOT NULL,
+    digest     TEXT NOT NULL,
+    root_type  TEXT NOT NULL,
+    root_size  BIGINT NOT NULL,
+    image_id   TEXT NOT NULL,
+    PRIMARY KEY (repository, digest, image_id)
+) WITHOUT ROWID;
+CREATE INDEX repo_digests_image_id ON repo_digests (image_id);
+
+-- Repositories that are known to hold a blob.
+CREATE TABLE sources (
+    digest     TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    PRIMARY KEY (digest, repository)
+) WITHOUT ROWID;
+
+-- The build cache: what a step made, by key; slot names the step, to explain a miss.
+CREATE TABLE cache (
+    key     TEXT PRIMARY KEY,
+    slot    TEXT NOT NULL,
+    value   BLOB NOT NULL,
+    created BIGINT NOT NULL,
+    used    BIGINT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX cache_slot ON cache (slot, created);
+
+CREATE TABLE cache_layers (
+    key     TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    PRIMARY KEY (key, diff_id)
+) WITHOUT ROWID;
+
+-- The stat cache of a build context.
+CREATE TABLE contexts (
+    dir   TEXT PRIMARY KEY,
+    value BLOB NOT NULL,
+    used  BIGINT NOT NULL
+) WITHOUT ROWID;
+
+-- What a running process works on; the process holds a lock on leases/<lease>.
+CREATE TABLE leases (
+    lease  TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (lease, digest)
+) WITHOUT ROWID;

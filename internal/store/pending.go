@@ -1,0 +1,163 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/content"
+	"strake/internal/layer"
+)
+
+// pending is a layer that is being made: its tar (nil when that is written
+// elsewhere) and, in scratch, its index and side data.
+type pending struct {
+	s     *Store
+	ref   string
+	w     content.Writer
+	index *os.File
+	side  *os.File
+	tar   int64 // bytes
+}
+
+// newIndex begins an index alone.
+func (s *Store) newIndex(ctx context.Context) (*pending, error) {
+	dir, err := s.TempDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	index, err := os.CreateTemp(dir, "index-")
+	if err != nil {
+		return nil, fmt.Errorf("make index: %w", err)
+	}
+	side, err := os.CreateTemp(dir, "side-")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make index: %w", err), index.Close())
+	}
+	return &pending{s: s, index: index, side: side}, nil
+}
+
+// newLayer begins a layer whose tar is written as the ingest ref. What an
+// earlier attempt left of it is dropped: tar and index are made in one pass.
+func (s *Store) newLayer(ctx context.Context, ref string) (*pending, error) {
+	p, err := s.newIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, err := s.blobs.Writer(ctx, ref, content.WriterOptions{})
+	if err == nil && w.Offset() > 0 {
+		err = w.Truncate(0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	p.w, p.ref = w, ref
+	return p, nil
+}
+
+// readFrom reads a layer tar to its end.
+func (p *pending) readFrom(ctx context.Context, tar io.Reader) error {
+	counted := &counter{r: tar}
+	var r io.Reader = counted
+	if p.w != nil {
+		r = io.TeeReader(r, p.w)
+	}
+	r = bufio.NewReaderSize(r, streamBuffer)
+	if _, err := layer.WriteIndex(ctx, r, p.index, p.side); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return err
+	}
+	p.tar = counted.n
+	for _, f := range []*os.File{p.index, p.side} {
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("make index: %w", err)
+		}
+	}
+	return nil
+}
+
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// commitFiles gives tar and index their names, durably.
+func (p *pending) commitFiles(ctx context.Context, diffID digest.Digest) error {
+	if err := p.w.Commit(ctx, p.tar, diffID); err != nil {
+		return err
+	}
+	return p.commitIndex(diffID)
+}
+
+func (p *pending) commitIndex(diffID digest.Digest) error {
+	info, err := p.side.Stat()
+	if err != nil {
+		return fmt.Errorf("commit index: %w", err)
+	}
+	if info.Size() > 0 {
+		if err := os.Rename(p.side.Name(), p.s.sidePath(diffID)); err != nil {
+			return fmt.Errorf("commit index: %w", err)
+		}
+	}
+	path := p.s.indexPath(diffID)
+	if err := os.Rename(p.index.Name(), path); err != nil {
+		return fmt.Errorf("commit index: %w", err)
+	}
+	return syncParent(path)
+}
+
+// sizes are the bytes of the index and of the side data.
+func (p *pending) sizes() (index, side int64, err error) {
+	indexInfo, err := p.index.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	sideInfo, err := p.side.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	return indexInfo.Size(), sideInfo.Size(), nil
+}
+
+// discard drops the tar's ingest, which nothing could resume.
+func (p *pending) discard(ctx context.Context) error {
+	if p.w == nil {
+		return nil
+	}
+	if err := p.w.Close(); err != nil {
+		return err
+	}
+	if err := p.s.blobs.Abort(context.WithoutCancel(ctx), p.ref); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
+}
+
+// Close releases the files, and removes those that were not committed.
+func (p *pending) Close() error {
+	var errs []error
+	for _, f := range []*os.File{p.index, p.side} {
+		errs = append(errs, f.Close())
+		if err := os.Remove(f.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if p.w != nil {
+		errs = append(errs, p.w.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,128 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+	"strake/internal/layer"
+)
+
+// isLayer reports whether the media type is that of a layer tar, in any
+// compression.
+func isLayer(mediaType string) bool {
+	switch mediaType {
+	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd,
+		image.MediaTypeDockerLayer, image.MediaTypeDockerLayerGzip, image.MediaTypeDockerLayerZstd:
+		return true
+	}
+	return false
+}
+
+// Exists implements image.Target. A layer exists when its tar and index do,
+// whatever became of the compressed form it is named by.
+func (s *Store) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	var ok bool
+	err := s.db.View(ctx, func(tx *sql.Tx) error {
+		var err error
+		if isLayer(desc.MediaType) {
+			_, err = diffID(ctx, tx, desc.Digest)
+			ok = err == nil
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			return err
+		}
+		ok, err = exists(ctx, tx, "blobs WHERE digest = $1", desc.Digest.String())
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look up %s: %w", desc.Digest, err)
+	}
+	return ok, nil
+}
+
+// Fetch implements image.Source. A plain layer is served by its diffID.
+func (s *Store) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	r, err := s.blobs.Open(ctx, desc.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
+	}
+	if offset > r.Size() {
+		r.Close()
+		return nil, fmt.Errorf("read %s: offset %d of %d bytes: %w", desc.Digest, offset, r.Size(), errdefs.ErrOutOfRange)
+	}
+	return section{io.NewSectionReader(r, offset, r.Size()-offset), r}, nil
+}
+
+type section struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// ReadBlob reads a manifest or a config, verified.
+func (s *Store) ReadBlob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	return image.ReadAll(ctx, s, desc, image.MaxConfigSize)
+}
+
+// Layer says where the files of a layer are, or fails with errdefs.ErrNotFound.
+func (s *Store) Layer(ctx context.Context, id digest.Digest) (layer.Files, error) {
+	f := layer.Files{DiffID: id, Tar: s.blobs.Path(id), Index: s.indexPath(id)}
+	err := s.db.View(ctx, func(tx *sql.Tx) error {
+		var side int64
+		err := tx.QueryRowContext(ctx, "SELECT size, side_size FROM layers WHERE diff_id = $1", id.String()).Scan(&f.Size, &side)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errdefs.ErrNotFound
+		}
+		if side > 0 {
+			f.Side = s.sidePath(id)
+		}
+		return err
+	})
+	if err != nil {
+		return layer.Files{}, fmt.Errorf("layer %s: %w", id, err)
+	}
+	return f, nil
+}
+
+// Compressed lists the compressed forms of a layer that are in the store.
+func (s *Store) Compressed(ctx context.Context, id digest.Digest) ([]ocispec.Descriptor, error) {
+	var list []ocispec.Descriptor
+	err := s.db.View(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT c.digest, c.media_type, c.size FROM compressed c
+			JOIN blobs b ON b.digest = c.digest WHERE c.diff_id = $1 ORDER BY b.created, c.digest`, id.String())
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var d ocispec.Descriptor
+			if err := rows.Scan(&d.Digest, &d.MediaType, &d.Size); err != nil {
+				return err
+			}
+			list = append(list, d)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", id, err)
+	}
+	return list, nil
+}
+
+func syncParent(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,132 @@
+// Package store is the local image store: one directory, one SQLite file, any
+// number of processes at once.
+//
+// A name points to a root descriptor (a manifest or an index) and to an image;
+// an image is a config, whose digest is the image ID, and its layers. A layer
+// is an uncompressed tar, kept under its diffID, and an EROFS index beside it.
+// The compressed form in which a layer came is kept as one more blob.
+//
+// Order of writing: blobs and indexes are made durable, then one transaction
+// makes them reachable. A process that works on digests holds a lease on them,
+// so that GC, which removes all that no name, image, cache record or live lease
+// reaches, leaves them alone. docs/design.md describes the format on disk.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/content"
+	"strake/internal/sqldb"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Options say which store to open.
+type Options struct {
+	Root string // its directory; "" is DefaultRoot()
+}
+
+// DefaultRoot is the store's directory: STRAKE_ROOT, else /var/lib/strake for
+// root, else $XDG_DATA_HOME/strake (~/.local/share/strake).
+func DefaultRoot() string {
+	if root := os.Getenv("STRAKE_ROOT"); root != "" {
+		return root
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/strake"
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); data != "" {
+		return filepath.Join(data, "strake")
+	}
+	return filepath.Join(os.Getenv("HOME"), ".local", "share", "strake")
+}
+
+// Store is an open store. Its methods are safe for concurrent use, in one
+// process and across processes. It is an image.Source and an image.Target.
+type Store struct {
+	root  string
+	db    *sqldb.DB
+	blobs *content.Dir
+
+	mu    sync.Mutex // guards lease
+	lease *lease
+}
+
+// Open opens the store, and makes it where there is none.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	root := opts.Root
+	if root == "" {
+		root = DefaultRoot()
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	for _, dir := range []string{root, filepath.Join(root, "indexes"), filepath.Join(root, "leases")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+	}
+	blobs, err := content.NewDir(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	db, err := sqldb.Open(ctx, sqldb.Options{Path: filepath.Join(root, "strake.db")})
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	if err := db.Migrate(ctx, files); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	return &Store{root: root, db: db, blobs: blobs}, nil
+}
+
+// Close gives up the lease, removes the store's scratch directories and closes
+// the database.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	l := s.lease
+	s.lease = nil
+	s.mu.Unlock()
+	var err error
+	if l != nil {
+		err = s.release(l)
+	}
+	if dbErr := s.db.Close(); err == nil {
+		err = dbErr
+	}
+	return err
+}
+
+// Root is the store's directory.
+func (s *Store) Root() string { return s.root }
+
+func (s *Store) indexPath(diffID digest.Digest) string {
+	return filepath.Join(s.root, "indexes", diffID.Encoded())
+}
+
+func (s *Store) sidePath(diffID digest.Digest) string {
+	return s.indexPath(diffID) + ".data"
+}
+
+// exists reports whether the query, one that selects a count, finds a row.
+func exists(ctx context.Context, tx *sql.Tx, query string, args ...any) (bool, error) {
+	var n int
+	err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM "+query, args...).Scan(&n)
+	return n > 0, err
+}
