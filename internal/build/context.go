@@ -77,6 +77,10 @@ func (c *Context) load(ctx context.Context, opts ContextOptions) error {
 		return err
 	}
 	files, stats, err := sc.scan(ctx)
+	if err == nil && sc.linked.Load() {
+		sc.want = nil // what is wanted may be anywhere
+		files, stats, err = sc.scan(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -256,6 +260,7 @@ type scanner struct {
 	matchers  sync.Pool                      // a PatternMatcher compiles lazily: one per goroutine
 	keeps     bool                           // some pattern begins with "!"
 	want      [][]string                     // components of the paths to read; nil: all
+	linked    atomic.Bool                    // a wanted path is, or leads through, a symlink
 	group     *errgroup.Group
 }
 
@@ -365,6 +370,9 @@ func (s *scanner) dir(ctx context.Context, dir string, want [][]string, parent p
 		}
 		if err != nil {
 			return err
+		}
+		if want != nil && n.mode.Type() == fs.ModeSymlink {
+			s.linked.Store(true)
 		}
 		ignored, info, err := s.ignores(name, parent)
 		if err != nil {

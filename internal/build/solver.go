@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
@@ -24,7 +25,12 @@ type Solver struct {
 	opts Options
 	slot chan struct{} // one element per step that may run now
 
-	runtime func() (*Runtime, error)
+	rtOnce sync.Once
+	rt     *Runtime
+	rtErr  error
+
+	treesMu sync.Mutex
+	trees   map[digest.Digest]*chainTree
 
 	mu       sync.Mutex // also serializes Progress and Explain
 	vertices map[*Vertex]*future
@@ -52,7 +58,32 @@ func NewSolver(opts Options) *Solver {
 		slot:     make(chan struct{}, opts.Parallel),
 		vertices: map[*Vertex]*future{},
 		keys:     map[string]*future{},
+		trees:    map[digest.Digest]*chainTree{},
 	}
+}
+
+// Close closes the layers that were read. Nothing is solved any more.
+func (s *Solver) Close() error {
+	s.treesMu.Lock()
+	defer s.treesMu.Unlock()
+	var errs []error
+	for id, t := range s.trees {
+		errs = append(errs, t.close())
+		delete(s.trees, id)
+	}
+	return errors.Join(errs...)
+}
+
+// runtime is Options.Runtime, asked once.
+func (s *Solver) runtime(ctx context.Context) (*Runtime, error) {
+	s.rtOnce.Do(func() {
+		if s.opts.Runtime == nil {
+			s.rtErr = fmt.Errorf("this build cannot run commands: %w", errdefs.ErrUnavailable)
+			return
+		}
+		s.rt, s.rtErr = s.opts.Runtime(ctx)
+	})
+	return s.rt, s.rtErr
 }
 
 // VertexError is why a step failed.
@@ -141,7 +172,7 @@ func (s *Solver) vertex(ctx context.Context, v *Vertex) (Result, error) {
 
 // step finds or makes the result of v.
 func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Reporter) (Result, error) {
-	w := &Work{Inputs: inputs, Log: p, solver: s}
+	w := &Work{Inputs: inputs, Log: p, solver: s, vertex: v}
 	step, err := v.Op.Prepare(ctx, w)
 	if err != nil {
 		return Result{}, err

@@ -9,6 +9,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"strake/internal/archive"
 )
 
 // maxLinks bounds the symlinks that one path resolves through, as the kernel
@@ -24,9 +26,10 @@ type node struct {
 	size  int64
 	mtime time.Time
 	link  string // of a symlink
-	rdev  uint64
+	major uint32 // of a device
+	minor uint32
 	ino   uint64 // of a file with several names, else 0
-	xattr map[string]string
+	xattr []archive.Xattr
 	sum   [32]byte // content of a regular file, where the tree knows it
 }
 

@@ -64,10 +64,19 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 
 // engine returns what the verbs work on, and opens the store at the first call.
 func (s *session) engine(ctx context.Context) (*engine.Env, error) {
+	return s.open(ctx, false)
+}
+
+// registries returns what the verbs work on that need no store.
+func (s *session) registries(ctx context.Context) (*engine.Env, error) {
+	return s.open(ctx, true)
+}
+
+func (s *session) open(ctx context.Context, noStore bool) (*engine.Env, error) {
 	if s.opened != nil {
 		return s.opened, nil
 	}
-	env, err := engine.Open(ctx, engine.OpenOptions{Root: s.root, Config: s.config, Version: version()})
+	env, err := engine.Open(ctx, engine.OpenOptions{Root: s.root, Config: s.config, Version: release, NoStore: noStore})
 	if err != nil {
 		return nil, err
 	}

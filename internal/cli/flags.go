@@ -61,3 +61,7 @@ func pairs(values []string) map[string]*string {
 	}
 	return m
 }
+
+func platformFlag(flags *pflag.FlagSet, platform *string) {
+	flags.StringVar(platform, "platform", defaultPlatform(), "Set platform if server is multi-platform capable")
+}

@@ -225,3 +225,21 @@ func ellipsis(s string, width int) string {
 	}
 	return string(runes[:width-1]) + "…"
 }
+
+// writeFormat prints one value by a template or as JSON.
+func writeFormat(out io.Writer, format string, v any) error {
+	if format == "json" {
+		format = "{{json .}}"
+	}
+	tmpl, err := parseTemplate(format)
+	if err != nil {
+		return statusError{exitTemplate, err}
+	}
+	var b bytes.Buffer
+	if err := tmpl.Execute(&b, v); err != nil {
+		return fmt.Errorf("template parsing error: %w", err)
+	}
+	b.WriteByte('\n')
+	_, err = b.WriteTo(out)
+	return err
+}

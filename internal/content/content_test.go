@@ -206,6 +206,35 @@ func TestDirLostRef(t *testing.T) {
 	}
 }
 
+// TestDirForgets is a process that died between the rename and the end of Commit.
+func TestDirForgets(t *testing.T) {
+	root := t.TempDir()
+	d, err := content.NewDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dgst := digest.FromString("x")
+	w, err := d.Writer(t.Context(), string(dgst), content.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.Path(dgst), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, held := range []int{2, 0} {
+		if _, err := d.Writer(t.Context(), string(dgst), content.WriterOptions{Expected: dgst}); !errdefs.IsAlreadyExists(err) {
+			t.Error(err)
+		}
+		left, err := os.ReadDir(filepath.Join(root, "ingest"))
+		if err != nil || len(left) != held {
+			t.Errorf("left: %v, %v", left, err)
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestDirRepairs replaces a blob that lost bytes.
 func TestDirRepairs(t *testing.T) {
 	d := newDir(t)

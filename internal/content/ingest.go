@@ -21,6 +21,8 @@ import (
 const (
 	maxRef    = 4096 // bytes of a ref
 	refSuffix = ".ref"
+
+	flushSize = 8 << 20 // bytes after which writing to the disk begins
 )
 
 // checkRef refuses what no ref can be.
@@ -44,10 +46,13 @@ func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Write
 	if err := checkRef(ref); err != nil {
 		return nil, err
 	}
+	path := d.ingestPath(ref)
 	if err := d.absent(ctx, opts.Expected); err != nil {
+		if errdefs.IsAlreadyExists(err) {
+			err = errors.Join(err, forget(path))
+		}
 		return nil, err
 	}
-	path := d.ingestPath(ref)
 	lock, err := lockRef(path+refSuffix, ref)
 	if err != nil {
 		return nil, fmt.Errorf("ingest %q: %w", ref, err)
@@ -146,6 +151,7 @@ type dirWriter struct {
 	file   *os.File
 	hash   hash.Hash // sha256 of the bytes held
 	offset int64
+	flush  int64 // the offset up to which writing to the disk was begun
 	size   int64 // most bytes to take; 0: no limit
 }
 
@@ -180,6 +186,10 @@ func (w *dirWriter) Write(p []byte) (int, error) {
 	w.offset += int64(n)
 	if err != nil {
 		return n, fmt.Errorf("write ingest %q: %w", w.ref, err)
+	}
+	if w.offset-w.flush >= flushSize {
+		startFlush(w.file, w.flush, w.offset-w.flush)
+		w.flush = w.offset
 	}
 	return n, nil
 }
@@ -216,7 +226,7 @@ func (w *dirWriter) Truncate(offset int64) error {
 	if _, err := io.Copy(w.hash, io.NewSectionReader(w.file, 0, offset)); err != nil {
 		return fmt.Errorf("truncate ingest %q: %w", w.ref, err)
 	}
-	w.offset = offset
+	w.offset, w.flush = offset, min(w.flush, offset)
 	_, err := w.file.Seek(offset, io.SeekStart)
 	return err
 }
@@ -320,6 +330,19 @@ func removeIngest(path string) error {
 		return err
 	}
 	return os.Remove(path + refSuffix)
+}
+
+// forget removes the ingest at path, if there is one that nobody holds: what a
+// process leaves that dies between making the blob visible and the end of Commit.
+func forget(path string) error {
+	lock, err := lockFile(path+refSuffix, 0)
+	if errors.Is(err, fs.ErrNotExist) || errdefs.IsUnavailable(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(removeIngest(path), unlock(lock))
 }
 
 // Ingests implements Manager. An ingest whose ref was lost in a crash of the

@@ -27,8 +27,10 @@ import (
 
 // Env is what the verbs work on. It is safe for concurrent use.
 type Env struct {
-	Store  *store.Store
-	Remote *remote.Client
+	Store       *store.Store
+	Remote      *remote.Client
+	Credentials *remote.Config // where Login keeps what Remote uses
+	Version     string         // Strake's
 }
 
 // Image is one image of the store.
@@ -122,3 +124,17 @@ func (e messageError) Unwrap() error { return e.kind }
 
 // closing adds the error of a Close to err.
 func closing(err *error, close func() error) { *err = errors.Join(*err, close()) }
+
+// IsLayer reports whether desc is a layer tar, in any compression.
+func IsLayer(desc ocispec.Descriptor) bool {
+	return strings.Contains(desc.MediaType, "image.layer.") || strings.Contains(desc.MediaType, "image.rootfs.")
+}
+
+// addOptions is how an image from elsewhere gets its name here.
+func addOptions(named reference.Named, root, manifest ocispec.Descriptor) store.AddImageOptions {
+	add := store.AddImageOptions{Root: root, Manifest: manifest, RepoDigest: named.Name() + "@" + root.Digest.String()}
+	if _, digested := named.(reference.Digested); !digested {
+		add.Names = []string{named.String()}
+	}
+	return add
+}

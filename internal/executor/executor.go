@@ -34,7 +34,7 @@ const (
 type Spec struct {
 	ID       string   // unique among the living; letters, digits and _ + - .; "" = made up
 	Bundle   string   // directory that Run fills and empties again; made if missing
-	Rootfs   string   // root file system as seen in NS
+	Rootfs   string   // root file system as seen in NS; one Run at a time uses it
 	Args     []string // command and arguments; the command is looked up in the PATH of Env
 	Env      []string // KEY=value; PATH and HOME are added where missing
 	Cwd      string   // working directory, made if missing; "" = /

@@ -1,0 +1,78 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# The version and the commit come from git: go build records them in the binary.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+
+# What the tests drive from outside.
+PACKAGES := docker.io docker-registry skopeo podman buildah mmdebstrap busybox-static \
+	libarchive-tools erofs-utils attr libcap2-bin uidmap xz-utils zstd bzip2 tmux python3 git \
+	"runc|crun"
+
+# Tests whose name says that they are about concurrency.
+CONCURRENT := Concurrent|Parallel|Process|Race|Kill|^TestDir$$|^TestMem$$|Conformance
+FUZZTIME ?= 30s
+TIMEOUT ?= 45m
+
+# The packages with a test file that matches a pattern, as ./internal/...
+testing = $(shell grep -rlE --include='*_test.go' '$(1)' internal cmd tools | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
+
+.PHONY: help quickstart build runtime packages test race lint fuzz bench golden docs check soak conformance clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+quickstart: build ## Build, make a base image, build, run, push, pull and run examples/hello
+	@examples/quickstart.sh
+
+build: runtime ## Build static bin/strake and bin/strake-hub (and bin/runc where no runtime is in PATH)
+	@for name in strake strake-hub; do $(GOBUILD) -o bin/$$name ./cmd/$$name; done
+
+runtime: # An OCI runtime: the system's, or one that is built from the pinned version
+	@command -v runc >/dev/null || command -v crun >/dev/null || [ -x bin/runc ] || tools/runc/build bin/runc
+
+packages: # What the tests need of Debian
+	@tools/install-packages $(PACKAGES)
+
+test: packages build ## Run every test; the last line counts them, an unexcused skip fails
+	@go vet ./...
+	@go build -o bin/testsum ./tools/testsum
+	@go test -json -timeout $(TIMEOUT) ./... | bin/testsum tools/testsum/excuses.txt
+
+race: packages ## Run the concurrency tests with the race detector
+	@CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) -run '$(CONCURRENT)' ./...
+
+soak: packages build ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
+	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|Soak' ./...
+
+conformance: ## Run the suites that every implementation must pass
+	@go test -count=1 -timeout $(TIMEOUT) $(call testing,"strake/internal/conformance")
+
+lint: bin/golangci-lint ## Check style with the pinned golangci-lint
+	@bin/golangci-lint run ./...
+
+bin/golangci-lint: tools/lint/go.mod
+	@cd tools/lint && go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+fuzz: ## Fuzz each target for FUZZTIME (30s)
+	@grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' internal | while IFS=: read -r file func; do \
+		go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
+	done
+
+bench: packages build ## Measure against the peers and write docs/benchmarks.md
+	@go run ./bench
+
+golden: ## Write the golden files again
+	@for dir in $(call testing,flag.Bool."update"); do go test "$$dir" -update; done
+
+docs: build ## Write docs/cli and the man pages from the commands
+	@bin/strake docs docs/cli
+
+check: lint test race ## All that a change must pass before review
+	@git diff --exit-code -- docs/cli
+
+clean: ## Remove what was built
+	@rm -rf bin build

@@ -1,0 +1,101 @@
+package strake_test
+
+// module is the module path, as go.mod has it.
+const module = "strake"
+
+// Budgets. An exception may lift a function to hardFunction, no further.
+const (
+	maxFunction  = 80  // lines
+	hardFunction = 100 // lines
+	maxFile      = 600 // lines
+	maxMethods   = 25  // methods of a type, exported or not
+	maxInterface = 8   // methods of an interface, embedded ones not counted
+)
+
+// place is a package's place in the architecture.
+type place struct {
+	layer   int
+	imports string // the internal packages it may import
+}
+
+// all is every package of the layers 1 to 4 that the command line is made of.
+const all = "archive build container content dockerfile executor image layer layout mount network progress registry remote rootfs scan sign sqldb store"
+
+// packages is the package table of ARCHITECTURE.md: the packages in internal/.
+var packages = map[string]place{
+	"content":  {1, ""},
+	"archive":  {1, ""},
+	"mount":    {1, ""},
+	"sqldb":    {1, ""},
+	"auth":     {1, ""},
+	"registry": {1, ""},
+	"image":    {1, ""},
+	"progress": {1, ""},
+
+	"layer":    {2, "archive"},
+	"s3":       {2, "content"},
+	"executor": {2, "mount"},
+	"layout":   {2, "content image"},
+	"remote":   {2, "image registry"},
+
+	"rootfs":    {3, "archive layer mount"},
+	"store":     {3, "archive content image layer sqldb"},
+	"build":     {3, "archive content executor image layer progress rootfs"},
+	"container": {3, "executor layer rootfs sqldb"},
+	"network":   {3, ""},
+	"scan":      {3, "layer"},
+	"sign":      {3, "image"},
+	"hub":       {3, "auth content image registry scan sqldb"},
+
+	"dockerfile": {4, "build image"},
+	"web":        {4, "auth hub"},
+
+	"engine":    {5, all},
+	"engineapi": {6, "engine"},
+	"cli":       {7, "engine engineapi"},
+
+	"conformance": {8, all + " auth hub s3 web"}, // for tests only
+}
+
+// commands are the packages in cmd/ and what they may import.
+var commands = map[string]string{
+	"strake":     "cli",
+	"strake-hub": "auth content hub registry s3 sqldb web",
+}
+
+// testOnly are the internal packages that only tests import.
+const testOnly = "conformance"
+
+// shared are the modules that any package may import, each with the reason.
+// Every other module has one importing package.
+var shared = map[string]string{
+	"github.com/opencontainers/image-spec":   "borrowed vocabulary",
+	"github.com/opencontainers/runtime-spec": "borrowed vocabulary",
+	"github.com/opencontainers/go-digest":    "borrowed vocabulary",
+	"github.com/distribution/reference":      "borrowed vocabulary",
+	"github.com/containerd/platforms":        "borrowed vocabulary",
+	"github.com/containerd/errdefs":          "borrowed vocabulary",
+	"github.com/moby/moby/api":               "borrowed vocabulary",
+	"github.com/moby/docker-image-spec":      "borrowed vocabulary",
+	"golang.org/x/sys":                       "the part of the standard library that is frozen in package syscall",
+	"golang.org/x/sync":                      "the part of package sync that is not yet in the standard library",
+}
+
+// importers names the one package that imports a module, where the design says
+// which one. For other modules the first importer has it.
+var importers = map[string]string{
+	"github.com/moby/buildkit":     "dockerfile",
+	"github.com/spf13/cobra":       "cli",
+	"modernc.org/sqlite":           "sqldb",
+	"github.com/jackc/pgx/v5":      "sqldb",
+	"github.com/minio/minio-go/v7": "s3",
+}
+
+// exception allows what a rule forbids.
+type exception struct {
+	where  string // as in the violation
+	rule   string
+	reason string
+}
+
+var exceptions = []exception{}

@@ -1,0 +1,265 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A tool is one program under test.
+type tool struct {
+	name string
+	// note says how the tool is set up, for the report.
+	note string
+	// baseline marks a lower bound that is not a peer.
+	baseline bool
+	// versions are the commands whose first lines name the tool's versions. The tool is missing when one fails.
+	versions [][]string
+	version  string
+	needRoot bool
+	// open readies the tool to work on a store in dir; run is for sockets and state that need no volume.
+	open func(ctx context.Context, dir, run string) (*client, error)
+}
+
+// A client runs one tool's commands on one store.
+type client struct {
+	// argv spells a verb's command line, nil when the tool lacks the verb. Verbs and their arguments:
+	// import TAR NAME, pull REF, push REF, build [--no-cache] -t NAME DIR, images, save FILE NAME, load FILE,
+	// run NAME ARG..., id NAME (prints the image ID), tag FROM TO.
+	argv func(verb string, args []string) []string
+	env  []string
+	// hide are the machine's paths, old and new in turn, that display replaces.
+	hide   []string
+	daemon *daemon
+}
+
+func (c *client) has(verb string) bool { return c.argv(verb, []string{"x", "y"}) != nil }
+
+// command makes the command for a verb the tool has. Cancelling ctx kills its process group.
+func (c *client) command(ctx context.Context, verb string, args ...string) *exec.Cmd {
+	argv := c.argv(verb, args)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) // #nosec G204 -- the tool under test
+	cmd.Env = append(os.Environ(), c.env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// output runs an untimed command and returns what it printed.
+func (c *client) output(ctx context.Context, verb string, args ...string) (string, error) {
+	if !c.has(verb) {
+		return "", fmt.Errorf("no command for %s", verb)
+	}
+	cmd := c.command(ctx, verb, args...)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", c.display(verb, args), err, lastLines(stderr.String(), 4))
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
+
+// imageID is the ID the tool shows for an image, with its algorithm.
+func (c *client) imageID(ctx context.Context, name string) (string, error) {
+	id, err := c.output(ctx, "id", name)
+	if err != nil {
+		return "", err
+	}
+	return "sha256:" + strings.TrimPrefix(id, "sha256:"), nil
+}
+
+// display is the command line as the report shows it.
+func (c *client) display(verb string, args []string) string {
+	return strings.NewReplacer(c.hide...).Replace(strings.Join(c.argv(verb, args), " "))
+}
+
+// usage is what the daemon has used; reset starts its memory peak anew. Without a daemon it is zero.
+func (c *client) usage(reset bool) (usage, error) {
+	if c.daemon == nil {
+		return usage{}, nil
+	}
+	return c.daemon.usage(reset)
+}
+
+// Close stops the daemon.
+func (c *client) Close() error {
+	if c.daemon == nil {
+		return nil
+	}
+	return c.daemon.Close()
+}
+
+// findVersion fills t.version, or says why the tool cannot be used here.
+func (t *tool) findVersion(ctx context.Context) error {
+	if t.needRoot && os.Geteuid() != 0 {
+		return errors.New("needs root")
+	}
+	var versions []string
+	for _, argv := range t.versions {
+		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output() // #nosec G204 -- fixed commands
+		if err != nil {
+			return fmt.Errorf("%s: %w", strings.Join(argv, " "), err)
+		}
+		first, _, _ := strings.Cut(string(out), "\n")
+		versions = append(versions, strings.TrimSpace(first))
+	}
+	t.version = strings.Join(versions, "; ")
+	return nil
+}
+
+// allTools lists every tool the harness knows.
+func allTools(strake string, root bool) []*tool {
+	return []*tool{
+		strakeTool(strake),
+		dockerTool("dockerd", "embedded BuildKit, overlay2", "DOCKER_BUILDKIT=1"),
+		dockerTool("dockerd-legacy", "legacy builder, overlay2", "DOCKER_BUILDKIT=0"),
+		podmanTool(),
+		buildahTool(),
+		skopeoTool(),
+		runcTool(root),
+	}
+}
+
+func strakeTool(binary string) *tool {
+	return &tool{
+		name: "strake", versions: [][]string{{binary, "--version"}},
+		open: func(_ context.Context, dir, _ string) (*client, error) {
+			abs, err := filepath.Abs(binary)
+			if err != nil {
+				return nil, err
+			}
+			return &client{
+				argv: func(verb string, args []string) []string { return append([]string{abs}, dockerWords(verb, args)...) },
+				env:  []string{"STRAKE_ROOT=" + filepath.Join(dir, "strake")},
+				hide: []string{abs, "strake"},
+			}, nil
+		},
+	}
+}
+
+// dockerWords spells a verb as docker and everything like it does.
+func dockerWords(verb string, args []string) []string {
+	switch verb {
+	case "build":
+		return append([]string{"build", "--network", "host"}, args...)
+	case "save":
+		return append([]string{"save", "-o"}, args...)
+	case "load":
+		return append([]string{"load", "-i"}, args...)
+	case "run":
+		return append([]string{"run", "--rm", "--network", "host"}, args...)
+	case "id":
+		return append([]string{"images", "--no-trunc", "-q"}, args...)
+	default:
+		return append([]string{verb}, args...)
+	}
+}
+
+// podmanFlags are the global flags that give podman and buildah a store of their own.
+func podmanFlags(dir, run string) []string {
+	return []string{
+		"--root", filepath.Join(dir, "c"), "--runroot", filepath.Join(run, "run"), "--storage-driver", "overlay",
+		"--cgroup-manager", "cgroupfs",
+	}
+}
+
+func podmanArgv(dir, run string) func(verb string, args []string) []string {
+	podman := append([]string{"podman", "--runtime", "runc", "--tmpdir", filepath.Join(run, "tmp")}, podmanFlags(dir, run)...)
+	return func(verb string, args []string) []string {
+		words := dockerWords(verb, args)
+		switch verb {
+		case "build":
+			words = append([]string{"build", "--network", "host", "--layers"}, args...)
+		case "pull", "push":
+			words = append([]string{verb, "--tls-verify=false"}, args...)
+		case "run":
+			words = append([]string{"run", "--rm", "--network", "host", "--ulimit", "host"}, args...)
+		}
+		return append(podman[:len(podman):len(podman)], words...)
+	}
+}
+
+func podmanTool() *tool {
+	return &tool{
+		name: "podman", note: "overlay, runc, cgroupfs", versions: [][]string{{"podman", "--version"}},
+		open: func(_ context.Context, dir, run string) (*client, error) {
+			return &client{argv: podmanArgv(dir, run), hide: []string{dir, "$STORE", run, "$RUN"}}, nil
+		},
+	}
+}
+
+// buildahTool shares podman's store for what buildah has no command for.
+func buildahTool() *tool {
+	return &tool{
+		name: "buildah", note: "overlay, runc, isolation oci", versions: [][]string{{"buildah", "--version"}, {"podman", "--version"}},
+		open: func(_ context.Context, dir, run string) (*client, error) {
+			podman := podmanArgv(dir, run)
+			buildah := append([]string{"buildah"}, podmanFlags(dir, run)...)
+			argv := func(verb string, args []string) []string {
+				words := append([]string{verb}, args...)
+				switch verb {
+				case "build":
+					words = append([]string{"build", "--network", "host", "--isolation", "oci", "--runtime", "runc", "--layers"}, args...)
+				case "push":
+					words = append([]string{verb, "--tls-verify=false"}, args...)
+				case "run", "load":
+					return nil
+				case "import", "save", "id", "tag", "pull":
+					return podman(verb, args)
+				}
+				return append(buildah[:len(buildah):len(buildah)], words...)
+			}
+			return &client{argv: argv, hide: []string{dir, "$STORE", run, "$RUN"}}, nil
+		},
+	}
+}
+
+func skopeoTool() *tool {
+	return &tool{
+		name: "skopeo", note: "copy to containers-storage, overlay", needRoot: true,
+		versions: [][]string{{"skopeo", "--version"}, {"podman", "--version"}},
+		open: func(_ context.Context, dir, run string) (*client, error) {
+			podman := podmanArgv(dir, run)
+			argv := func(verb string, args []string) []string {
+				switch verb {
+				case "pull":
+					store := "containers-storage:[overlay@" + filepath.Join(dir, "c") + "+" + filepath.Join(run, "run") + "]"
+					return []string{"skopeo", "copy", "--src-tls-verify=false", "docker://" + args[0], store + args[0]}
+				case "id", "save": // untimed, for the check
+					return podman(verb, args)
+				}
+				return nil
+			}
+			return &client{argv: argv, hide: []string{dir, "$STORE", run, "$RUN"}}, nil
+		},
+	}
+}
+
+// runcTool is the bare runtime: the lower bound of run.
+func runcTool(root bool) *tool {
+	return &tool{
+		name: "runc", note: "bare, a bundle on the volume", baseline: true, needRoot: root, versions: [][]string{{"runc", "--version"}},
+		open: func(ctx context.Context, dir, run string) (*client, error) {
+			bundle := filepath.Join(dir, "bundle")
+			argv := func(verb string, args []string) []string {
+				switch verb {
+				case "run":
+					return []string{"runc", "--root", filepath.Join(run, "runc"), "run", "--bundle", bundle, "bench"}
+				case "import":
+					return []string{"tar", "-C", filepath.Join(bundle, "rootfs"), "-xf", args[0]}
+				}
+				return nil
+			}
+			return &client{argv: argv, hide: []string{dir, "$STORE", run, "$RUN"}}, makeBundle(ctx, bundle)
+		},
+	}
+}

@@ -1,0 +1,193 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A Debian root file system becomes an image; a real application is built on
+// it, run, pushed to two registries, pulled into empty stores and run again.
+func TestDebianApplication(t *testing.T) {
+	w := newWorld(t)
+	w.strake("a", "import", "--change", `CMD ["bash"]`, w.debianTar(), "debian:bookworm")
+	w.write("app/Dockerfile", `FROM debian:bookworm
+RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
+WORKDIR /srv
+COPY app.py .
+EXPOSE 8000
+CMD ["python3", "app.py"]
+`)
+	w.write("app/app.py", "import json, platform\nprint(json.dumps({'hello': 'from', 'python': platform.python_implementation()}))\n")
+	w.strake("a", "build", "--network", "host", "-t", "app", "app")
+
+	const want = `{"hello": "from", "python": "CPython"}`
+	if got := w.strake("a", "run", "--rm", "app"); got != want {
+		t.Fatalf("run printed %q, want %q", got, want)
+	}
+	if got := w.strake("a", "inspect", "--format", "{{json .Config.ExposedPorts}}", "app"); got != `{"8000/tcp":{}}` {
+		t.Errorf("exposed ports: %s", got)
+	}
+	for name, addr := range map[string]string{"hub": w.hub(), "docker-registry": w.dockerRegistry()} {
+		ref := addr + "/team/app:1.0"
+		w.strake("a", "tag", "app", ref)
+		w.strake("a", "push", ref)
+		w.strake("b-"+name, "pull", ref)
+		if got := w.strake("b-"+name, "run", "--rm", ref); got != want {
+			t.Errorf("%s: run printed %q, want %q", name, got, want)
+		}
+		if got, want := w.id("b-"+name, ref), w.id("a", "app"); got != want {
+			t.Errorf("%s: image ID %s, want %s", name, got, want)
+		}
+		if got, want := w.layers("b-"+name, ref), w.layers("a", "app"); got != want {
+			t.Errorf("%s: layers %s, want %s", name, got, want)
+		}
+		w.clean("b-" + name)
+	}
+	w.clean("a")
+}
+
+// What Strake pushes, skopeo reads and copies and podman runs.
+func TestPeersReadWhatIsPushed(t *testing.T) {
+	w := newWorld(t)
+	w.need("skopeo")
+	podman := w.podman()
+	w.busybox("a")
+	w.write("app/Dockerfile", "FROM busybox\nRUN echo hello > /greeting\nLABEL team=blue\nCMD [\"cat\", \"/greeting\"]\n")
+	ref := w.hub() + "/team/app:1"
+	w.strake("a", "build", "-t", ref, "app")
+	w.strake("a", "push", ref)
+
+	if got := w.run("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Labels.team}}", "docker://"+ref); got != "blue" {
+		t.Errorf("skopeo inspect: label %q", got)
+	}
+	w.run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "docker://"+ref, "oci:"+w.path("copied")+":1")
+	podman("pull", "--tls-verify=false", ref)
+	if got := podman("run", "--rm", "--network", "host", ref); got != "hello" {
+		t.Errorf("podman run printed %q", got)
+	}
+	if got, want := podman("inspect", "--format", "{{.Id}}", ref), strings.TrimPrefix(w.id("a", ref), "sha256:"); got != want {
+		t.Errorf("podman: image ID %s, want %s", got, want)
+	}
+}
+
+// Archives go both ways between Strake, docker and podman.
+func TestArchives(t *testing.T) {
+	w := newWorld(t)
+	docker, podman := w.dockerd(), w.podman()
+	w.busybox("a")
+	w.write("app/Dockerfile", "FROM busybox\nRUN echo hello > /greeting && ln /greeting /same\nCMD [\"cat\", \"/same\"]\n")
+	w.strake("a", "build", "-t", "app:1", "app")
+	id := w.id("a", "app:1")
+
+	for _, format := range []string{"oci-archive", "docker-archive"} {
+		out := w.path(format + ".tar")
+		w.strake("a", "save", "--format", format, "-o", out, "app:1")
+		docker("load", "-i", out)
+		if got := docker("inspect", "--format", "{{.Id}}", "app:1"); got != id {
+			t.Errorf("docker load of %s: ID %s, want %s", format, got, id)
+		}
+		podman("load", "-i", out)
+		if got := podman("run", "--rm", "--network", "host", "app:1"); got != "hello" {
+			t.Errorf("podman run after load of %s printed %q", format, got)
+		}
+		w.strake("from-self-"+format, "load", "-i", out)
+		if got := w.id("from-self-"+format, "app:1"); got != id {
+			t.Errorf("own load of %s: ID %s, want %s", format, got, id)
+		}
+	}
+
+	docker("save", "-o", w.path("from-docker.tar"), "app:1")
+	podman("save", "--format", "docker-archive", "-o", w.path("from-podman-docker.tar"), "app:1")
+	podman("save", "--format", "oci-archive", "-o", w.path("from-podman-oci.tar"), "app:1")
+	for _, from := range []string{"from-docker", "from-podman-docker", "from-podman-oci"} {
+		w.strake(from, "load", "-i", w.path(from+".tar"))
+		name := "app:1"
+		if got := w.strake(from, "images", "--format", "{{.Repository}}:{{.Tag}}"); got != name {
+			name = got // podman keeps localhost/
+		}
+		if got := w.strake(from, "run", "--rm", name); got != "hello" {
+			t.Errorf("run of what %s wrote printed %q", from, got)
+		}
+		w.clean(from)
+	}
+}
+
+// The Dockerfile of docker's tutorials, unchanged.
+func TestTutorial(t *testing.T) {
+	w := newWorld(t)
+	w.strake("a", "import", w.busyboxTar(), "alpine:3.14")
+	w.write("tutorial/Dockerfile", "FROM alpine:3.14\nWORKDIR /app\nCOPY . .\nEXPOSE 8080\nCMD [\"./myapp\"]\n")
+	w.write("tutorial/myapp", "#!/bin/sh\necho my app in $PWD\n")
+	w.strake("a", "build", "-t", "myapp", "tutorial")
+	if got := w.strake("a", "run", "--rm", "myapp"); got != "my app in /app" {
+		t.Errorf("run printed %q", got)
+	}
+}
+
+// A second build runs nothing; a touched file is the same file; a changed one
+// runs what depends on it and no more.
+func TestBuildCache(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("a")
+	w.write("app/Dockerfile", `FROM busybox
+RUN echo one > /one
+COPY first /first
+RUN cat /first > /copy
+COPY second /second
+RUN cat /second > /copy2
+`)
+	w.write("app/first", "1\n")
+	second := w.write("app/second", "2\n")
+	build := func() (cached, ran int, id string) {
+		out, err := w.try("a", "build", "--progress", "plain", "-t", "app", "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(out, " CACHED\n"), strings.Count(out, "DONE"), w.id("a", "app")
+	}
+	_, _, id := build()
+	if cached, _, again := build(); cached != 5 || again != id {
+		t.Errorf("second build: %d steps of 5 cached, ID %s, first %s", cached, again, id)
+	}
+	w.run("touch", second)
+	if cached, _, again := build(); cached != 5 || again != id {
+		t.Errorf("after touch: %d steps of 5 cached, ID %s, first %s", cached, again, id)
+	}
+	if err := os.WriteFile(second, []byte("3\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if cached, _, again := build(); cached != 3 || again == id {
+		t.Errorf("after a change: %d steps of 3 cached, ID %s, first %s", cached, again, id)
+	}
+	out, err := w.try("a", "build", "--explain", "--no-cache=false", "--progress", "plain", "--build-arg", "x=1", "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "app", "first"), []byte("9\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err = w.try("a", "build", "--explain", "--progress", "plain", "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out, "first") || !strings.Contains(out, "changed") {
+		t.Errorf("--explain does not name the file that changed:\n%s", out)
+	}
+	w.clean("a")
+}
+
+// RUN leaves nothing of its sandbox in the layer.
+func TestRunLeavesNoTrace(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("a")
+	w.write("app/Dockerfile", "FROM busybox\nRUN cat /etc/resolv.conf /etc/hosts > /dev/null && test -e /proc/self && echo x > /made\n")
+	w.strake("a", "build", "-t", "app", "app")
+	w.strake("a", "save", "--format", "docker-archive", "-o", w.path("app.tar"), "app")
+	layers := strings.Split(strings.Trim(w.layers("a", "app"), "[]"), ",")
+	last := strings.TrimPrefix(strings.Trim(layers[len(layers)-1], `"`), "sha256:")
+	if got := w.run("tar", "-tf", filepath.Join(w.path("a"), "blobs", "sha256", last)); got != "made" {
+		t.Errorf("the layer of RUN holds:\n%s", got)
+	}
+}

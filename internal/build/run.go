@@ -1,0 +1,166 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"strake/internal/archive"
+	"strake/internal/executor"
+	"strake/internal/layer"
+	"strake/internal/rootfs"
+)
+
+// Run runs one command in its parent's files and keeps what it changed: the RUN
+// instruction.
+type Run struct {
+	Args    []string
+	Env     []string // sorted or not, the order is part of the key
+	Cwd     string
+	User    string
+	Network string // executor.NetworkHost or executor.NetworkNone
+	// Scripts are files that the command sees read-only in ScriptDir.
+	Scripts []Inline
+	// Hidden is environment that the key leaves out: proxies.
+	Hidden     []string
+	ExtraHosts []executor.Host
+}
+
+// ScriptDir is where a command finds its Scripts.
+const ScriptDir = "/dev/pipes"
+
+// Prepare is Op's.
+func (r *Run) Prepare(_ context.Context, w *Work) (Step, error) {
+	args, err := json.Marshal(r.Args)
+	if err != nil {
+		return Step{}, fmt.Errorf("encode the command: %w", err)
+	}
+	inputs := []Input{
+		{Name: "command", Value: string(args)},
+		{Name: "directory", Value: r.Cwd},
+		{Name: "user", Value: r.User},
+		{Name: "network", Value: r.Network},
+	}
+	for _, kv := range r.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		inputs = append(inputs, Input{Name: "variable " + k, Value: v})
+	}
+	for _, f := range r.Scripts {
+		inputs = append(inputs, Input{Name: "script " + f.Name, Value: string(f.Data)})
+	}
+	for _, h := range r.ExtraHosts {
+		inputs = append(inputs, Input{Name: "host " + h.Name, Value: h.IP})
+	}
+	return Step{Inputs: inputs, Make: func(ctx context.Context, out io.Writer) error {
+		return r.run(ctx, w, out)
+	}}, nil
+}
+
+// run mounts the chain with a fresh upper directory, runs the command and
+// writes what it left in the upper directory.
+func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
+	s := w.solver
+	rt, err := s.runtime(ctx)
+	if err != nil {
+		return err
+	}
+	var files []layer.Files
+	for _, id := range w.parent().Layers {
+		f, err := s.opts.Store.Layer(ctx, id)
+		if err != nil {
+			return fmt.Errorf("open the stage: %w", err)
+		}
+		files = append(files, f)
+	}
+	tmp, err := s.opts.Store.TempDir(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	dir := func(name string) string { return filepath.Join(tmp, name) }
+	for _, name := range []string{"root", "upper", "work", "scripts"} {
+		if err := os.Mkdir(dir(name), 0o755); err != nil { //nolint:gosec // the upper directory is the container's root
+			return fmt.Errorf("prepare the step: %w", err)
+		}
+	}
+	for _, f := range r.Scripts {
+		if err := os.WriteFile(filepath.Join(dir("scripts"), filepath.Base(f.Name)), f.Data, 0o755); err != nil { //nolint:gosec // it is run
+			return fmt.Errorf("prepare the step: %w", err)
+		}
+	}
+	mounted, err := rt.Mounter.Mount(ctx, rootfs.MountOptions{
+		Layers: files, Target: dir("root"), Upper: dir("upper"), Work: dir("work"),
+		Volatile: true, Stubs: true,
+	})
+	if err != nil {
+		return fmt.Errorf("mount the stage: %w", err)
+	}
+	code, err := rt.Executor.Run(ctx, r.spec(rt.Spec, tmp, w.Log))
+	if cerr := mounted.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("unmount the stage: %w", cerr))
+	}
+	if err != nil {
+		return r.failed(ctx, err)
+	}
+	if code != 0 {
+		return &ExitError{Args: r.Args, Code: code}
+	}
+	tw := archive.NewWriter(out, archive.WriterOptions{Clamp: s.opts.Epoch})
+	if err := layer.Diff(ctx, dir("upper"), tw, layer.DiffOptions{}); err != nil {
+		return fmt.Errorf("read what the step changed: %w", err)
+	}
+	return tw.Close()
+}
+
+func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec {
+	spec.Bundle = filepath.Join(tmp, "bundle")
+	spec.Rootfs = filepath.Join(tmp, "root")
+	spec.Args, spec.Cwd, spec.User = r.Args, r.Cwd, r.User
+	spec.Env = slices.Concat(r.Hidden, r.Env)
+	spec.Network = r.Network
+	spec.Hostname = "buildkitsandbox"
+	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)
+	spec.Stdout, spec.Stderr = log, log
+	if len(r.Scripts) > 0 {
+		spec.Mounts = append(slices.Clone(spec.Mounts), executor.Mount{
+			Type: "bind", Source: filepath.Join(tmp, "scripts"), Target: ScriptDir, Options: []string{"bind", "ro"},
+		})
+	}
+	return spec
+}
+
+// failed tells a command that could not be started as BuildKit does.
+func (r *Run) failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if se := (*executor.StartError)(nil); errors.As(err, &se) {
+		return &ExitError{Args: r.Args, Code: se.Code, Err: se}
+	}
+	return err
+}
+
+// ExitError is a command that did not succeed.
+type ExitError struct {
+	Args []string
+	Code int
+	Err  error // why it could not be started, or nil
+}
+
+func (e *ExitError) Error() string {
+	s := "process " + strconv.Quote(strings.Join(e.Args, " ")) + " did not complete successfully: "
+	if e.Err != nil {
+		return s + e.Err.Error()
+	}
+	return s + "exit code: " + strconv.Itoa(e.Code)
+}
+
+// Unwrap returns the cause.
+func (e *ExitError) Unwrap() error { return e.Err }

@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"strake/internal/engine"
+	"strake/internal/progress"
+)
+
+type buildOptions struct {
+	context   string // PATH or "-"
+	file      string
+	tags      []string
+	buildArgs []string
+	labels    []string
+	target    string
+	platforms []string
+	noCache   bool
+	pull      bool
+	network   string
+	progress  string
+	iidFile   string
+	quiet     bool
+	explain   bool
+}
+
+func newBuildCommand(s *session) *cobra.Command {
+	var opts buildOptions
+	cmd := &cobra.Command{
+		Use:   "build [OPTIONS] PATH | URL | -",
+		Short: "Build an image from a Dockerfile",
+		Args:  argsBetween(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.context = args[0]
+			return runBuild(cmd.Context(), s, opts)
+		},
+		Annotations:           map[string]string{topKey: "4", aliasesKey: "strake image build, strake build, strake builder build"},
+		DisableFlagsInUseLine: true,
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&opts.file, "file", "f", "", `Name of the Dockerfile (default: "PATH/Dockerfile")`)
+	flags.StringArrayVarP(&opts.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
+	flags.StringArrayVar(&opts.buildArgs, "build-arg", nil, "Set build-time variables")
+	flags.StringArrayVar(&opts.labels, "label", nil, "Set metadata for an image")
+	flags.StringVar(&opts.target, "target", "", "Set the target build stage to build")
+	flags.StringArrayVar(&opts.platforms, "platform", defaultPlatforms(), "Set target platform for build")
+	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
+	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
+	flags.StringVar(&opts.network, "network", "default", `Set the networking mode for the "RUN" instructions during build`)
+	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
+		`Set type of progress output ("auto", "plain", "quiet", "tty"). Use plain to show container output`)
+	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
+	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
+	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
+	obsolete(flags, "disable-content-trust")
+	obsolete(flags, "rm")
+	obsolete(flags, "force-rm")
+	return cmd
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func defaultPlatforms() []string {
+	if p := defaultPlatform(); p != "" {
+		return []string{p}
+	}
+	return nil
+}
+
+func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
+	build, err := buildInput(s, opts)
+	if err != nil {
+		return fmt.Errorf("ERROR: failed to build: %w", err)
+	}
+	if build.Dir == "" {
+		if build.Dir, err = os.MkdirTemp("", "strake-empty-context"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.Remove(build.Dir)) }()
+	}
+	mode := opts.progress
+	if opts.quiet {
+		mode = progress.ModeQuiet
+	}
+	show, err := progress.New(progress.Options{Out: s.Err, Mode: mode})
+	if err != nil {
+		return fmt.Errorf("ERROR: failed to build: %w", err)
+	}
+	env, err := s.engine(ctx)
+	if err != nil {
+		return err
+	}
+	var why explanations
+	build.Progress = show.Handle
+	if opts.explain {
+		build.Explain = why.add
+	}
+	result, err := engine.Build(ctx, env, build)
+	if closeErr := show.Close(); err == nil {
+		err = closeErr
+	}
+	if opts.explain {
+		why.write(s.Err)
+	}
+	if err != nil {
+		return buildError(err)
+	}
+	if opts.iidFile != "" {
+		if err := os.WriteFile(opts.iidFile, []byte(result.ID.String()), 0o644); err != nil {
+			return err
+		}
+	}
+	if opts.quiet {
+		_, err = fmt.Fprintln(s.Out, result.ID)
+	}
+	return err
+}
+
+// buildInput turns the flags into what to build.
+func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
+	build := engine.BuildOptions{
+		Dir: opts.context, Dockerfile: opts.file, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
+		Network: opts.network, BuildArgs: map[string]string{}, Labels: map[string]string{},
+	}
+	switch n := len(opts.platforms); {
+	case n > 1, n == 1 && strings.Contains(opts.platforms[0], ","):
+		return build, errors.New("building for several platforms is not yet supported")
+	case n == 1:
+		build.Platform = opts.platforms[0]
+	}
+	for _, arg := range opts.buildArgs {
+		key, value, set := strings.Cut(arg, "=")
+		if !set {
+			if value, set = os.LookupEnv(key); !set {
+				continue
+			}
+		}
+		build.BuildArgs[key] = value
+	}
+	for _, label := range opts.labels {
+		key, value, _ := strings.Cut(label, "=")
+		build.Labels[key] = value
+	}
+	return build, buildContext(s, opts, &build)
+}
+
+// buildContext settles where the context and the Dockerfile are.
+func buildContext(s *session, opts buildOptions, build *engine.BuildOptions) error {
+	switch {
+	case opts.context == "-" && opts.file == "-":
+		return errors.New("invalid argument: can't use stdin for both build context and dockerfile")
+	case opts.context == "-":
+		in := bufio.NewReader(s.In)
+		if head, err := in.Peek(512); isArchive(head) {
+			return errors.New("a build context from stdin is not yet supported")
+		} else if len(head) == 0 && err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("failed to peek context header from STDIN: %w", err)
+		}
+		build.Dir, build.Dockerfile, build.Source = "", "", in
+		return nil
+	case isURL(opts.context):
+		return fmt.Errorf("a build context from a URL is not yet supported: %s", opts.context)
+	}
+	info, err := os.Stat(opts.context)
+	if err != nil || !info.IsDir() {
+		return fmt.Errorf("unable to prepare context: path %q not found", opts.context)
+	}
+	switch {
+	case opts.file == "-":
+		build.Dockerfile, build.Source = "", s.In
+	case opts.file == "":
+		build.Dockerfile = filepath.Join(opts.context, "Dockerfile")
+	}
+	return nil
+}
+
+func isURL(context string) bool {
+	for _, prefix := range []string{"http://", "https://", "git://", "git@", "ssh://", "github.com/"} {
+		if strings.HasPrefix(context, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// isArchive reports whether a file that begins so is a tar, or compressed.
+func isArchive(head []byte) bool {
+	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	return len(head) > 262 && string(head[257:262]) == "ustar"
+}
+
+// buildError tells a failed build as buildx does, with the lines of the
+// Dockerfile around the step.
+func buildError(err error) error {
+	var failed *engine.BuildError
+	if !errors.As(err, &failed) {
+		return fmt.Errorf("ERROR: failed to build: %w", err)
+	}
+	return fmt.Errorf("%sERROR: failed to build: failed to solve: %w", excerpt(failed), err)
+}
+
+// excerpt shows the lines that err is about and three around them.
+func excerpt(failed *engine.BuildError) string {
+	lines := strings.Split(strings.TrimSuffix(string(failed.Source), "\n"), "\n")
+	if len(failed.Lines) == 0 || slices.Max(failed.Lines) > len(lines) || slices.Min(failed.Lines) < 1 {
+		return ""
+	}
+	const around = 3
+	from, to := max(slices.Min(failed.Lines)-around, 1), min(slices.Max(failed.Lines)+around, len(lines))
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d\n--------------------\n", failed.File, slices.Min(failed.Lines))
+	for n := from; n <= to; n++ {
+		mark := "   "
+		if slices.Contains(failed.Lines, n) {
+			mark = ">>>"
+		}
+		fmt.Fprintf(&b, " %3d | %s %s\n", n, mark, strings.TrimSuffix(lines[n-1], "\r"))
+	}
+	b.WriteString("--------------------\n")
+	return b.String()
+}

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	"strake/internal/engine"
+)
+
+type inspectOptions struct {
+	refs     []string
+	format   string
+	platform string
+	kind     string // --type; "" is any
+	size     bool
+	noun     string // what a missing object is called, after docker's two commands
+}
+
+func newInspectCommand(s *session) *cobra.Command {
+	opts := inspectOptions{noun: "object"}
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short: "Return low-level information on Docker objects",
+		Args:  argsBetween(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.refs = args
+			if cmd.Flags().Changed("type") {
+				if err := checkKind(opts.kind); err != nil {
+					return err
+				}
+				opts.noun = opts.kind
+			}
+			return runInspect(cmd.Context(), s, opts)
+		},
+		DisableFlagsInUseLine: true,
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
+	flags.StringVar(&opts.kind, "type", "", "Only inspect objects of the given type")
+	flags.BoolVarP(&opts.size, "size", "s", false, "Display total file sizes if the type is container")
+	return cmd
+}
+
+func newImageInspectCommand(s *session) *cobra.Command {
+	opts := inspectOptions{noun: "image"}
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Display detailed information on one or more images",
+		Args:  argsBetween(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.refs = args
+			return runInspect(cmd.Context(), s, opts)
+		},
+		DisableFlagsInUseLine: true,
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
+	flags.StringVar(&opts.platform, "platform", "", `Inspect a specific platform of the multi-platform image.
+If the image or the server is not multi-platform capable, the command will error out if the platform does not match.
+'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)`)
+	return cmd
+}
+
+// checkKind takes docker's object types; only images exist here.
+func checkKind(kind string) error {
+	switch kind {
+	case "image", "container":
+		return nil
+	case "":
+		return errors.New("type is empty: must be one of \"container\", \"image\"")
+	}
+	return fmt.Errorf("unknown type: %q: must be one of \"container\", \"image\"", kind)
+}
+
+func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
+	out, err := newInspector(opts.format)
+	if err != nil {
+		return statusError{exitTemplate, err}
+	}
+	if opts.size && opts.kind == "image" {
+		fmt.Fprintln(s.Err, "WARNING: --size ignored for images")
+	}
+	env, err := s.engine(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ref := range opts.refs {
+		if opts.noun == "container" {
+			errs = append(errs, fromEngine(fmt.Errorf("No such container: %s", ref)))
+			continue
+		}
+		resp, err := engine.Inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: opts.platform})
+		switch {
+		case errdefs.IsNotFound(err) && opts.noun == "object":
+			errs = append(errs, fmt.Errorf("error: no such object: %s", ref))
+			continue
+		case err != nil:
+			errs = append(errs, fromEngine(err))
+			continue
+		}
+		if err := out.add(resp); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := out.flush(s.Out); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// inspector collects what inspect prints: a JSON array, or a template's output
+// per object.
+type inspector struct {
+	execute func(w io.Writer, v any) error // nil: JSON
+	indent  string
+	values  []any
+	text    bytes.Buffer
+}
+
+func newInspector(format string) (*inspector, error) {
+	switch format {
+	case "":
+		return &inspector{indent: "    "}, nil
+	case "json":
+		return &inspector{}, nil
+	}
+	tmpl, err := parseTemplate(format)
+	if err != nil {
+		return nil, err
+	}
+	execute := func(w io.Writer, v any) error {
+		var b bytes.Buffer
+		if err := tmpl.Execute(&b, v); err != nil {
+			// The names of the JSON may be meant, which differ from the
+			// struct's in a few places.
+			generic, jsonErr := asMap(v)
+			if jsonErr != nil {
+				return jsonErr
+			}
+			b.Reset()
+			if err := tmpl.Option("missingkey=error").Execute(&b, generic); err != nil {
+				return fmt.Errorf("template parsing error: %w", err)
+			}
+		}
+		_, err := b.WriteTo(w)
+		return err
+	}
+	return &inspector{execute: execute}, nil
+}
+
+func asMap(v any) (any, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var m any
+	err = dec.Decode(&m)
+	return m, err
+}
+
+func (i *inspector) add(v any) error {
+	if i.execute == nil {
+		i.values = append(i.values, v)
+		return nil
+	}
+	if err := i.execute(&i.text, v); err != nil {
+		return err
+	}
+	return i.text.WriteByte('\n')
+}
+
+func (i *inspector) flush(out io.Writer) error {
+	if i.execute != nil {
+		if i.text.Len() == 0 {
+			i.text.WriteByte('\n')
+		}
+		_, err := i.text.WriteTo(out)
+		return err
+	}
+	if len(i.values) == 0 {
+		_, err := io.WriteString(out, "[]\n")
+		return err
+	}
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", i.indent)
+	return enc.Encode(i.values)
+}

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/distribution/reference"
+	"github.com/spf13/cobra"
+
+	"strake/internal/engine"
+)
+
+type pullOptions struct {
+	name     string
+	all      bool
+	platform string
+	quiet    bool
+}
+
+func newPullCommand(s *session) *cobra.Command {
+	var opts pullOptions
+	cmd := &cobra.Command{
+		Use:   "pull [OPTIONS] NAME[:TAG|@DIGEST]",
+		Short: "Download an image from a registry",
+		Args:  argsBetween(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.name = args[0]
+			return runPull(cmd.Context(), s, opts)
+		},
+		Annotations:           map[string]string{topKey: "5", aliasesKey: "strake image pull, strake pull"},
+		DisableFlagsInUseLine: true,
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&opts.all, "all-tags", "a", false, "Download all tagged images in the repository")
+	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress verbose output")
+	platformFlag(flags, &opts.platform)
+	obsolete(flags, "disable-content-trust")
+	return cmd
+}
+
+func runPull(ctx context.Context, s *session, opts pullOptions) error {
+	named, err := reference.ParseNormalizedNamed(opts.name)
+	if err != nil {
+		return err
+	}
+	if opts.all && !reference.IsNameOnly(named) {
+		return errors.New("tag can't be used with --all-tags/-a")
+	}
+	out := s.Out
+	if opts.quiet {
+		out = io.Discard
+	}
+	env, err := s.engine(ctx)
+	if err != nil {
+		return err
+	}
+	if opts.all {
+		if err := pullAll(ctx, env, out, named, opts.platform); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(s.Out, named)
+		return err
+	}
+	if tagged := reference.TagNameOnly(named); tagged != named {
+		if !opts.quiet {
+			fmt.Fprintln(s.Out, "Using default tag: latest")
+		}
+		named = tagged
+	}
+	updated, err := pullOne(ctx, env, out, named, opts.platform)
+	if err != nil {
+		return err
+	}
+	printStatus(out, updated, reference.FamiliarString(named))
+	_, err = fmt.Fprintln(s.Out, named)
+	return err
+}
+
+func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, platform string) error {
+	tags, err := engine.RemoteTags(ctx, env, named.String())
+	if err != nil {
+		return fromEngine(err)
+	}
+	any := false
+	for _, tag := range tags {
+		tagged, err := reference.WithTag(named, tag)
+		if err != nil {
+			return fromEngine(err)
+		}
+		updated, err := pullOne(ctx, env, out, tagged, platform)
+		if err != nil {
+			return err
+		}
+		any = any || updated
+	}
+	printStatus(out, any, reference.FamiliarName(named))
+	return nil
+}
+
+// pullOne pulls one name and prints everything but the status.
+func pullOne(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, platform string) (updated bool, err error) {
+	found := func(engine.PullResult) {
+		at := ""
+		switch n := named.(type) {
+		case reference.Digested:
+			at = n.Digest().String()
+		case reference.Tagged:
+			at = n.Tag()
+		}
+		fmt.Fprintf(out, "%s: Pulling from %s\n", at, reference.Path(named))
+	}
+	result, err := engine.Pull(ctx, env, engine.PullOptions{
+		Ref: named.String(), Platform: platform, Found: found, Progress: newTransfer(out, pullVerbs).event,
+	})
+	if err != nil {
+		return false, fromEngine(err)
+	}
+	fmt.Fprintln(out, "Digest:", result.Root)
+	return result.Updated, nil
+}
+
+func printStatus(out io.Writer, updated bool, name string) {
+	if updated {
+		fmt.Fprintln(out, "Status: Downloaded newer image for", name)
+	} else {
+		fmt.Fprintln(out, "Status: Image is up to date for", name)
+	}
+}
+
+func defaultPlatform() string { return os.Getenv("DOCKER_DEFAULT_PLATFORM") }

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+
+	"strake/internal/engine"
+)
+
+type removeOptions struct {
+	images    []string
+	force     bool
+	noPrune   bool
+	platforms []string
+}
+
+func newRemoveCommand(s *session) *cobra.Command {
+	var opts removeOptions
+	cmd := &cobra.Command{
+		Use:   "rmi [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Remove one or more images",
+		Args:  argsBetween(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.images = args
+			return runRemove(cmd.Context(), s, opts)
+		},
+		Annotations:           map[string]string{aliasesKey: "strake image rm, strake image remove, strake rmi"},
+		DisableFlagsInUseLine: true,
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&opts.force, "force", "f", false, "Force removal of the image")
+	flags.BoolVar(&opts.noPrune, "no-prune", false, "Do not delete untagged parents")
+	flags.StringSliceVar(&opts.platforms, "platform", nil, `Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
+	return cmd
+}
+
+// runRemove removes one image after the other; one that fails keeps none of the
+// others.
+func runRemove(ctx context.Context, s *session, opts removeOptions) error {
+	if len(opts.platforms) > 0 {
+		return errors.New("--platform is not yet supported")
+	}
+	env, err := s.engine(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	fatal := !opts.force
+	for _, ref := range opts.images {
+		result, err := engine.Remove(ctx, env, engine.RemoveOptions{Ref: ref, Force: opts.force, NoPrune: opts.noPrune})
+		if err != nil {
+			fatal = fatal || !errdefs.IsNotFound(err)
+			errs = append(errs, fromEngine(err))
+			continue
+		}
+		for _, name := range result.Untagged {
+			fmt.Fprintln(s.Out, "Untagged:", name)
+		}
+		for _, id := range result.Deleted {
+			fmt.Fprintln(s.Out, "Deleted:", id)
+		}
+	}
+	err = errors.Join(errs...)
+	if err != nil && !fatal {
+		fmt.Fprintln(s.Err, err)
+		return nil
+	}
+	return err
+}

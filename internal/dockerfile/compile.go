@@ -1,0 +1,465 @@
+package dockerfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"strake/internal/build"
+	"strake/internal/executor"
+)
+
+// Options say what to make of a Dockerfile.
+type Options struct {
+	Target    string // a stage's name or number; "" is the last
+	BuildArgs map[string]string
+	Labels    map[string]string
+	// Platform is what to build for; nil is the machine's.
+	Platform *ocispec.Platform
+
+	NoCache       bool     // every step runs
+	NoCacheStages []string // the steps of these stages run
+	Pull          bool     // look for newer base images
+
+	Network    string // of RUN: "host", "none", "" or "default" (host)
+	ExtraHosts []executor.Host
+
+	Images  build.Images       // required
+	Solver  *build.Solver      // required; told of the images that are looked up
+	Context *build.LazyContext // required where the file copies from the context
+
+	// Slot names this build among others, for build.Vertex.Slot.
+	Slot string
+}
+
+// compiler is one Compile.
+type compiler struct {
+	opts     Options
+	file     *File
+	lex      *shell.Lex
+	target   ocispec.Platform
+	native   ocispec.Platform
+	globals  *envList
+	proxies  []string
+	stages   []*stage
+	byName   map[string]*stage
+	implicit bool // no platform was asked for
+}
+
+// Compile resolves the base images that the target needs and makes its
+// definition. Its errors are located in the Dockerfile where they can be.
+func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, error) {
+	if syntax, ok := opts.BuildArgs["BUILDKIT_SYNTAX"]; ok && syntax != "" {
+		if err := checkSyntax(syntax); err != nil {
+			return nil, err
+		}
+	}
+	switch opts.Network {
+	case "", "default", executor.NetworkHost, executor.NetworkNone:
+	default:
+		return nil, fmt.Errorf("network mode %q not supported by buildkit - use host, none or default", opts.Network)
+	}
+	c := &compiler{
+		opts: opts, file: f, lex: shell.NewLex(f.escape),
+		native: platforms.DefaultSpec(), byName: map[string]*stage{},
+	}
+	c.target, c.implicit = c.native, opts.Platform == nil
+	if opts.Platform != nil {
+		c.target = *opts.Platform
+	}
+	if err := c.globalArgs(); err != nil {
+		return nil, err
+	}
+	c.proxyArgs()
+	if err := c.addStages(); err != nil {
+		return nil, err
+	}
+	target, err := c.findTarget()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.link(); err != nil {
+		return nil, err
+	}
+	reach, err := c.resolve(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range c.stages {
+		if reach[s] && !s.dispatched {
+			if err := c.dispatchStage(s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := f.lint.Error(); err != nil {
+		return nil, err
+	}
+	return c.definition(target), nil
+}
+
+// definition finishes the target's image.
+func (c *compiler) definition(s *stage) *build.Definition {
+	img := s.image
+	if len(c.opts.Labels) > 0 {
+		if img.Config.Labels == nil {
+			img.Config.Labels = map[string]string{}
+		}
+		maps.Copy(img.Config.Labels, c.opts.Labels)
+	}
+	if !c.implicit {
+		same := c.target.OS == img.OS && c.target.Architecture == img.Architecture
+		img.OS, img.Architecture = c.target.OS, c.target.Architecture
+		if c.target.Variant != "" || !same {
+			img.Variant = c.target.Variant
+		}
+		if c.target.OSVersion != "" || !same {
+			img.OSVersion = c.target.OSVersion
+		}
+		if c.target.OSFeatures != nil {
+			img.OSFeatures = slices.Clone(c.target.OSFeatures)
+		}
+	}
+	img.Platform = platforms.Normalize(img.Platform)
+	return &build.Definition{Root: s.vertex, Config: img}
+}
+
+// globalArgs makes the scope of the ARGs before the first FROM.
+func (c *compiler) globalArgs() error {
+	target := c.opts.Target
+	if target == "" {
+		target = c.file.stages[len(c.file.stages)-1].Name
+	}
+	if target == "" {
+		target = "default"
+	}
+	c.globals = &envList{}
+	for _, kv := range [][2]string{
+		{"BUILDPLATFORM", platforms.Format(c.native)},
+		{"BUILDOS", c.native.OS},
+		{"BUILDOSVERSION", c.native.OSVersion},
+		{"BUILDARCH", c.native.Architecture},
+		{"BUILDVARIANT", c.native.Variant},
+		{"TARGETPLATFORM", platforms.FormatAll(c.target)},
+		{"TARGETOS", c.target.OS},
+		{"TARGETOSVERSION", c.target.OSVersion},
+		{"TARGETARCH", c.target.Architecture},
+		{"TARGETVARIANT", c.target.Variant},
+		{"TARGETSTAGE", target},
+	} {
+		if v, ok := c.opts.BuildArgs[kv[0]]; ok {
+			kv[1] = v
+		}
+		c.globals.set(kv[0], kv[1])
+	}
+	for _, cmd := range c.file.args {
+		for _, arg := range cmd.Args {
+			if v, ok := c.opts.BuildArgs[arg.Key]; ok {
+				c.globals.set(arg.Key, v)
+				continue
+			}
+			if arg.Value == nil {
+				continue
+			}
+			v, _, err := c.lex.ProcessWord(*arg.Value, c.globals)
+			if err != nil {
+				return parser.WithLocation(err, cmd.Location())
+			}
+			c.globals.set(arg.Key, v)
+		}
+	}
+	return nil
+}
+
+// proxyArgs are the build arguments that RUN sees without an ARG and that are
+// neither in history nor in cache keys.
+func (c *compiler) proxyArgs() {
+	for _, name := range []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"} {
+		for _, k := range slices.Sorted(maps.Keys(c.opts.BuildArgs)) {
+			if strings.EqualFold(k, name) {
+				v := c.opts.BuildArgs[k]
+				c.proxies = append(c.proxies, strings.ToUpper(name)+"="+v, name+"="+v)
+			}
+		}
+	}
+}
+
+// addStages makes the stages and numbers their steps.
+func (c *compiler) addStages() error {
+	for i, st := range c.file.stages {
+		name, _, err := c.lex.ProcessWord(st.BaseName, c.globals)
+		if err != nil {
+			return parser.WithLocation(err, st.Location)
+		}
+		if name == "" {
+			return parser.WithLocation(fmt.Errorf("base name (%s) should not be blank", st.BaseName), st.Location)
+		}
+		st.BaseName = name
+		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i)}
+		if st.Name == "" {
+			s.title = fmt.Sprintf("stage-%d", i)
+		}
+		if st.Platform != "" {
+			if s.platform, err = c.stagePlatform(st); err != nil {
+				return parser.WithLocation(err, st.Location)
+			}
+		}
+		c.add(s)
+		if s.BaseName != scratch && s.base == nil {
+			s.total = 1
+		}
+		for _, cmd := range st.Commands {
+			switch cmd.(type) {
+			case *instructions.AddCommand, *instructions.CopyCommand, *instructions.RunCommand, *instructions.WorkdirCommand:
+				s.total++
+			}
+		}
+		s.noCache = c.opts.NoCache || slices.ContainsFunc(c.opts.NoCacheStages, func(n string) bool {
+			return strings.EqualFold(n, st.Name)
+		})
+	}
+	return nil
+}
+
+func (c *compiler) stagePlatform(st instructions.Stage) (*ocispec.Platform, error) {
+	v, _, err := c.lex.ProcessWord(st.Platform, c.globals)
+	if err != nil {
+		return nil, fmt.Errorf("failed to process arguments for platform %s: %w", st.Platform, err)
+	}
+	if v == "" {
+		return nil, fmt.Errorf("empty platform value from expression %s", st.Platform)
+	}
+	p, err := platforms.Parse(v)
+	if err != nil {
+		return nil, fmt.Errorf("failed to parse platform %s: %w", st.Platform, err)
+	}
+	return &p, nil
+}
+
+// add registers a stage: later stages find it by name.
+func (c *compiler) add(s *stage) {
+	c.stages = append(c.stages, s)
+	s.base = c.byName[s.BaseName]
+	if s.Name != "" {
+		c.byName[strings.ToLower(s.Name)] = s
+	}
+}
+
+func (c *compiler) findTarget() (*stage, error) {
+	if c.opts.Target == "" {
+		return c.stages[len(c.stages)-1], nil
+	}
+	if s, ok := c.byName[strings.ToLower(c.opts.Target)]; ok {
+		return s, nil
+	}
+	if i, err := strconv.Atoi(c.opts.Target); err == nil && i >= 0 && i < len(c.stages) {
+		return c.stages[i], nil
+	}
+	err := fmt.Errorf("target stage %q could not be found", c.opts.Target)
+	if near := nearest(c.opts.Target, slices.Collect(maps.Keys(c.byName))); near != "" {
+		err = fmt.Errorf("%w (did you mean %s?)", err, near)
+	}
+	return nil, err
+}
+
+// link finds the stages and images that instructions copy from.
+func (c *compiler) link() error {
+	for _, s := range slices.Clone(c.stages) {
+		for _, ic := range s.Commands {
+			cmd, err := c.command(ic)
+			if err != nil {
+				return parser.WithLocation(err, ic.Location())
+			}
+			s.commands = append(s.commands, cmd)
+			if cmd.from != nil {
+				s.deps = append(s.deps, cmd.from)
+			}
+		}
+	}
+	for _, s := range c.stages {
+		if s.cyclic(map[*stage]bool{}, s) {
+			return parser.WithLocation(fmt.Errorf("circular dependency detected on stage: %s", s.title), s.Location)
+		}
+	}
+	if len(c.stages) == 1 {
+		c.stages[0].title = ""
+	}
+	return nil
+}
+
+// cyclic reports whether s leads back to goal.
+func (s *stage) cyclic(seen map[*stage]bool, goal *stage) bool {
+	if seen[s] {
+		return false
+	}
+	seen[s] = true
+	for _, d := range append(slices.Clone(s.deps), s.base) {
+		if d != nil && (d == goal || d.cyclic(seen, goal)) {
+			return true
+		}
+	}
+	return false
+}
+
+// command is an instruction with what it copies from.
+type command struct {
+	instructions.Command
+	from    *stage
+	onBuild bool
+}
+
+func (c *compiler) command(ic instructions.Command) (command, error) {
+	cmd := command{Command: ic}
+	cp, ok := ic.(*instructions.CopyCommand)
+	if !ok || cp.From == "" {
+		return cmd, nil
+	}
+	v, _, err := c.lex.ProcessWord(cp.From, shell.EnvsFromSlice(nil))
+	if err != nil {
+		return cmd, err
+	}
+	if v != cp.From {
+		return cmd, errors.New("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround")
+	}
+	if i, err := strconv.Atoi(cp.From); err == nil {
+		if i < 0 || i >= len(c.file.stages) {
+			return cmd, fmt.Errorf("invalid stage index %d", i)
+		}
+		cmd.from = c.stages[i]
+		return cmd, nil
+	}
+	if s, ok := c.byName[strings.ToLower(cp.From)]; ok {
+		cmd.from = s
+		return cmd, nil
+	}
+	cmd.from = &stage{
+		Stage: instructions.Stage{BaseName: cp.From, Location: cp.Location()}, external: true,
+		slot: "image " + cp.From,
+	}
+	c.add(cmd.from)
+	return cmd, nil
+}
+
+// resolve finds the base images of all that the target needs, and what their
+// ONBUILD triggers need in turn.
+func (c *compiler) resolve(ctx context.Context, target *stage) (map[*stage]bool, error) {
+	for {
+		reach := map[*stage]bool{}
+		target.reach(reach)
+		g, gctx := errgroup.WithContext(ctx)
+		for _, s := range slices.Clone(c.stages) {
+			if !reach[s] || s.base != nil || s.resolved {
+				continue
+			}
+			s.resolved = true
+			g.Go(func() error {
+				if err := c.resolveBase(gctx, s); err != nil {
+					return parser.WithLocation(err, s.Location)
+				}
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+		more := false
+		for _, s := range slices.Clone(c.stages) {
+			if !reach[s] || s.triggered || s.external {
+				continue
+			}
+			s.triggered = true
+			triggers := slices.Clone(s.image.Config.OnBuild)
+			s.image.Config.OnBuild = nil
+			if s.base != nil {
+				for _, cmd := range s.base.commands {
+					if ob, ok := cmd.Command.(*instructions.OnbuildCommand); ok {
+						triggers = append(triggers, ob.Expression)
+					}
+				}
+			}
+			deps, err := c.trigger(s, triggers)
+			if err != nil {
+				return nil, parser.SetLocation(err, s.Location)
+			}
+			more = more || deps
+		}
+		if !more {
+			return reach, nil
+		}
+	}
+}
+
+func (s *stage) reach(seen map[*stage]bool) {
+	if seen[s] {
+		return
+	}
+	seen[s] = true
+	if s.base != nil {
+		s.base.reach(seen)
+	}
+	for _, d := range s.deps {
+		d.reach(seen)
+	}
+}
+
+// trigger puts the ONBUILD instructions in front of the stage's own and reports
+// whether they need another stage or image.
+func (c *compiler) trigger(s *stage, triggers []string) (bool, error) {
+	deps := false
+	var cmds []command
+	for _, t := range triggers {
+		ast, err := parser.Parse(strings.NewReader(t))
+		if err != nil {
+			return false, err
+		}
+		if len(ast.AST.Children) != 1 {
+			return false, errors.New("onbuild trigger should be a single expression")
+		}
+		node := ast.AST.Children[0]
+		lines := linesOf(s.Location)
+		if len(lines) > 0 {
+			node.StartLine, node.EndLine = slices.Min(lines), slices.Max(lines)
+		}
+		ic, err := instructions.ParseCommand(node)
+		if err != nil {
+			return false, err
+		}
+		cmd, err := c.command(ic)
+		if err != nil {
+			return false, err
+		}
+		cmd.onBuild = true
+		if cmd.from != nil {
+			s.deps = append(s.deps, cmd.from)
+			deps = true
+		}
+		cmds = append(cmds, cmd)
+	}
+	s.commands = append(cmds, s.commands...)
+	s.total += len(cmds)
+	return deps, nil
+}
+
+// emptyImage is the image of FROM scratch.
+func emptyImage(p ocispec.Platform) dockerspec.DockerOCIImage {
+	var img dockerspec.DockerOCIImage
+	img.Platform = p
+	img.RootFS.Type = "layers"
+	img.Config.WorkingDir = "/"
+	if p.OS != "windows" {
+		img.Config.Env = []string{"PATH=" + defaultPath}
+	}
+	return img
+}

@@ -1,0 +1,196 @@
+// Package dockerfile turns a Dockerfile into a graph for package build.
+//
+// The language is Docker's: BuildKit's own packages parse it, and what its
+// frontend makes of each instruction (names of steps, history, expansion of
+// variables, error messages) is made here too. A stage is the part of a
+// Dockerfile that a FROM begins. A stage that the target does not need is
+// parsed and otherwise left alone.
+//
+// Parse reads the file, and Compile resolves base images and makes a
+// build.Definition: a vertex for each instruction that changes files, and an
+// image config for the rest.
+package dockerfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"strake/internal/build"
+)
+
+// maxSize bounds a Dockerfile, in bytes.
+const maxSize = 16 << 20
+
+// maxStages bounds its stages and maxCommands the instructions in all of them.
+const (
+	maxStages   = 10_000
+	maxCommands = 100_000
+)
+
+// File is a parsed Dockerfile. Compile may be called once.
+type File struct {
+	name   string
+	source []byte
+	escape rune
+	stages []instructions.Stage
+	args   []instructions.ArgCommand
+	lint   *linter.Linter
+	warned []string
+}
+
+// Parse parses a Dockerfile; name is what errors call it. Its errors have a
+// Location.
+func Parse(name string, source []byte) (*File, error) {
+	if len(source) > maxSize {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxSize)
+	}
+	if len(bytes.TrimSpace(source)) == 0 {
+		return nil, errors.New("the Dockerfile cannot be empty")
+	}
+	f := &File{name: name, source: source}
+	if syntax, _, loc, ok := parser.DetectSyntax(source); ok {
+		if err := checkSyntax(syntax); err != nil {
+			return f, parser.WithLocation(err, loc)
+		}
+	}
+	check, _, loc, _ := parser.ParseDirective("check", source)
+	config, err := linter.ParseLintOptions(check)
+	if err != nil {
+		return f, parser.WithLocation(fmt.Errorf("failed to parse check options: %w", err), loc)
+	}
+	config.Warn = func(rule, _, _, msg string, at []parser.Range) {
+		f.warned = append(f.warned, linter.LintFormatShort(rule, msg, firstLine(at)))
+	}
+	f.lint = linter.New(config)
+
+	ast, err := parser.Parse(bytes.NewReader(source))
+	if err != nil {
+		return f, err
+	}
+	f.escape = ast.EscapeToken
+	for _, w := range ast.Warnings {
+		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
+			f.lint.Run(&linter.RuleNoEmptyContinuation, []parser.Range{*w.Location}, linter.RuleNoEmptyContinuation.Format())
+		}
+	}
+	f.stages, f.args, err = instructions.Parse(ast.AST, f.lint)
+	if err != nil {
+		return f, err
+	}
+	if len(f.stages) == 0 {
+		return f, errors.New("dockerfile contains no stages to build")
+	}
+	commands := 0
+	for _, s := range f.stages {
+		commands += len(s.Commands)
+	}
+	if len(f.stages) > maxStages || commands > maxCommands {
+		return f, fmt.Errorf("%s has %d stages and %d instructions: too many", name, len(f.stages), commands)
+	}
+	return f, nil
+}
+
+// Warnings are remarks of the checks on the Dockerfile, one line each.
+func (f *File) Warnings() []string { return f.warned }
+
+// checkSyntax accepts the frontends that are built in. Nothing is fetched.
+func checkSyntax(ref string) error {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return fmt.Errorf("invalid syntax directive %q: %w", ref, err)
+	}
+	switch reference.TrimNamed(named).String() {
+	case "docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream":
+		return nil
+	}
+	return fmt.Errorf("unsupported syntax directive %q: docker/dockerfile is built in, other frontends cannot be run", ref)
+}
+
+// Lines are the lines of the Dockerfile that err is about, or nil.
+func Lines(err error) []int {
+	var ve *build.VertexError
+	if errors.As(err, &ve) && len(ve.Vertex.Lines) > 0 {
+		return ve.Vertex.Lines
+	}
+	var le *parser.LocationError
+	if !errors.As(err, &le) {
+		return nil
+	}
+	for _, loc := range le.Locations {
+		if lines := linesOf(loc); len(lines) > 0 {
+			return lines
+		}
+	}
+	return nil
+}
+
+func linesOf(loc []parser.Range) []int {
+	var lines []int
+	for _, r := range loc {
+		for l := r.Start.Line; l <= max(r.End.Line, r.Start.Line); l++ {
+			if l > 0 {
+				lines = append(lines, l)
+			}
+		}
+	}
+	return lines
+}
+
+func firstLine(loc []parser.Range) int {
+	if lines := linesOf(loc); len(lines) > 0 {
+		return lines[0]
+	}
+	return 0
+}
+
+// Excerpt shows the lines of the Dockerfile that err is about with those around
+// them, as BuildKit prints it. It is "" when err is about no line.
+func (f *File) Excerpt(err error) string {
+	marked := map[int]bool{}
+	start, end := 0, 0
+	for _, l := range Lines(err) {
+		marked[l] = true
+		if start == 0 || l < start {
+			start = l
+		}
+		end = max(end, l)
+	}
+	lines := strings.Split(string(f.source), "\n")
+	if start < 1 || start > len(lines) {
+		return ""
+	}
+	end = min(end, len(lines))
+	first := start
+	pad := 2
+	if end == start {
+		pad = 4
+	}
+	for p := 0; p < pad; p++ {
+		if start > 1 {
+			start--
+			p++
+		}
+		if end != len(lines) {
+			end++
+			p++
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d\n--------------------\n", f.name, first)
+	for i := start; i <= end; i++ {
+		mark := "   "
+		if marked[i] {
+			mark = ">>>"
+		}
+		fmt.Fprintf(&b, " %3d | %s %s\n", i, mark, strings.TrimSuffix(lines[i-1], "\r"))
+	}
+	b.WriteString("--------------------\n")
+	return b.String()
+}

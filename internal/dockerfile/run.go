@@ -1,0 +1,140 @@
+package dockerfile
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"strake/internal/build"
+	"strake/internal/executor"
+)
+
+// run adds a RUN.
+func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error {
+	op := &build.Run{
+		Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
+		Hidden: c.hidden(s), ExtraHosts: c.opts.ExtraHosts,
+	}
+	if err := c.runFlags(op, in); err != nil {
+		return err
+	}
+	args, name := in.CmdLine, in.String()
+	if len(in.Files) > 0 {
+		var err error
+		if args, name, err = heredoc(op, in, name, s.image.OS); err != nil {
+			return err
+		}
+	}
+	if in.PrependShell {
+		args = s.withShell(args)
+	}
+	op.Args = args
+	lex := *c.lex
+	lex.RawQuotes, lex.SkipUnsetEnv = true, true
+	c.advance(s, cmd, op, c.stepName(s, cmd, &lex, name))
+	s.record("RUN "+s.runText(args)+" # buildkit", true)
+	return nil
+}
+
+// runFlags takes the flags over and refuses those that are not supported.
+func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
+	switch {
+	case len(instructions.GetMounts(in)) > 0:
+		return errors.New("RUN --mount is not supported")
+	case instructions.GetSecurity(in) != instructions.SecuritySandbox:
+		return errors.New("RUN --security=insecure is not supported")
+	case len(instructions.GetDevices(in)) > 0:
+		return errors.New("RUN --device is not supported")
+	}
+	op.Network = executor.NetworkHost
+	if c.opts.Network == executor.NetworkNone {
+		op.Network = executor.NetworkNone
+	}
+	switch instructions.GetNetwork(in) {
+	case instructions.NetworkNone:
+		op.Network = executor.NetworkNone
+	case instructions.NetworkHost:
+		op.Network = executor.NetworkHost
+	}
+	return nil
+}
+
+// hidden is the proxy variables that the stage has not declared itself.
+func (c *compiler) hidden(s *stage) []string {
+	var out []string
+	for _, kv := range c.proxies {
+		k, _, _ := strings.Cut(kv, "=")
+		if _, ok := s.env.Get(k); !ok {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// heredoc makes a RUN with inline documents a command line, as BuildKit does: a
+// single document is the script, and runs by itself where it has a "#!"; of
+// others the shell takes care.
+func heredoc(op *build.Run, in *instructions.RunCommand, name, system string) ([]string, string, error) {
+	args := in.CmdLine
+	if len(args) != 1 || !in.PrependShell {
+		return nil, "", fmt.Errorf("parsing produced an invalid run command: %v", args)
+	}
+	if parser.MustParseHeredoc(args[0]) == nil {
+		var b strings.Builder
+		b.WriteString(args[0])
+		for _, f := range in.Files {
+			b.WriteByte('\n')
+			b.WriteString(f.Data)
+			b.WriteString(f.Name)
+		}
+		return []string{b.String()}, name, nil
+	}
+	f := in.Files[0]
+	name += fmt.Sprintf(" (%s)", summary(f.Data))
+	data := f.Data
+	if f.Chomp {
+		data = parser.ChompHeredocContent(data)
+	}
+	if system == "windows" || !strings.HasPrefix(data, "#!") {
+		return []string{data}, name, nil
+	}
+	base := path.Base("/" + f.Name)
+	op.Scripts = append(op.Scripts, build.Inline{Name: base, Data: []byte(data)})
+	return []string{path.Join(build.ScriptDir, base)}, name, nil
+}
+
+func summary(doc string) string {
+	first, _, more := strings.Cut(strings.ReplaceAll(strings.TrimSpace(doc), "\r\n", "\n"), "\n")
+	if more {
+		first += "..."
+	}
+	return first
+}
+
+// runText is the command in the history: build arguments first, counted.
+func (s *stage) runText(args []string) string {
+	var text []string
+	at := map[string]int{}
+	for _, a := range s.args {
+		v, ok := s.env.Get(a.Key)
+		if !ok {
+			v = a.ValueString()
+		}
+		kv := a.Key + "=" + v
+		if i, ok := at[a.Key]; ok {
+			text[i] = kv
+			continue
+		}
+		at[a.Key] = len(text)
+		text = append(text, kv)
+	}
+	if len(text) > 0 {
+		text = slices.Insert(text, 0, fmt.Sprintf("|%d", len(text)))
+	}
+	return strings.Join(append(text, args...), " ")
+}

@@ -1,0 +1,306 @@
+package dockerfile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/build"
+)
+
+const (
+	scratch        = "scratch"
+	defaultPath    = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	historyComment = "buildkit.dockerfile.v0"
+)
+
+// stage is a stage, or an image that something is copied from, on its way to a
+// vertex and a config.
+type stage struct {
+	instructions.Stage
+	title    string // in the names of steps
+	slot     string
+	external bool // an image named by COPY --from
+
+	base     *stage
+	deps     []*stage
+	commands []command
+	platform *ocispec.Platform
+
+	resolved, triggered, dispatched bool
+
+	image  dockerspec.DockerOCIImage
+	vertex *build.Vertex
+	env    envList // of the image and of the ARGs so far
+	args   []instructions.KeyValuePairOptional
+	cmdSet bool
+
+	noCache      bool
+	step, total  int
+	instructions int // dispatched so far
+}
+
+// envList is variables in order. It is a shell.EnvGetter.
+type envList struct {
+	keys   []string
+	values map[string]string
+}
+
+func (e *envList) set(k, v string) {
+	if e.values == nil {
+		e.values = map[string]string{}
+	}
+	if _, ok := e.values[k]; !ok {
+		e.keys = append(e.keys, k)
+	}
+	e.values[k] = v
+}
+
+// Get is EnvGetter's.
+func (e *envList) Get(k string) (string, bool) {
+	v, ok := e.values[k]
+	return v, ok
+}
+
+// Keys is EnvGetter's.
+func (e *envList) Keys() []string { return e.keys }
+
+func (e *envList) list() []string {
+	out := make([]string, len(e.keys))
+	for i, k := range e.keys {
+		out[i] = k + "=" + e.values[k]
+	}
+	return out
+}
+
+func (e *envList) clone() envList {
+	return envList{keys: slices.Clone(e.keys), values: maps.Clone(e.values)}
+}
+
+// resolveBase finds the image that a stage is FROM.
+func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
+	platform := s.platform
+	if platform == nil {
+		platform = &c.target
+	}
+	if s.BaseName == scratch {
+		s.image = emptyImage(*platform)
+		s.platform = platform
+		s.vertex = &build.Vertex{Op: &build.Base{}, Lines: linesOf(s.Location)}
+		s.dispatched = s.external
+		return nil
+	}
+	ref, err := reference.ParseNormalizedNamed(s.BaseName)
+	if err != nil {
+		return fmt.Errorf("failed to parse stage name %q: %w", s.BaseName, err)
+	}
+	name := reference.TagNameOnly(ref).String()
+	p := c.opts.Solver.Begin("[internal] load metadata for " + name)
+	img, err := c.opts.Images.Resolve(ctx, name, *platform, c.opts.Pull)
+	if err = p.End(ctx, err); err != nil {
+		return fmt.Errorf("%s: failed to resolve source metadata for %s: %w", s.BaseName, name, err)
+	}
+	if err := json.Unmarshal(img.Config, &s.image); err != nil {
+		return fmt.Errorf("%s: failed to parse image config: %w", s.BaseName, err)
+	}
+	s.image.Created = nil
+	s.image.History = matchHistory(s.image.History, len(img.Layers))
+	s.platform = platform
+	if c.implicit && s.image.OS != "" && s.image.Architecture != "" {
+		own := s.image.Platform
+		s.platform = &own
+	}
+	title := "FROM " + name
+	if img.Manifest.Digest != "" {
+		title += "@" + img.Manifest.Digest.String()
+	}
+	s.vertex = &build.Vertex{
+		Op:    &build.Base{Layers: img.Layers},
+		Name:  s.prefix(title),
+		Lines: linesOf(s.Location),
+	}
+	s.dispatched = s.external
+	return nil
+}
+
+// matchHistory makes the history have one entry that is not empty per layer.
+func matchHistory(history []ocispec.History, layers int) []ocispec.History {
+	out := slices.Clone(history)
+	n := 0
+	for i := range out {
+		if !out[i].EmptyLayer {
+			if n == layers {
+				out[i].EmptyLayer = true
+				continue
+			}
+			n++
+		}
+	}
+	for ; n < layers; n++ {
+		out = append(out, ocispec.History{Comment: "buildkit.exporter.image.v0"})
+	}
+	return out
+}
+
+// inherit begins a stage where its base stage ends.
+func (s *stage) inherit() {
+	b := s.base
+	s.image = cloneImage(b.image)
+	s.image.Config.OnBuild = nil
+	s.platform, s.vertex = b.platform, b.vertex
+	s.env = b.env.clone()
+	s.args = slices.Concat(s.args, b.args)
+}
+
+func cloneImage(src dockerspec.DockerOCIImage) dockerspec.DockerOCIImage {
+	img := src
+	img.Config.Env = slices.Clone(src.Config.Env)
+	img.Config.Cmd = slices.Clone(src.Config.Cmd)
+	img.Config.Entrypoint = slices.Clone(src.Config.Entrypoint)
+	img.Config.OnBuild = slices.Clone(src.Config.OnBuild)
+	img.Config.ExposedPorts = maps.Clone(src.Config.ExposedPorts)
+	img.Config.Volumes = maps.Clone(src.Config.Volumes)
+	img.Config.Labels = maps.Clone(src.Config.Labels)
+	img.Config.Shell = slices.Clone(src.Config.Shell)
+	if src.Config.Healthcheck != nil {
+		h := *src.Config.Healthcheck
+		h.Test = slices.Clone(h.Test)
+		img.Config.Healthcheck = &h
+	}
+	img.History = slices.Clone(src.History)
+	return img
+}
+
+// dispatchStage turns the stage's instructions into vertices and config.
+func (c *compiler) dispatchStage(s *stage) error {
+	if s.base != nil {
+		s.inherit()
+	}
+	s.dispatched = true
+	if s.platform == nil {
+		s.platform = &c.target
+	}
+	cfg := &s.image.Config
+	if _, ok := shell.EnvsFromSlice(cfg.Env).Get("PATH"); !ok && s.platform.OS != "windows" {
+		cfg.Env = append(cfg.Env, "PATH="+defaultPath)
+	}
+	if s.base == nil {
+		for _, kv := range cfg.Env {
+			k, v, _ := strings.Cut(kv, "=")
+			s.env.set(k, v)
+		}
+	}
+	if cfg.WorkingDir != "" {
+		cfg.WorkingDir = absolute("/", cfg.WorkingDir)
+	}
+	for _, cmd := range s.commands {
+		if err := c.dispatch(s, cmd); err != nil {
+			return parser.WithLocation(err, cmd.Location())
+		}
+		s.instructions++
+	}
+	return nil
+}
+
+// prefix numbers a step: "[builder 2/5] RUN make".
+func (s *stage) prefix(text string) string {
+	if s.total == 0 {
+		return text
+	}
+	s.step++
+	title := s.title
+	if title != "" {
+		title += " "
+	}
+	return fmt.Sprintf("[%s%*d/%d] %s", title, int(1+math.Log10(float64(s.total))), s.step, s.total, text)
+}
+
+// title of a step as BuildKit shows it: variables expanded.
+func (c *compiler) stepName(s *stage, cmd command, lex *shell.Lex, source string) string {
+	text := source
+	if w, _, err := lex.ProcessWord(source, &s.env); err == nil {
+		text = w
+	}
+	verb, rest, ok := strings.Cut(text, " ")
+	text = strings.ToUpper(verb)
+	if ok {
+		text += " " + rest
+	}
+	if cmd.onBuild {
+		text = "ONBUILD " + text
+	}
+	return s.prefix(text)
+}
+
+// advance makes op the stage's next step.
+func (c *compiler) advance(s *stage, cmd command, op build.Op, name string, from ...*build.Vertex) {
+	v := &build.Vertex{
+		Op:      op,
+		Inputs:  append([]*build.Vertex{s.vertex}, from...),
+		Name:    name,
+		Lines:   linesOf(cmd.Location()),
+		NoCache: s.noCache,
+	}
+	if c.opts.Slot != "" {
+		stage := s.Name
+		if stage == "" {
+			stage = s.slot
+		}
+		v.Slot = fmt.Sprintf("%s\x00%s\x00%s\x00%d", c.opts.Slot, platforms.FormatAll(*s.platform), stage, s.instructions)
+	}
+	s.vertex = v
+}
+
+// record appends a history entry.
+func (s *stage) record(text string, hasLayer bool) {
+	s.image.History = append(s.image.History, ocispec.History{
+		CreatedBy: text, Comment: historyComment, EmptyLayer: !hasLayer,
+	})
+}
+
+// nearest is the option within two edits of word, or "".
+func nearest(word string, options []string) string {
+	best, at := "", 3
+	for _, o := range slices.Sorted(slices.Values(options)) {
+		if d := distance(word, o, at); d < at {
+			best, at = o, d
+		}
+	}
+	return best
+}
+
+// distance is the edit distance of a and b; limit or more is as good as limit.
+func distance(a, b string, limit int) int {
+	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

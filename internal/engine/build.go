@@ -1,0 +1,265 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/build"
+	"strake/internal/dockerfile"
+	"strake/internal/executor"
+	"strake/internal/image"
+	"strake/internal/mount"
+	"strake/internal/progress"
+	"strake/internal/rootfs"
+	"strake/internal/store"
+)
+
+// BuildOptions say what to build.
+type BuildOptions struct {
+	Dir        string    // the build context; an empty directory where there is none
+	Dockerfile string    // path; "" is Dir/Dockerfile
+	Source     io.Reader // the Dockerfile itself, when it is no file
+
+	Names     []string // what the image is called; with tags or latest
+	Target    string
+	BuildArgs map[string]string
+	Labels    map[string]string
+	Platform  string // "" is this machine's
+	NoCache   bool
+	Pull      bool
+	Network   string // of RUN: host, none, "" or default (host)
+
+	Progress func(progress.Event) // called by one goroutine at a time
+	Explain  func(Explanation)    // told why a step was not in the cache
+}
+
+// Explanation says why a step was not in the cache.
+type Explanation = build.Explanation
+
+// BuildResult says what was built.
+type BuildResult struct {
+	ID     digest.Digest
+	Names  []string // canonical
+	Cached bool     // no step ran
+}
+
+// BuildError is why a build failed, and where in the Dockerfile.
+type BuildError struct {
+	Err    error
+	File   string // the Dockerfile's name
+	Source []byte
+	Lines  []int // from 1; empty: nowhere in particular
+}
+
+func (e *BuildError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *BuildError) Unwrap() error { return e.Err }
+
+// maxDockerfile bounds what is read of a Dockerfile, in bytes.
+const maxDockerfile = 16 << 20
+
+// Build builds an image from a Dockerfile and gives it its names. Steps that
+// finished are cached even when it fails, with a *BuildError.
+func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult, err error) {
+	platform, err := buildPlatform(opts.Platform)
+	if err != nil {
+		return BuildResult{}, err
+	}
+	for _, name := range opts.Names {
+		named, err := taggedName(name)
+		if err != nil {
+			return BuildResult{}, err
+		}
+		result.Names = append(result.Names, named.String())
+	}
+	epoch, err := sourceDateEpoch(opts.BuildArgs)
+	if err != nil {
+		return BuildResult{}, err
+	}
+	run := &buildRuntime{env: env}
+	defer closing(&err, run.close)
+	solver := build.NewSolver(build.Options{
+		Store: env.Store, Runtime: run.open, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
+	})
+	source, err := readDockerfile(ctx, solver, &opts)
+	if err != nil {
+		return BuildResult{}, err
+	}
+	name := "Dockerfile"
+	if opts.Dockerfile != "" {
+		name = filepath.Base(opts.Dockerfile)
+	}
+	exported, err := solve(ctx, env, solver, name, source, platform, opts, result.Names)
+	if err != nil {
+		return BuildResult{}, &BuildError{Err: err, File: name, Source: source, Lines: dockerfile.Lines(err)}
+	}
+	result.ID, result.Cached = exported.ID, exported.Cached
+	return result, nil
+}
+
+func solve(ctx context.Context, env *Env, solver *build.Solver, name string, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {
+	file, err := dockerfile.Parse(name, source)
+	if err != nil {
+		return exported, err
+	}
+	files := solver.LazyContext(build.LazyContextOptions{Dir: opts.Dir, Dockerfile: opts.Dockerfile, Index: env.Store})
+	defer closing(&err, files.Close)
+	definition, err := dockerfile.Compile(ctx, file, dockerfile.Options{
+		Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform,
+		NoCache: opts.NoCache, Pull: opts.Pull, Network: opts.Network,
+		Images: baseImages{env}, Solver: solver, Context: files, Slot: buildSlot(opts),
+	})
+	if err != nil {
+		return exported, err
+	}
+	return solver.Build(ctx, definition, build.ExportOptions{
+		Names: names,
+		Commit: func(ctx context.Context, img build.Exported) error {
+			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: img.Manifest, Manifest: img.Manifest, Names: names})
+			return err
+		},
+	})
+}
+
+// readDockerfile reads the Dockerfile and settles where it is.
+func readDockerfile(ctx context.Context, solver *build.Solver, opts *BuildOptions) (source []byte, err error) {
+	if opts.Source == nil && opts.Dockerfile == "" {
+		opts.Dockerfile = filepath.Join(opts.Dir, "Dockerfile")
+	}
+	step := solver.Begin("[internal] load build definition from " + first(filepath.Base(opts.Dockerfile), "Dockerfile"))
+	from := opts.Source
+	if from == nil {
+		f, err := os.Open(opts.Dockerfile)
+		if err != nil {
+			if reason := errors.Unwrap(err); reason != nil {
+				err = fmt.Errorf("failed to read dockerfile: open %s: %w", filepath.Base(opts.Dockerfile), reason)
+			}
+			return nil, step.End(ctx, err)
+		}
+		defer closing(&err, f.Close)
+		from = f
+	}
+	source, err = io.ReadAll(io.LimitReader(from, maxDockerfile+1))
+	if err == nil {
+		step.Item(progress.Item{ID: "transferring dockerfile:", Current: int64(len(source)), Done: true})
+	}
+	return source, step.End(ctx, err)
+}
+
+// buildSlot names this build among others: the place of its Dockerfile.
+func buildSlot(opts BuildOptions) string {
+	path := opts.Dockerfile
+	if path == "" {
+		path = opts.Dir + "/-"
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return path
+}
+
+func buildPlatform(platform string) (*ocispec.Platform, error) {
+	if platform == "" {
+		return nil, nil
+	}
+	p, err := parsePlatform(platform)
+	return &p, err
+}
+
+// sourceDateEpoch is the time that no file may be newer than: a build argument,
+// or else the environment's, as buildx has it.
+func sourceDateEpoch(args map[string]string) (*time.Time, error) {
+	value, ok := args["SOURCE_DATE_EPOCH"]
+	if !ok {
+		value = os.Getenv("SOURCE_DATE_EPOCH")
+	}
+	if value == "" {
+		return nil, nil
+	}
+	seconds, err := strconv.ParseInt(value, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("invalid SOURCE_DATE_EPOCH %q: %w", value, errdefs.ErrInvalidArgument)
+	}
+	at := time.Unix(seconds, 0).UTC()
+	return &at, nil
+}
+
+// buildRuntime is what RUN needs, made when the first one needs it.
+type buildRuntime struct {
+	env  *Env
+	ns   *mount.Namespace
+	runc *executor.Runc
+}
+
+func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
+	var err error
+	if r.runc, err = executor.NewRunc(executor.RuncOptions{}); err != nil {
+		return nil, err
+	}
+	if r.ns, err = mount.New(ctx); err != nil {
+		return nil, err
+	}
+	mounter, _, err := pickMounter(ctx, r.env, r.ns)
+	if err != nil {
+		return nil, err
+	}
+	return &build.Runtime{Mounter: mounter, Executor: r.runc, Spec: executor.Spec{NS: r.ns}}, nil
+}
+
+func (r *buildRuntime) close() error {
+	var errs []error
+	if r.ns != nil {
+		errs = append(errs, r.ns.Close())
+	}
+	if r.runc != nil {
+		errs = append(errs, r.runc.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// pickMounter chooses how images become root file systems here, and says why.
+func pickMounter(ctx context.Context, env *Env, ns *mount.Namespace) (rootfs.Mounter, string, error) {
+	return rootfs.Pick(ctx, rootfs.PickOptions{
+		Dir: filepath.Join(env.Store.Root(), "rootfs", "erofs"), UnpackedDir: filepath.Join(env.Store.Root(), "rootfs", "unpacked"), NS: ns,
+	})
+}
+
+// baseImages finds the images that a build starts from.
+type baseImages struct{ env *Env }
+
+// Resolve implements build.Images.
+func (b baseImages) Resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (build.Image, error) {
+	img, err := b.env.Store.Image(ctx, ref)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return build.Image{}, err
+	}
+	have := ocispec.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}
+	if pull || err != nil || !platforms.Only(platform).Match(have) {
+		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platform: platforms.Format(platform)})
+		if err != nil {
+			return build.Image{}, err
+		}
+		img = pulled.Image
+	}
+	manifest, _, err := image.ReadManifest(ctx, b.env.Store, img.Manifest)
+	if err != nil {
+		return build.Image{}, err
+	}
+	config, raw, err := image.ReadConfig(ctx, b.env.Store, manifest.Config)
+	if err != nil {
+		return build.Image{}, err
+	}
+	return build.Image{Layers: config.RootFS.DiffIDs, Config: raw, Manifest: img.Manifest}, nil
+}

@@ -1,0 +1,44 @@
+package engine
+
+import (
+	"context"
+
+	"strake/internal/remote"
+	"strake/internal/store"
+)
+
+// OpenOptions say what an Env works on.
+type OpenOptions struct {
+	Root    string // the store's directory; "" is the default one
+	Config  string // the directory of docker's config.json; "" is the default one
+	Version string // Strake's, as registries are told
+	NoStore bool   // leave Env.Store nil, for verbs that need none: Login and Logout
+}
+
+// Open opens the store. Registries are not contacted, and no configuration is
+// read, before a verb needs them.
+func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
+	config := &remote.Config{Dir: opts.Config}
+	env := &Env{
+		Remote:      remote.NewClient(remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version}),
+		Credentials: config,
+		Version:     opts.Version,
+	}
+	if opts.NoStore {
+		return env, nil
+	}
+	var err error
+	if env.Store, err = store.Open(ctx, store.Options{Root: opts.Root}); err != nil {
+		return nil, err
+	}
+	return env, nil
+}
+
+// Close closes what Open opened. Verbs must have returned.
+func Close(env *Env) error {
+	env.Remote.Close()
+	if env.Store == nil {
+		return nil
+	}
+	return env.Store.Close()
+}

@@ -1,0 +1,196 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+	"strake/internal/registry"
+)
+
+// PullOptions say what to pull.
+type PullOptions struct {
+	Ref      string // a name
+	Platform string // "" is this machine's
+
+	// Found, when not nil, is told once that the registry has it.
+	Found func(PullResult)
+	// Progress, when not nil, is told every step, from one goroutine at a time.
+	Progress func(Event)
+}
+
+// PullResult says what was pulled.
+type PullResult struct {
+	Name    reference.Named // with a tag or a digest
+	Root    digest.Digest   // what the registry's name points to
+	Image   Image           // unset when Found is told
+	Updated bool            // the name was not there, or named something else
+}
+
+// Pull makes the image that a registry holds under a name available, and gives
+// it that name: all of it or nothing. What an earlier try brought is used.
+func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
+	named, err := ParseName(opts.Ref)
+	if err != nil {
+		return PullResult{}, err
+	}
+	platform, err := parsePlatform(opts.Platform)
+	if err != nil {
+		return PullResult{}, err
+	}
+	repo, err := env.Remote.Repository(named)
+	if err != nil {
+		return PullResult{}, err
+	}
+	root, err := repo.Resolve(ctx, tagOrDigest(named))
+	if err != nil {
+		return PullResult{}, pullError(named, err)
+	}
+	result := PullResult{Name: named, Root: root.Digest, Updated: true}
+	if old, err := env.Store.Resolve(ctx, named.String()); err == nil {
+		result.Updated = old.Digest != root.Digest
+	}
+	manifest, err := choose(ctx, repo, root, named, opts.Platform != "", platform)
+	if err != nil {
+		return PullResult{}, err
+	}
+	if opts.Found != nil {
+		opts.Found(result)
+	}
+	layers := layerRecorder{next: opts.Progress}
+	err = image.CopyGraph(ctx, repo, env.Store, root, image.CopyOptions{
+		Select: image.Select(platform), Concurrency: pullConcurrency, Progress: layers.record,
+	})
+	if err != nil {
+		return PullResult{}, pullError(named, err)
+	}
+	add := addOptions(named, root, manifest)
+	if result.Image, err = env.Store.AddImage(ctx, add); err != nil {
+		return PullResult{}, err
+	}
+	return result, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
+}
+
+// pullConcurrency is how many blobs are pulled at once.
+const pullConcurrency = 6
+
+// choose finds the manifest for the platform, and fails where the registry only
+// has one for another that was asked for.
+func choose(ctx context.Context, src image.Source, root ocispec.Descriptor, named reference.Named, asked bool, platform ocispec.Platform) (ocispec.Descriptor, error) {
+	desc, err := image.FindManifest(ctx, src, root, platform)
+	if err != nil {
+		return desc, pullError(named, err)
+	}
+	if image.IsIndex(root.MediaType) || !asked {
+		return desc, nil
+	}
+	manifest, _, err := image.ReadManifest(ctx, src, desc)
+	if err != nil {
+		return desc, pullError(named, err)
+	}
+	config, _, err := image.ReadConfig(ctx, src, manifest.Config)
+	if err != nil {
+		return desc, pullError(named, err)
+	}
+	if !platforms.Only(platform).Match(config.Platform) {
+		return desc, messageError{fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
+			reference.FamiliarString(named), platforms.Format(config.Platform), platforms.Format(platform)), errdefs.ErrNotFound}
+	}
+	return desc, nil
+}
+
+// layerRecorder notes the layers of a copy.
+type layerRecorder struct {
+	next    func(Event)
+	mu      sync.Mutex
+	digests []digest.Digest
+}
+
+func (r *layerRecorder) record(e Event) {
+	if IsLayer(e.Desc) && (e.State == StateDone || e.State == StateExists || e.State == StateMounted) {
+		r.mu.Lock()
+		r.digests = append(r.digests, e.Desc.Digest)
+		r.mu.Unlock()
+	}
+	if r.next != nil {
+		r.next(e)
+	}
+}
+
+func tagOrDigest(named reference.Named) string {
+	switch n := named.(type) {
+	case reference.Digested:
+		return n.Digest().String()
+	case reference.Tagged:
+		return n.Tag()
+	}
+	return "latest"
+}
+
+// pullError gives a registry's answer docker's text.
+func pullError(named reference.Named, err error) error {
+	switch {
+	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
+		return messageError{fmt.Sprintf("pull access denied for %s, repository does not exist or may require 'docker login': denied: %s",
+			reference.FamiliarName(named), answer(err, "requested access to the resource is denied")), errdefs.ErrNotFound}
+	case isCode(err, registry.NameUnknown):
+		return messageError{fmt.Sprintf("repository %s not found: name unknown: %s",
+			reference.FamiliarName(named), answer(err, "repository name not known to registry")), errdefs.ErrNotFound}
+	case isCode(err, registry.ManifestUnknown):
+		return messageError{fmt.Sprintf("manifest for %s not found: manifest unknown: %s",
+			reference.FamiliarString(named), answer(err, "manifest unknown")), errdefs.ErrNotFound}
+	}
+	return copyError(err)
+}
+
+// copyError takes from a copy's error what docker would not say.
+func copyError(err error) error {
+	if failed, ok := errors.AsType[*image.CopyError](err); ok && failed.Op == "resolve" {
+		return failed.Err
+	}
+	return err
+}
+
+func isCode(err error, code registry.Code) bool {
+	e, ok := errors.AsType[*registry.Error](err)
+	return ok && e.Code == code
+}
+
+// answer is the message that the registry sent.
+func answer(err error, fallback string) string {
+	if e, ok := errors.AsType[*registry.Error](err); ok && e.Message != "" {
+		return e.Message
+	}
+	return fallback
+}
+
+// RemoteTags lists the tags that the registry has of a repository, sorted.
+func RemoteTags(ctx context.Context, env *Env, ref string) ([]string, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
+	}
+	if !reference.IsNameOnly(named) {
+		return nil, messageError{"tag can't be used with --all-tags/-a", errdefs.ErrInvalidArgument}
+	}
+	repo, err := env.Remote.Repository(named)
+	if err != nil {
+		return nil, err
+	}
+	var tags []string
+	for tag, err := range repo.Registry().Tags(ctx, repo.Name(), "") {
+		if err != nil {
+			return nil, pullError(named, err)
+		}
+		tags = append(tags, tag)
+	}
+	return tags, nil
+}

@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+)
+
+// PushOptions say what to push.
+type PushOptions struct {
+	Ref      string // a name with a tag, or latest
+	Platform string // push only the manifest for it; "" is all that is here
+	// Progress, when not nil, is told every step, from one goroutine at a time.
+	Progress func(Event)
+}
+
+// PushResult says what was pushed.
+type PushResult struct {
+	Name reference.Named
+	Root ocispec.Descriptor // the manifest or index that the tag names now
+}
+
+// Push copies the image of a name to the registry that the name says. Layers
+// that were built here are compressed first. Blobs that the registry has, here
+// or in another repository that is known to hold them, are not sent.
+func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
+	named, err := ParseName(opts.Ref)
+	if err != nil {
+		return PushResult{}, err
+	}
+	if _, ok := named.(reference.Digested); ok {
+		return PushResult{}, messageError{"cannot push a digest reference", errdefs.ErrInvalidArgument}
+	}
+	img, err := env.Store.Image(ctx, named.String())
+	if errdefs.IsNotFound(err) {
+		return PushResult{}, missingName(ctx, env, named)
+	}
+	if err != nil {
+		return PushResult{}, err
+	}
+	if err := fits(img, opts.Ref, opts.Platform); err != nil {
+		return PushResult{}, err
+	}
+	root, err := pushRoot(ctx, env, named, img, opts.Platform != "")
+	if err != nil {
+		return PushResult{}, err
+	}
+	repo, err := env.Remote.Repository(named)
+	if err != nil {
+		return PushResult{}, err
+	}
+	layers := layerRecorder{next: opts.Progress}
+	err = image.CopyGraph(ctx, env.Store, repo, root, image.CopyOptions{
+		Concurrency: pushConcurrency,
+		MountFrom:   func(desc ocispec.Descriptor) []string { return mountSources(ctx, env, named, desc) },
+		Progress:    layers.record,
+	})
+	if err == nil {
+		err = repo.Tag(ctx, root, tagOrDigest(named))
+	}
+	if err != nil {
+		return PushResult{}, pushError(named, err)
+	}
+	if err := env.Store.RecordRepoDigest(ctx, img.ID, named.Name(), root); err != nil {
+		return PushResult{}, err
+	}
+	return PushResult{Name: named, Root: root}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
+}
+
+// pushConcurrency is how many blobs are pushed at once, as docker does.
+const pushConcurrency = 5
+
+// pushRoot is what the name points to when all of it is here, else the image's
+// own manifest with compressed layers.
+func pushRoot(ctx context.Context, env *Env, named reference.Named, img Image, single bool) (ocispec.Descriptor, error) {
+	root, err := env.Store.Resolve(ctx, named.String())
+	if err != nil {
+		return root, err
+	}
+	if !single && image.IsIndex(root.MediaType) && complete(ctx, env, root) {
+		return root, nil
+	}
+	return env.Store.PushManifest(ctx, img)
+}
+
+// complete reports whether the store holds all that root refers to.
+func complete(ctx context.Context, env *Env, root ocispec.Descriptor) bool {
+	err := image.Walk(ctx, env.Store, root, func(desc ocispec.Descriptor, _ []byte) error {
+		ok, err := env.Store.Exists(ctx, desc)
+		if err == nil && !ok {
+			err = fs.ErrNotExist
+		}
+		return err
+	})
+	return err == nil
+}
+
+// mountSources lists repositories of named's registry that hold desc.
+func mountSources(ctx context.Context, env *Env, named reference.Named, desc ocispec.Descriptor) []string {
+	sources, err := env.Store.Sources(ctx, desc.Digest)
+	if err != nil {
+		return nil // mounting only saves time
+	}
+	var paths []string
+	for _, source := range sources {
+		if path, ok := strings.CutPrefix(source, reference.Domain(named)+"/"); ok && source != named.Name() {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// missingName is docker's error for a name that no image has.
+func missingName(ctx context.Context, env *Env, named reference.Named) error {
+	tags, err := LocalTags(ctx, env, named.Name())
+	if err != nil {
+		return err
+	}
+	text := "An image does not exist locally with the tag: " + reference.FamiliarName(named)
+	if len(tags) > 0 {
+		text = "tag does not exist: " + reference.FamiliarString(named)
+	}
+	return messageError{text, errdefs.ErrNotFound}
+}
+
+// LocalTags lists the tags that images here have in a repository, sorted.
+func LocalTags(ctx context.Context, env *Env, ref string) ([]string, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
+	}
+	images, err := env.Store.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var tags []string
+	for _, img := range images {
+		for _, name := range img.Names {
+			if tag, ok := strings.CutPrefix(name, named.Name()+":"); ok {
+				tags = append(tags, tag)
+			}
+		}
+	}
+	slices.Sort(tags)
+	return tags, nil
+}
+
+// pushError gives a registry's answer docker's text.
+func pushError(named reference.Named, err error) error {
+	switch {
+	case errdefs.IsUnauthorized(err):
+		return messageError{"unauthorized: " + answer(err, "authentication required"), errdefs.ErrUnauthenticated}
+	case errdefs.IsPermissionDenied(err):
+		return messageError{"denied: " + answer(err, "requested access to the resource is denied"), errdefs.ErrPermissionDenied}
+	}
+	return fmt.Errorf("push %s: %w", reference.FamiliarString(named), copyError(err))
+}

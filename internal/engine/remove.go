@@ -1,0 +1,42 @@
+package engine
+
+import (
+	"context"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/store"
+)
+
+// RemoveOptions say what to remove.
+type RemoveOptions struct {
+	Ref     string
+	Force   bool // by ID: all names too
+	NoPrune bool // has no effect: an image here has no untagged parents
+}
+
+// RemoveResult says what was removed.
+type RemoveResult struct {
+	Untagged []string // familiar names
+	Deleted  []digest.Digest
+	Freed    int64 // bytes
+}
+
+// Remove removes a name, and with its last name the image. It fails with
+// errdefs.ErrConflict where Force would be needed, and removes nothing then.
+func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, error) {
+	res, err := env.Store.Remove(ctx, store.RemoveOptions{Ref: opts.Ref, Force: opts.Force})
+	if errdefs.IsConflict(err) {
+		text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrConflict.Error())
+		if at := strings.Index(text, "unable to delete"); at > 0 {
+			text = text[at:]
+		}
+		return RemoveResult{}, messageError{"conflict: " + text, errdefs.ErrConflict}
+	}
+	if err != nil {
+		return RemoveResult{}, imageError(opts.Ref, err)
+	}
+	return RemoveResult{Untagged: FamiliarNames(res.Untagged), Deleted: res.Deleted, Freed: res.Freed}, nil
+}

@@ -1,0 +1,217 @@
+package executor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockSuffix ends the name of an owner's lock file in the state directory; the directory with the name before it holds the
+// runtime's state of the owner's containers.
+const lockSuffix = ".lock"
+
+// An owner is what the containers of one Runc belong to: a directory for the runtime, a file that is flock'ed as long as the
+// process lives, and a watchdog that ends what is left when it dies.
+type owner struct {
+	dir  string
+	lock *os.File
+	life io.Closer // the watchdog acts when the last copy of this end of a pipe is closed
+	dog  *exec.Cmd // nil where there is no shell
+}
+
+// newOwner makes an owner under the state directory.
+func newOwner(runtime, stateDir string) (*owner, error) {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the runtime's state directory: %w", err)
+	}
+	o := &owner{dir: filepath.Join(stateDir, rand.Text()[:12])}
+	lock, err := os.OpenFile(o.dir+lockSuffix, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("own containers: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("own containers: %w", err), lock.Close())
+	}
+	o.lock = lock
+	if err := os.Mkdir(o.dir, 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("own containers: %w", err), o.close())
+	}
+	if err := o.watch(runtime); err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	return o, nil
+}
+
+// watchdog waits until its standard input ends, and then ends the containers of the owner directory $2 by the runtime $1. A
+// runtime that was killed while it made a container leaves empty cgroups, which have no state.
+const watchdog = `read -r _
+for c in "$2"/*/; do
+	[ -d "$c" ] || continue
+	c=${c%/}
+	c=${c##*/}
+	"$1" --root "$2" delete --force "$c"
+	for g in /sys/fs/cgroup/strake-"$c" /sys/fs/cgroup/*/strake-"$c"; do
+		n=0
+		while [ -d "$g" ] && ! rmdir "$g" && [ $n -lt 100 ]; do
+			n=$((n + 1))
+			for p in $(cat "$g/cgroup.procs"); do kill -9 "$p"; done
+			sleep 0.01
+		done
+	done
+done
+rmdir "$2" && rm -f "$2.lock"`
+
+// watch starts the watchdog, in a session of its own so that signals of the terminal pass it by. Without a shell there is none,
+// and Reap does its work.
+func (o *owner) watch(runtime string) error {
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("watch over containers: %w", err)
+	}
+	dog := exec.Command(shell, "-c", watchdog, "strake-watchdog", runtime, o.dir) //nolint:noctx // outlives the caller
+	dog.Stdin = read
+	dog.Dir = "/"
+	dog.Env = []string{"PATH=" + os.Getenv("PATH")}
+	dog.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = dog.Start()
+	closeErr := read.Close()
+	if err := errors.Join(err, closeErr); err != nil {
+		return errors.Join(fmt.Errorf("watch over containers: %w", err), write.Close())
+	}
+	o.dog, o.life = dog, write
+	return nil
+}
+
+// close gives the owner up; its containers have ended.
+func (o *owner) close() error {
+	var failed []error
+	if o.dog != nil {
+		if err := o.dog.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			failed = append(failed, err)
+		}
+		_ = o.dog.Wait() // killed
+		failed = append(failed, o.life.Close())
+	}
+	failed = append(failed, os.RemoveAll(o.dir), os.Remove(o.lock.Name()), o.lock.Close())
+	if err := errors.Join(failed...); err != nil {
+		return fmt.Errorf("give up the ownership of containers: %w", err)
+	}
+	return nil
+}
+
+// Reap ends the containers whose owners died, and removes their state. The watchdog of an owner does so at once; Reap is for what
+// that could not do. It may run at any time, in any number of processes.
+func (r *Runc) Reap(ctx context.Context) error {
+	locks, err := filepath.Glob(filepath.Join(r.stateDir, "*"+lockSuffix))
+	if err != nil {
+		return fmt.Errorf("reap containers: %w", err)
+	}
+	var failed []error
+	for _, lock := range locks {
+		if err := r.reapOwner(ctx, lock); err != nil {
+			failed = append(failed, fmt.Errorf("reap containers: %w", err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// reapOwner ends an owner's containers unless it lives.
+func (r *Runc) reapOwner(ctx context.Context, lock string) error {
+	f, err := os.OpenFile(lock, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil // alive
+		}
+		return fmt.Errorf("lock %s: %w", lock, err)
+	}
+	dir := strings.TrimSuffix(lock, lockSuffix)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if err := r.destroy(ctx, dir, e.Name()); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Remove(lock); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// destroy kills whatever lives of a container and removes its state and its cgroups. It may be gone already.
+func (r *Runc) destroy(ctx context.Context, stateDir, id string) error {
+	out, err := exec.CommandContext(ctx, r.path, "--root", stateDir, "delete", "--force", id).CombinedOutput()
+	if err != nil && exists(filepath.Join(stateDir, id)) {
+		return fmt.Errorf("delete the container %s: %w: %s", id, err, strings.TrimSpace(string(out)))
+	}
+	dirs, err := filepath.Glob(cgroupRoot + "/*/" + cgroupName(id))
+	if err != nil {
+		return fmt.Errorf("delete the cgroups of %s: %w", id, err)
+	}
+	for _, dir := range append(dirs, cgroupRoot+"/"+cgroupName(id)) {
+		if err := removeCgroup(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeCgroup kills the processes in a cgroup, which may be gone already, and removes it.
+func removeCgroup(ctx context.Context, dir string) error {
+	for {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EROFS) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("delete the cgroup %s: %w", dir, err)
+		}
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("delete the cgroup %s: %w", dir, err)
+		}
+		for _, p := range strings.Fields(string(procs)) {
+			if pid, err := strconv.Atoi(p); err == nil && pid > 1 {
+				_ = unix.Kill(pid, unix.SIGKILL) // it may be ending
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("delete the cgroup %s: %w", dir, ctx.Err())
+		case <-time.After(cgroupPause):
+		}
+	}
+}
+
+// cgroupPause is the time that killed processes are given to leave their cgroup before they are looked at again.
+const cgroupPause = 2 * time.Millisecond
+
+// cgroupName names a container's cgroup; it lies at the top, so that nothing is left when it is removed.
+func cgroupName(id string) string { return "strake-" + id }

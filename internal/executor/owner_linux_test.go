@@ -1,0 +1,170 @@
+package executor_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"strake/internal/conformance"
+	"strake/internal/executor"
+	"strake/internal/mount"
+)
+
+// victimVariable makes the test binary a process that runs containers until it is killed: it holds the directory to use.
+const victimVariable = "STRAKE_TEST_VICTIM"
+
+// TestVictim is the process that TestKilled kills.
+func TestVictim(t *testing.T) {
+	dir := os.Getenv(victimVariable)
+	if dir == "" {
+		t.Skip("a helper of TestKilled")
+	}
+	ns, err := mount.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := executor.NewRunc(executor.RuncOptions{StateDir: filepath.Join(dir, "state")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(dir, "root")
+	if err := ns.Do(func() error { return mount.Bind(root, root, false) }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		spec := executor.Spec{
+			ID: fmt.Sprintf("victim-%d-%d", os.Getpid(), i), Bundle: filepath.Join(dir, "bundle"), Rootfs: root, NS: ns,
+			Args: []string{"/bin/busybox", "sleep", "0.02"},
+		}
+		if os.Getenv(victimVariable+"_LONG") != "" {
+			spec.Args[2] = "1000"
+		}
+		if _, err := r.Run(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// leftovers returns what is left of the containers whose IDs contain name.
+func leftovers(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("ps", "-eo", "pid,args").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, name) {
+			left = append(left, line)
+		}
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*" + name + "*", "/sys/fs/cgroup/*/*" + name + "*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, found...)
+	}
+	return strings.Join(left, "\n")
+}
+
+// TestKilled kills a process that runs containers at many moments: containers, state, cgroups and mounts go with it.
+func TestKilled(t *testing.T) {
+	busybox := conformance.NeedBusybox(t)
+	if _, err := executor.FindRuntime(); err != nil {
+		t.Skip(err)
+	}
+	data, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 25 {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "root/bin"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "root/bin/busybox"), data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^TestVictim$")
+		cmd.Env = append(os.Environ(), victimVariable+"="+dir)
+		if i == 0 {
+			cmd.Env = append(cmd.Env, victimVariable+"_LONG=1")
+		}
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150*time.Millisecond + time.Duration(i)*4*time.Millisecond)
+		if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err, out.String())
+		}
+		_ = cmd.Wait() // killed
+		name := fmt.Sprintf("victim-%d-", cmd.Process.Pid)
+		state := filepath.Join(dir, "state")
+		deadline := time.Now().Add(5 * time.Second)
+		for {
+			left, err := os.ReadDir(state)
+			if err == nil && len(left) == 0 && leftovers(t, name) == "" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: left: %v, %v, %s", i, left, err, leftovers(t, name))
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), dir) {
+			t.Errorf("round %d: mounts are left: %v", i, err)
+		}
+	}
+}
+
+// TestReap: what the watchdog could not do is done by the next process.
+func TestReap(t *testing.T) {
+	conformance.NeedBusybox(t)
+	path, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip("no runc")
+	}
+	state := t.TempDir()
+	r, err := executor.NewRunc(executor.RuncOptions{Path: path, StateDir: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dead/one", "dead/two"} {
+		if err := os.MkdirAll(filepath.Join(state, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"dead.lock", "alive.lock"} {
+		if err := os.WriteFile(filepath.Join(state, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alive, err := os.Open(filepath.Join(state, "alive.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = alive.Close() }()
+	if err := syscall.Flock(int(alive.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Reap(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(state, "*"))
+	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "alive.lock" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}

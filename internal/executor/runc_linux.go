@@ -1,0 +1,409 @@
+package executor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// RuncOptions are the settings of a Runc.
+type RuncOptions struct {
+	Path     string // of runc or crun; "" = what FindRuntime finds
+	StateDir string // where the runtimes of all processes of a store keep their state; "" = one for the user in /run or the temporary directory
+}
+
+// Runc is an Executor by runc, or by crun, which has the same command line.
+type Runc struct {
+	path     string
+	stateDir string
+	isCrun   bool
+	cgroups  cgroupMode // cgroupNone where they cannot be written to
+
+	mu    sync.Mutex
+	owner *owner // made by the first Run
+}
+
+var _ Executor = (*Runc)(nil)
+
+// NewRunc returns an Executor. It runs and writes nothing yet. The caller closes it.
+func NewRunc(o RuncOptions) (*Runc, error) {
+	if o.Path == "" {
+		path, err := FindRuntime()
+		if err != nil {
+			return nil, err
+		}
+		o.Path = path
+	}
+	if o.StateDir == "" {
+		o.StateDir = defaultStateDir()
+	}
+	r := &Runc{path: o.Path, stateDir: o.StateDir, isCrun: strings.Contains(filepath.Base(o.Path), "crun")}
+	r.cgroups = usableCgroups()
+	return r, nil
+}
+
+// defaultStateDir returns a directory that does not survive a reboot, as containers do not.
+func defaultStateDir() string {
+	if os.Geteuid() == 0 {
+		return "/run/strake/runc"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "strake/runc")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("strake-%d/runc", os.Geteuid()))
+}
+
+// usableCgroups returns how cgroups are mounted, cgroupNone if they cannot be written to.
+func usableCgroups() cgroupMode {
+	mode := currentCgroups()
+	dir := cgroupRoot
+	if mode != cgroupUnified {
+		dir += "/devices"
+	}
+	if unix.Access(dir, unix.W_OK) != nil {
+		return cgroupNone
+	}
+	return mode
+}
+
+// Close gives up the state directory. No Run may be under way.
+func (r *Runc) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.owner == nil {
+		return nil
+	}
+	err := r.owner.close()
+	r.owner = nil
+	return err
+}
+
+// Run implements Executor.
+func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	spec, err := complete(spec)
+	if err != nil {
+		return 0, err
+	}
+	own, err := r.own()
+	if err != nil {
+		return 0, err
+	}
+	run := &run{runc: r, spec: spec, stateDir: own.dir, log: filepath.Join(spec.Bundle, "runtime.log")}
+	if err := run.inside(run.prepare); err != nil {
+		return 0, errors.Join(err, run.cleanUp())
+	}
+	code, err := run.execute(ctx)
+	if cleanErr := run.cleanUp(); cleanErr != nil {
+		err = errors.Join(err, cleanErr)
+	}
+	return code, err
+}
+
+// own returns the owner of the containers of r.
+func (r *Runc) own() (*owner, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.owner == nil {
+		own, err := newOwner(r.path, r.stateDir)
+		if err != nil {
+			return nil, err
+		}
+		r.owner = own
+	}
+	return r.owner, nil
+}
+
+// validID is what both the runtimes and the watchdog's shell take for a name.
+var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_+.-]{0,127}$`)
+
+// complete fills in the defaults of a Spec and refuses an impossible one.
+func complete(s Spec) (Spec, error) {
+	if s.ID == "" {
+		s.ID = strings.ToLower(rand.Text())
+	}
+	if s.Network == "" {
+		s.Network = NetworkNone
+	}
+	if s.Cwd == "" {
+		s.Cwd = "/"
+	}
+	if s.Hostname == "" {
+		s.Hostname = s.ID[:min(12, len(s.ID))]
+		if s.Network == NetworkHost {
+			name, err := os.Hostname()
+			if err != nil {
+				return s, fmt.Errorf("name the container as its host: %w", err)
+			}
+			s.Hostname = name
+		}
+	}
+	bad := ""
+	switch {
+	case !validID.MatchString(s.ID):
+		bad = fmt.Sprintf("ID %q", s.ID)
+	case s.Network != NetworkNone && s.Network != NetworkHost:
+		bad = fmt.Sprintf("network %q", s.Network)
+	case len(s.Args) == 0 || s.Args[0] == "":
+		bad = "empty command"
+	case !filepath.IsAbs(s.Bundle) || !filepath.IsAbs(s.Rootfs):
+		bad = fmt.Sprintf("bundle %q or root file system %q: not an absolute path", s.Bundle, s.Rootfs)
+	case strings.ContainsRune(strings.Join(s.Env, ""), 0) || strings.ContainsRune(strings.Join(s.Args, ""), 0):
+		bad = "zero byte in the command or its environment"
+	}
+	if bad != "" {
+		return s, fmt.Errorf("run a container: %s: %w", bad, errdefs.ErrInvalidArgument)
+	}
+	s.Rootfs = filepath.Clean(s.Rootfs)
+	return s, nil
+}
+
+// A run is one run of a container.
+type run struct {
+	runc     *Runc
+	spec     Spec
+	stateDir string
+	log      string // file to which the runtime tells what went wrong
+	stubs    stubMaker
+	killed   bool // the runtime was, and could not clean up
+}
+
+// inside calls fn where the root file system is mounted.
+func (x *run) inside(fn func() error) error {
+	if x.spec.NS == nil {
+		return fn()
+	}
+	return x.spec.NS.Do(fn)
+}
+
+// prepare fills the bundle and makes the stubs.
+func (x *run) prepare() error {
+	if err := os.MkdirAll(x.spec.Bundle, 0o700); err != nil {
+		return fmt.Errorf("make the bundle: %w", err)
+	}
+	root, err := os.OpenFile(x.spec.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("open the root file system: %w", err)
+	}
+	x.stubs.root = root
+	who, err := findAccount(root, x.spec.User)
+	if err != nil {
+		return err
+	}
+	if err := checkCwd(x.spec.Rootfs, x.spec.Cwd); err != nil {
+		return err
+	}
+	netFiles, err := writeNetFiles(x.spec)
+	if err != nil {
+		return err
+	}
+	mounts, err := allMounts(append(defaultMounts(x.runc.cgroups != cgroupNone), netFiles...), x.spec.Mounts)
+	if err != nil {
+		return err
+	}
+	if err := x.makeStubs(mounts); err != nil {
+		return err
+	}
+	config, err := x.runc.newConfig(x.spec, who, mounts)
+	if err != nil {
+		return err
+	}
+	return writeConfig(x.spec.Bundle, config)
+}
+
+// makeStubs makes the missing targets of mounts that lie in the root file system itself, and not in another mount.
+func (x *run) makeStubs(mounts []Mount) error {
+	for _, m := range mounts {
+		nested := false
+		for _, other := range mounts {
+			nested = nested || strings.HasPrefix(m.Target, other.Target+"/")
+		}
+		if nested {
+			continue
+		}
+		isDir, err := m.isDir()
+		if err != nil {
+			return err
+		}
+		if err := x.stubs.make(m.Target, isDir); err != nil && !errors.Is(err, unix.EROFS) {
+			return err
+		}
+	}
+	return nil
+}
+
+// cleanUp removes what prepare made and what the runtime left.
+func (x *run) cleanUp() error {
+	var failed []error
+	if x.stubs.root != nil {
+		failed = append(failed, x.inside(x.stubs.remove), x.stubs.root.Close())
+	}
+	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "runtime.log"} {
+		if err := os.Remove(filepath.Join(x.spec.Bundle, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = append(failed, err)
+		}
+	}
+	if x.killed || exists(filepath.Join(x.stateDir, x.spec.ID)) {
+		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+		defer cancel()
+		failed = append(failed, x.runc.destroy(ctx, x.stateDir, x.spec.ID))
+	}
+	return errors.Join(failed...)
+}
+
+// destroyTimeout bounds how long the runtime may take to remove a container whose processes have been killed.
+const destroyTimeout = 20 * time.Second
+
+// command returns the runtime's command line.
+func (x *run) command() *exec.Cmd {
+	args := []string{"--root", x.stateDir, "--log", x.log, "--log-format", "json"}
+	if x.runc.cgroups == cgroupNone {
+		if x.runc.isCrun {
+			args = append(args, "--cgroup-manager=disabled")
+		} else {
+			args = append(args, "--rootless=true") // ignore that there are no cgroups
+		}
+	}
+	args = append(args, "run", "--bundle", x.spec.Bundle, x.spec.ID)
+	cmd := exec.Command(x.runc.path, args...) //nolint:noctx // a cancelled context ends the container first
+	// The runtime dies with this process, and the watchdog ends the container. In a process group of its own it gets only the
+	// signals that it is sent; but the terminal obeys only the foreground group.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: !x.spec.Terminal}
+	return cmd
+}
+
+// execute runs the runtime until the container's process ends.
+func (x *run) execute(ctx context.Context) (int, error) {
+	if x.spec.NS == nil { // the parent of the runtime, for its death signal, is a thread
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	cmd := x.command()
+	stderr := &faultFilter{w: io.Discard}
+	if x.spec.Stderr != nil && !x.spec.Terminal {
+		stderr.w = x.spec.Stderr
+	}
+	cmd.Stderr = stderr
+	finish, err := x.connect(cmd)
+	if err != nil {
+		return 0, err
+	}
+	if err := x.inside(cmd.Start); err != nil {
+		finish()
+		return 0, &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
+	}
+	ended := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { x.watch(ctx, cmd.Process, ended) })
+	err = cmd.Wait()
+	close(ended)
+	watching.Wait()
+	finish()
+	if ctx.Err() != nil {
+		return 0, errors.Join(fmt.Errorf("container %s: %w", x.spec.ID, context.Cause(ctx)), stderr.End(true))
+	}
+	return x.result(cmd, err, stderr)
+}
+
+// result turns the runtime's end into the result of Run.
+func (x *run) result(cmd *exec.Cmd, err error, stderr *faultFilter) (int, error) {
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 0, errors.Join(fmt.Errorf("container %s: %w", x.spec.ID, err), stderr.End(true))
+	}
+	if exit == nil {
+		return 0, stderr.End(true)
+	}
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		x.killed = true
+		return 128 + int(status.Signal()), stderr.End(true)
+	}
+	message, readErr := readFault(x.log)
+	if readErr != nil {
+		return 0, errors.Join(readErr, stderr.End(true))
+	}
+	if message != "" && (x.runc.isCrun || strings.HasPrefix(message, runcFailed)) {
+		return 0, errors.Join(newStartError(message), stderr.End(false))
+	}
+	return exit.ExitCode(), stderr.End(true)
+}
+
+// connect joins the runtime's streams to the caller's; the function that it returns waits for what is under way.
+func (x *run) connect(cmd *exec.Cmd) (finish func(), err error) {
+	if x.spec.Terminal && !isTerminal(x.spec.Stdin) && !isTerminal(x.spec.Stdout) {
+		t, err := openTerminal()
+		if err != nil {
+			return nil, err
+		}
+		cmd.Stdin, cmd.Stdout = t.slave, t.slave
+		t.join(x.spec.Stdin, x.spec.Stdout)
+		return t.close, nil
+	}
+	if x.spec.Stdout != nil {
+		cmd.Stdout = x.spec.Stdout
+	}
+	if x.spec.Stdin == nil {
+		return func() {}, nil
+	}
+	if f, ok := x.spec.Stdin.(*os.File); ok {
+		cmd.Stdin = f
+		return func() {}, nil
+	}
+	pipe, err := cmd.StdinPipe() // exec would wait for a reader that may block for ever
+	if err != nil {
+		return nil, fmt.Errorf("connect the standard input: %w", err)
+	}
+	go func() {
+		_, _ = io.Copy(pipe, x.spec.Stdin) // the process may not read it all
+		_ = pipe.Close()
+	}()
+	return func() {}, nil
+}
+
+// watch passes signals on until the runtime has ended, and ends the container when ctx is cancelled or SIGKILL is to be sent: the
+// runtime first, so that it makes nothing more, then what it made.
+func (x *run) watch(ctx context.Context, process *os.Process, ended <-chan struct{}) {
+	for {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+			x.kill(process)
+			<-ended
+			return
+		case s, ok := <-x.spec.Signals:
+			if !ok {
+				x.spec.Signals = nil
+			} else if s == syscall.SIGKILL {
+				x.kill(process)
+			} else {
+				_ = process.Signal(s) // it may have ended
+			}
+		}
+	}
+}
+
+// kill ends the runtime and every process of the container.
+func (x *run) kill(process *os.Process) {
+	x.killed = true
+	_ = process.Kill() // it may have ended
+	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+	defer cancel()
+	_ = x.runc.destroy(ctx, x.stateDir, x.spec.ID) // cleanUp tries again and reports
+}

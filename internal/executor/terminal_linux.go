@@ -1,0 +1,72 @@
+package executor
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A terminal is a pseudo terminal for a caller who has none.
+type terminal struct {
+	master, slave *os.File
+	copying       sync.WaitGroup
+}
+
+// isTerminal reports whether a stream is a terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok || f == nil {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// openTerminal makes a pseudo terminal.
+func openTerminal() (*terminal, error) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	slave, err := openSlave(master)
+	if err != nil {
+		_ = master.Close() // of no use
+		return nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	return &terminal{master: master, slave: slave}, nil
+}
+
+// openSlave unlocks and opens the other side of a pseudo terminal.
+func openSlave(master *os.File) (*os.File, error) {
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, err
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+}
+
+// join copies between the terminal and the caller's streams. The input may block for ever and is not waited for.
+func (t *terminal) join(stdin io.Reader, stdout io.Writer) {
+	if stdin != nil {
+		go func() { _, _ = io.Copy(t.master, stdin) }() // ends with the terminal
+	}
+	if stdout == nil {
+		stdout = io.Discard
+	}
+	t.copying.Go(func() { _, _ = io.Copy(stdout, t.master) }) // a terminal ends with EIO
+}
+
+// close ends the terminal when everything written to it has been copied.
+func (t *terminal) close() {
+	_ = t.slave.Close() // the runtime's copy is closed too: the reader sees the end
+	t.copying.Wait()
+	_ = t.master.Close() // nothing is buffered
+}

@@ -1,0 +1,204 @@
+package hub
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/content"
+	"strake/internal/registry"
+)
+
+// pageSize is how many rows of a list one query reads.
+const pageSize = 1000
+
+// StatBlob implements registry.Reader.
+func (h *Hub) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (desc ocispec.Descriptor, err error) {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
+		return desc, err
+	}
+	err = h.db.View(ctx, func(tx *sql.Tx) error {
+		desc, err = findBlob(ctx, tx, repo, dgst)
+		return err
+	})
+	return desc, err
+}
+
+// OpenBlob implements registry.Reader.
+func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (registry.Blob, error) {
+	desc, err := h.StatBlob(ctx, repo, dgst)
+	if err != nil {
+		return registry.Blob{}, err
+	}
+	if offset < 0 || offset > desc.Size {
+		return registry.Blob{}, fmt.Errorf("blob %s: offset %d of %d: %w", dgst, offset, desc.Size, errdefs.ErrOutOfRange)
+	}
+	f, err := os.Open(h.content.Path(dgst)) // a plain *os.File goes out by sendfile
+	if err != nil {
+		return registry.Blob{}, fmt.Errorf("blob %s: %w", dgst, err)
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return registry.Blob{}, errors.Join(fmt.Errorf("blob %s: %w", dgst, err), f.Close())
+	}
+	return registry.Blob{ReadCloser: f, Desc: desc}, nil
+}
+
+// StatManifest implements registry.Reader.
+func (h *Hub) StatManifest(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
+	if err := checkRef(repo, ref); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	var row manifestRow
+	err := h.db.View(ctx, func(tx *sql.Tx) (err error) {
+		row, err = findManifest(ctx, tx, repo, ref)
+		return err
+	})
+	return row.desc, err
+}
+
+func checkRef(repo, ref string) error {
+	if registry.IsDigest(ref) {
+		return errors.Join(registry.CheckName(repo), registry.CheckDigest(digest.Digest(ref)))
+	}
+	return errors.Join(registry.CheckName(repo), registry.CheckTag(ref))
+}
+
+// GetManifest implements registry.Reader.
+func (h *Hub) GetManifest(ctx context.Context, repo, ref string) (registry.Manifest, error) {
+	desc, err := h.StatManifest(ctx, repo, ref)
+	if err != nil {
+		return registry.Manifest{}, err
+	}
+	b, err := content.ReadAll(ctx, h.content, desc.Digest, registry.MaxManifestSize)
+	if err != nil {
+		return registry.Manifest{}, fmt.Errorf("manifest %s: %w", ref, hide(err))
+	}
+	return registry.Manifest{MediaType: desc.MediaType, Bytes: b}, nil
+}
+
+// hide takes its kind off an error about the content store: that bytes lack
+// whose link is there is no answer to the client but the server's defect.
+func hide(err error) error { return fmt.Errorf("content: %v", err) } //nolint:errorlint // on purpose
+
+// pages lists what query yields: names after $1, in order, $2 at a time.
+func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last string) (*sql.Rows, error)) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for {
+			var names []string
+			err := h.db.View(ctx, func(tx *sql.Tx) error {
+				rows, err := read(tx, last)
+				if err != nil {
+					return err
+				}
+				return scanAll(rows, func() error {
+					var name string
+					err := rows.Scan(&name)
+					names = append(names, name)
+					return err
+				})
+			})
+			if err != nil {
+				yield("", err)
+				return
+			}
+			for _, name := range names {
+				if !yield(name, nil) {
+					return
+				}
+				last = name
+			}
+			if len(names) < pageSize {
+				return
+			}
+		}
+	}
+}
+
+// scanAll calls scan for every row and closes rows.
+func scanAll(rows *sql.Rows, scan func() error) (err error) {
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// Repositories implements registry.Lister.
+func (h *Hub) Repositories(ctx context.Context, last string) iter.Seq2[string, error] {
+	return h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
+		return tx.QueryContext(ctx, `SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2`, last, pageSize)
+	})
+}
+
+// Tags implements registry.Lister.
+func (h *Hub) Tags(ctx context.Context, repo, last string) iter.Seq2[string, error] {
+	return h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
+		if err := registry.CheckName(repo); err != nil {
+			return nil, err
+		}
+		id, err := repositoryID(ctx, tx, repo)
+		if err != nil {
+			return nil, err
+		}
+		return tx.QueryContext(ctx, `SELECT name FROM tags WHERE repository = $1 AND name > $2 ORDER BY name LIMIT $3`, id, last, pageSize)
+	})
+}
+
+// Referrers implements registry.Lister.
+func (h *Hub) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) iter.Seq2[ocispec.Descriptor, error] {
+	return func(yield func(ocispec.Descriptor, error) bool) {
+		descs, err := h.referrers(ctx, repo, dgst, artifactType)
+		if err != nil {
+			yield(ocispec.Descriptor{}, err)
+			return
+		}
+		for _, d := range descs {
+			if !yield(d, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (h *Hub) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (descs []ocispec.Descriptor, err error) {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
+		return nil, err
+	}
+	err = h.db.View(ctx, func(tx *sql.Tx) error {
+		descs = nil
+		rows, err := tx.QueryContext(ctx, `
+			SELECT m.digest, m.size, m.media_type, m.artifact_type, m.annotations
+			FROM repositories r JOIN manifests m ON m.repository = r.id
+			WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($3 = '' OR m.artifact_type = $3)
+			ORDER BY m.digest`, repo, dgst.String(), artifactType)
+		if err != nil {
+			return err
+		}
+		return scanAll(rows, func() error {
+			var d ocispec.Descriptor
+			var annotations string
+			if err := rows.Scan(&d.Digest, &d.Size, &d.MediaType, &d.ArtifactType, &annotations); err != nil {
+				return err
+			}
+			if annotations != "" {
+				if err := json.Unmarshal([]byte(annotations), &d.Annotations); err != nil {
+					return fmt.Errorf("annotations of %s: %w", d.Digest, err)
+				}
+			}
+			descs = append(descs, d)
+			return nil
+		})
+	})
+	return descs, err
+}

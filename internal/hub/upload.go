@@ -1,0 +1,237 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/content"
+	"strake/internal/registry"
+)
+
+// Between the requests of an upload its writer is parked for a while: taken up
+// anew it would have to hash all it holds again.
+const (
+	parkFor   = 30 * time.Second
+	maxParked = 256
+)
+
+// uploadLife is how long an upload that nobody finishes is kept.
+const uploadLife = 7 * 24 * time.Hour
+
+// parked is a writer that waits for the next request.
+type parked struct {
+	w     content.Writer
+	timer *time.Timer
+}
+
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// uploadRef is the ingest of an upload.
+func uploadRef(id string) string { return "upload/" + id }
+
+func isMismatch(err error) bool { return errors.Is(err, errdefs.ErrFailedPrecondition) }
+
+// upload is a registry.Upload.
+type upload struct {
+	hub  *Hub
+	repo string
+	id   string
+	w    content.Writer // nil: closed
+	held int64          // w's offset when it was closed
+}
+
+// StartUpload implements registry.Writer.
+func (h *Hub) StartUpload(ctx context.Context, repo string) (registry.Upload, error) {
+	if err := registry.CheckName(repo); err != nil {
+		return nil, err
+	}
+	id := newID()
+	w, err := h.content.Writer(ctx, uploadRef(id), content.WriterOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("begin upload: %w", err)
+	}
+	err = h.db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO uploads (id, repository, created) VALUES ($1, $2, $3)`, id, repo, time.Now().Unix())
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("begin upload: %w", err), w.Close())
+	}
+	return &upload{hub: h, repo: repo, id: id, w: w}, nil
+}
+
+// ResumeUpload implements registry.Writer.
+func (h *Hub) ResumeUpload(ctx context.Context, repo, id string) (registry.Upload, error) {
+	if err := registry.CheckName(repo); err != nil {
+		return nil, err
+	}
+	err := h.db.View(ctx, func(tx *sql.Tx) error {
+		var one int
+		return tx.QueryRowContext(ctx, `SELECT 1 FROM uploads WHERE id = $1 AND repository = $2`, id, repo).Scan(&one)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, registry.Errorf(registry.BlobUploadUnknown, "blob upload unknown to registry")
+	}
+	if err != nil {
+		return nil, err
+	}
+	w, err := h.takeWriter(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("resume upload: %w", err)
+	}
+	return &upload{hub: h, repo: repo, id: id, w: w}, nil
+}
+
+// takeWriter takes up the writer of an upload. A request whose client is gone
+// may hold it for a moment still.
+func (h *Hub) takeWriter(ctx context.Context, id string) (content.Writer, error) {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		h.mu.Lock()
+		p, ok := h.parked[id]
+		delete(h.parked, id)
+		h.mu.Unlock()
+		if ok && p.timer.Stop() {
+			return p.w, nil
+		}
+		w, err := h.content.Writer(ctx, uploadRef(id), content.WriterOptions{})
+		if !errdefs.IsUnavailable(err) || time.Now().After(deadline) {
+			return w, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// park keeps a writer for the next request, or closes it.
+func (h *Hub) park(id string, w content.Writer) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || len(h.parked) >= maxParked {
+		return w.Close()
+	}
+	h.parked[id] = &parked{w: w, timer: time.AfterFunc(parkFor, func() {
+		h.mu.Lock()
+		if p, ok := h.parked[id]; ok && p.w == w {
+			delete(h.parked, id)
+		}
+		h.mu.Unlock()
+		_ = w.Close() // nothing is lost: whoever resumes opens and reads it again
+	})}
+	return nil
+}
+
+// closeParked closes what is parked, for good.
+func (h *Hub) closeParked() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	var errs []error
+	for id, p := range h.parked {
+		if p.timer.Stop() {
+			errs = append(errs, p.w.Close())
+		}
+		delete(h.parked, id)
+	}
+	return errors.Join(errs...)
+}
+
+func (u *upload) ID() string { return u.id }
+
+func (u *upload) Offset() int64 {
+	if u.w == nil {
+		return u.held
+	}
+	return u.w.Offset()
+}
+
+func (u *upload) Write(p []byte) (int, error) {
+	if u.w == nil {
+		return 0, fmt.Errorf("write to upload %s: closed: %w", u.id, errdefs.ErrFailedPrecondition)
+	}
+	return u.w.Write(p)
+}
+
+func (u *upload) Commit(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst, Size: u.Offset()}
+	if err := registry.CheckDigest(dgst); err != nil {
+		return desc, err
+	}
+	if u.w == nil {
+		return desc, fmt.Errorf("commit upload %s: closed: %w", u.id, errdefs.ErrFailedPrecondition)
+	}
+	err := u.hub.commit(ctx, u.w, u.repo, dgst, u.id)
+	return desc, errors.Join(err, u.end())
+}
+
+// end closes the writer instead of parking it.
+func (u *upload) end() error {
+	w := u.w
+	u.held, u.w = w.Offset(), nil
+	return w.Close()
+}
+
+func (u *upload) Cancel(ctx context.Context) error {
+	err := u.hub.db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM uploads WHERE id = $1`, u.id)
+		return err
+	})
+	if err != nil || u.w == nil {
+		return err
+	}
+	if err := u.end(); err != nil {
+		return err
+	}
+	return u.hub.content.Abort(ctx, uploadRef(u.id))
+}
+
+func (u *upload) Close() error {
+	if u.w == nil {
+		return nil
+	}
+	w := u.w
+	u.held, u.w = w.Offset(), nil
+	return u.hub.park(u.id, w)
+}
+
+// expireUploads drops uploads that were begun long ago.
+func (h *Hub) expireUploads(ctx context.Context) error {
+	var ids []string
+	err := h.db.Update(ctx, func(tx *sql.Tx) error {
+		ids = nil
+		rows, err := tx.QueryContext(ctx, `DELETE FROM uploads WHERE created < $1 RETURNING id`, time.Now().Add(-uploadLife).Unix())
+		if err != nil {
+			return err
+		}
+		return scanAll(rows, func() error {
+			var id string
+			err := rows.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("expire uploads: %w", err)
+	}
+	for _, id := range ids {
+		if err := h.content.Abort(ctx, uploadRef(id)); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("expire upload: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/content"
+	"strake/internal/image"
+	"strake/internal/registry"
+)
+
+// PushBlob implements registry.Writer. The bytes are read even where they are
+// stored already: who knows a digest has not the blob for that.
+func (h *Hub) PushBlob(ctx context.Context, repo string, desc ocispec.Descriptor, r io.Reader) error {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(desc.Digest)); err != nil {
+		return err
+	}
+	ref := uploadRef(newID())
+	w, err := h.content.Writer(ctx, ref, content.WriterOptions{})
+	if err != nil {
+		return err
+	}
+	err = receive(w, desc, r)
+	if err == nil {
+		err = h.commit(ctx, w, repo, desc.Digest, "")
+	}
+	err = errors.Join(err, w.Close())
+	if err == nil {
+		return nil
+	}
+	// Nobody can resume it.
+	if aerr := h.content.Abort(context.WithoutCancel(ctx), ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+		err = errors.Join(err, aerr)
+	}
+	return err
+}
+
+// receive reads desc's bytes, and no more, into w.
+func receive(w content.Writer, desc ocispec.Descriptor, r io.Reader) error {
+	in := &sourceReader{r: io.LimitReader(r, desc.Size+1)}
+	buf := make([]byte, min(desc.Size+1, 256<<10))
+	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, in, buf); err != nil {
+		if in.err != nil {
+			return registry.Errorf(registry.BlobUploadInvalid, "receive blob: %w", err)
+		}
+		return fmt.Errorf("store blob: %w", err)
+	}
+	if w.Offset() != desc.Size {
+		return registry.Errorf(registry.DigestInvalid, "provided digest or length did not match uploaded content")
+	}
+	return nil
+}
+
+// sourceReader keeps a failure to read apart from one to write.
+type sourceReader struct {
+	r   io.Reader
+	err error
+}
+
+func (s *sourceReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// commit makes w's bytes the blob dgst of repo and ends the upload id, if any.
+func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst digest.Digest, id string) error {
+	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst, Size: w.Offset()}
+	bad := error(nil)
+	if err := w.Commit(ctx, 0, dgst); isMismatch(err) {
+		bad = registry.Errorf(registry.DigestInvalid, "provided digest did not match uploaded content")
+	} else if err != nil {
+		return fmt.Errorf("commit blob: %w", err)
+	}
+	err := h.db.Update(ctx, func(tx *sql.Tx) error {
+		if id != "" {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM uploads WHERE id = $1`, id); err != nil {
+				return err
+			}
+		}
+		if bad != nil {
+			return nil
+		}
+		return linkBlob(ctx, tx, repo, desc)
+	})
+	return errors.Join(bad, err)
+}
+
+// MountBlob implements registry.Writer.
+func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Digest) (desc ocispec.Descriptor, err error) {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckName(from), registry.CheckDigest(dgst)); err != nil {
+		return desc, err
+	}
+	err = h.db.Update(ctx, func(tx *sql.Tx) error {
+		if desc, err = findBlob(ctx, tx, from, dgst); err != nil {
+			return err
+		}
+		return linkBlob(ctx, tx, repo, desc)
+	})
+	return desc, err
+}
+
+// manifestInfo is what is to be known of a manifest before it is stored.
+type manifestInfo struct {
+	desc        ocispec.Descriptor
+	children    []ocispec.Descriptor
+	subject     digest.Digest
+	annotations []byte
+}
+
+// readManifest checks m, or fails with MANIFEST_INVALID.
+func readManifest(m registry.Manifest) (manifestInfo, error) {
+	info := manifestInfo{desc: image.Bytes(m.MediaType, m.Bytes)}
+	var subject *ocispec.Descriptor
+	var annotations map[string]string
+	var err error
+	if image.IsIndex(m.MediaType) {
+		var x ocispec.Index
+		x, err = image.ParseIndex(m.MediaType, m.Bytes)
+		info.children, subject, annotations, info.desc.ArtifactType = x.Manifests, x.Subject, x.Annotations, x.ArtifactType
+	} else {
+		var x ocispec.Manifest
+		x, err = image.ParseManifest(m.MediaType, m.Bytes)
+		info.children = append([]ocispec.Descriptor{x.Config}, x.Layers...)
+		subject, annotations, info.desc.ArtifactType = x.Subject, x.Annotations, x.ArtifactType
+		if x.ArtifactType == "" {
+			info.desc.ArtifactType = x.Config.MediaType
+		}
+	}
+	if err != nil {
+		return info, registry.Errorf(registry.ManifestInvalid, "%w", err)
+	}
+	if subject == nil {
+		return info, nil
+	}
+	info.subject = subject.Digest
+	if len(annotations) > 0 {
+		if info.annotations, err = json.Marshal(annotations); err != nil {
+			return info, err
+		}
+	}
+	return info, nil
+}
+
+// PutManifest implements registry.Writer.
+func (h *Hub) PutManifest(ctx context.Context, repo, tag string, m registry.Manifest) (ocispec.Descriptor, error) {
+	if err := registry.CheckName(repo); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if tag != "" {
+		if err := registry.CheckTag(tag); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
+	info, err := readManifest(m)
+	if err != nil {
+		return info.desc, err
+	}
+	// The children are looked for twice: here, so that a manifest that is to be
+	// refused leaves no bytes, and in the transaction, so that they are there.
+	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkChildren(ctx, tx, repo, info.children) }); err != nil {
+		return info.desc, err
+	}
+	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
+		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
+	}
+	return info.desc, h.db.Update(ctx, func(tx *sql.Tx) error { return putManifest(ctx, tx, repo, tag, info) })
+}
+
+func putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifestInfo) error {
+	id, err := makeRepository(ctx, tx, repo)
+	if err != nil {
+		return err
+	}
+	if err := checkChildren(ctx, tx, repo, info.children); err != nil {
+		return err
+	}
+	d := info.desc
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations)
+		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
+		id, d.Digest.String(), d.Size, d.MediaType, info.subject.String(), d.ArtifactType, string(info.annotations))
+	if err != nil || tag == "" {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO tags (repository, name, digest) VALUES ($1, $2, $3)
+		ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest`, id, tag, d.Digest.String())
+	return err
+}
+
+// checkChildren fails with MANIFEST_BLOB_UNKNOWN unless repo holds children, in
+// the size that they have there. Those that are to be had elsewhere need not be.
+func checkChildren(ctx context.Context, tx *sql.Tx, repo string, children []ocispec.Descriptor) error {
+	const query = `
+		SELECT b.size FROM repositories r JOIN %s b ON b.repository = r.id
+		WHERE r.name = $1 AND b.digest = $2`
+	blobs, err := tx.PrepareContext(ctx, fmt.Sprintf(query, "blobs"))
+	if err != nil {
+		return err
+	}
+	defer blobs.Close() //nolint:errcheck // ends with the transaction
+	manifests, err := tx.PrepareContext(ctx, fmt.Sprintf(query, "manifests"))
+	if err != nil {
+		return err
+	}
+	defer manifests.Close() //nolint:errcheck // ends with the transaction
+	for _, d := range children {
+		if len(d.URLs) > 0 {
+			continue
+		}
+		stmt := blobs
+		if image.IsManifest(d.MediaType) || image.IsIndex(d.MediaType) {
+			stmt = manifests
+		}
+		var size int64
+		err := stmt.QueryRowContext(ctx, repo, d.Digest.String()).Scan(&size)
+		if errors.Is(err, sql.ErrNoRows) {
+			return registry.Errorf(registry.ManifestBlobUnknown, "manifest refers to %s, which the repository does not hold", d.Digest)
+		}
+		if err != nil {
+			return err
+		}
+		if size != d.Size {
+			return registry.Errorf(registry.ManifestInvalid, "manifest says that %s has %d bytes, it has %d", d.Digest, d.Size, size)
+		}
+	}
+	return nil
+}
+
+// DeleteBlob implements registry.Deleter.
+func (h *Hub) DeleteBlob(ctx context.Context, repo string, dgst digest.Digest) error {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
+		return err
+	}
+	return h.delete(ctx, registry.Errorf(registry.BlobUnknown, "blob unknown to registry"), `
+		DELETE FROM blobs WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repo, dgst.String())
+}
+
+// DeleteManifest implements registry.Deleter.
+func (h *Hub) DeleteManifest(ctx context.Context, repo string, dgst digest.Digest) error {
+	if err := checkRef(repo, dgst.String()); err != nil {
+		return err
+	}
+	return h.delete(ctx, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
+		DELETE FROM manifests WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repo, dgst.String())
+}
+
+// DeleteTag implements registry.Deleter.
+func (h *Hub) DeleteTag(ctx context.Context, repo, tag string) error {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckTag(tag)); err != nil {
+		return err
+	}
+	return h.delete(ctx, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
+		DELETE FROM tags WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND name = $2`, repo, tag)
+}
+
+// delete runs a statement that deletes one row, or fails with missing.
+func (h *Hub) delete(ctx context.Context, missing error, query string, args ...any) error {
+	return h.db.Update(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, missing)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,98 @@
+package progress
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A step that is not the one shown last is shown when it has maxPending lines,
+// or when nothing was shown for patience.
+const (
+	maxPending = 64
+	patience   = time.Second
+)
+
+// plain shows steps as lines. Output of steps that run at once is not mixed
+// line by line: another step's lines wait until the one shown last has ended or
+// has been silent, and each change of step is marked.
+type plain struct {
+	steps
+	w       io.Writer
+	current *step     // shown last, and running
+	shown   time.Time // when something was shown last
+	first   bool
+	err     error
+}
+
+func newPlain(w io.Writer) *plain { return &plain{w: w, first: true} }
+
+// Handle is Display's.
+func (p *plain) Handle(e Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.apply(e)
+	if p.current != nil && p.current != st && !st.state.Final() &&
+		len(st.pending) < maxPending && time.Since(p.shown) < patience {
+		return // it is shown when it ends, or when there is enough of it
+	}
+	p.show(st)
+}
+
+// show writes what is new of a step.
+func (p *plain) show(st *step) {
+	var b strings.Builder
+	p.shown = time.Now()
+	if st != p.current {
+		if p.current != nil && !p.current.state.Final() {
+			fmt.Fprintf(&b, "#%d ...\n", p.current.index)
+		}
+		if !p.first {
+			b.WriteByte('\n')
+		}
+		p.first = false
+		fmt.Fprintf(&b, "#%d %s\n", st.index, st.name)
+		p.current = st
+	}
+	lines := slices.Concat(st.events, st.pending)
+	for _, w := range st.warned {
+		lines = append(lines, "WARN: "+w)
+	}
+	st.events, st.pending, st.warned = nil, nil, nil
+	for _, l := range lines {
+		fmt.Fprintf(&b, "#%d %s\n", st.index, l)
+	}
+	switch st.state {
+	case Cached:
+		fmt.Fprintf(&b, "#%d CACHED\n", st.index)
+	case Done:
+		fmt.Fprintf(&b, "#%d DONE %.1fs\n", st.index, st.ended.Sub(st.begun).Seconds())
+	case Failed:
+		fmt.Fprintf(&b, "#%d ERROR: %v\n", st.index, st.err)
+	case Canceled:
+		fmt.Fprintf(&b, "#%d CANCELED\n", st.index)
+	}
+	if st.state.Final() {
+		p.current = nil
+	}
+	if _, err := io.WriteString(p.w, b.String()); err != nil && p.err == nil {
+		p.err = err
+	}
+}
+
+// Close is Display's.
+func (p *plain) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, st := range p.order {
+		if len(st.pending) > 0 || len(st.events) > 0 {
+			p.show(st)
+		}
+	}
+	if p.err != nil {
+		return p.err
+	}
+	return p.failures(p.w)
+}

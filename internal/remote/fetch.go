@@ -1,0 +1,153 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/registry"
+)
+
+// stallTimeout is how long a body may send nothing.
+const stallTimeout = time.Minute
+
+// blobReader reads a blob from offset on over as many requests as it takes.
+type blobReader struct {
+	ctx    context.Context // of the OpenBlob that the reads belong to
+	reg    *Registry
+	repo   string
+	dgst   digest.Digest
+	offset int64
+	size   int64 // -1: not known yet
+	failed int   // times in a row without a byte
+
+	body   io.ReadCloser
+	cancel context.CancelFunc
+	stall  *time.Timer
+}
+
+// open asks for the bytes from offset on.
+func (b *blobReader) open() error {
+	ctx, cancel := context.WithCancel(b.ctx)
+	req := request{method: http.MethodGet, path: blobPath(b.repo, b.dgst), scopes: pull(b.repo), accept: []int{http.StatusOK}}
+	if b.offset > 0 {
+		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.offset)}}
+		req.accept = append(req.accept, http.StatusPartialContent)
+	}
+	resp, err := b.reg.do(ctx, req)
+	if err != nil {
+		cancel()
+		return err
+	}
+	if err := b.accept(resp); err != nil {
+		cancel()
+		return errors.Join(err, resp.Body.Close())
+	}
+	b.body, b.cancel = resp.Body, cancel
+	b.stall = time.AfterFunc(stallTimeout, cancel)
+	return nil
+}
+
+// accept checks that resp continues the blob; of one that begins it again it
+// passes over what is there already.
+func (b *blobReader) accept(resp *http.Response) error {
+	size := resp.ContentLength
+	if resp.StatusCode == http.StatusPartialContent {
+		first, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
+		if !ok || first != b.offset {
+			return fmt.Errorf("blob %s: the registry sent another range: %w", b.dgst, errFinal)
+		}
+		size = total
+	}
+	if b.size >= 0 && size >= 0 && size != b.size {
+		return fmt.Errorf("blob %s: its size was %d, is now %d: %w", b.dgst, b.size, size, errFinal)
+	}
+	b.size = size
+	if size >= 0 && b.offset > size {
+		return registry.Errorf(registry.RangeInvalid, "blob %s: offset %d of %d: %w", b.dgst, b.offset, size, errdefs.ErrOutOfRange)
+	}
+	if resp.StatusCode == http.StatusOK {
+		if _, err := io.CopyN(io.Discard, resp.Body, b.offset); err != nil {
+			return fmt.Errorf("blob %s: pass over %d bytes: %w", b.dgst, b.offset, err)
+		}
+	}
+	return nil
+}
+
+// parseContentRange parses "bytes <first>-<last>/<total>"; a total of * is -1.
+func parseContentRange(s string) (first, total int64, ok bool) {
+	s, ok = strings.CutPrefix(s, "bytes ")
+	span, all, ok2 := strings.Cut(s, "/")
+	a, _, ok3 := strings.Cut(span, "-")
+	first, err := strconv.ParseInt(a, 10, 64)
+	if !ok || !ok2 || !ok3 || err != nil {
+		return 0, 0, false
+	}
+	if all == "*" {
+		return first, -1, true
+	}
+	total, err = strconv.ParseInt(all, 10, 64)
+	return first, total, err == nil
+}
+
+func (b *blobReader) Read(p []byte) (int, error) {
+	for {
+		if b.body == nil {
+			if err := b.open(); err != nil {
+				return 0, fmt.Errorf("fetch %s from %d: %w", b.dgst, b.offset, err)
+			}
+		}
+		n, err := b.body.Read(p)
+		b.offset += int64(n)
+		if n > 0 {
+			b.failed = 0
+			b.stall.Reset(stallTimeout)
+		}
+		if err == nil || errors.Is(err, io.EOF) && (b.size < 0 || b.offset == b.size) {
+			return n, err
+		}
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err = b.broke(err); err != nil || n > 0 {
+			return n, err
+		}
+	}
+}
+
+// broke drops the connection and waits before the next; it fails with err when
+// there is to be none.
+func (b *blobReader) broke(err error) error {
+	_ = b.release() // it is broken
+	b.failed++
+	if b.ctx.Err() != nil {
+		return context.Cause(b.ctx)
+	}
+	if b.failed >= maxTries {
+		return fmt.Errorf("fetch %s: broken off at %d: %w", b.dgst, b.offset, err)
+	}
+	b.reg.client.opts.Log.Debug("blob broken off, resuming", "digest", b.dgst, "offset", b.offset, "err", err)
+	return sleep(b.ctx, backoff(b.failed))
+}
+
+func (b *blobReader) release() error {
+	if b.body == nil {
+		return nil
+	}
+	b.stall.Stop()
+	err := b.body.Close()
+	b.cancel()
+	b.body = nil
+	return err
+}
+
+// Close ends the request. Reading after it would begin a new one.
+func (b *blobReader) Close() error { return b.release() }

@@ -1,0 +1,171 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+	"strake/internal/registry"
+)
+
+// Repository is one repository of a registry. Its refs are tags and digests.
+// It is safe for concurrent use.
+type Repository struct {
+	reg  *Registry
+	name string
+
+	mu   sync.Mutex
+	last registry.Manifest // the one that was pushed last: Tag is likely to name it
+}
+
+var (
+	_ image.Source      = (*Repository)(nil)
+	_ image.Target      = (*Repository)(nil)
+	_ image.BlobMounter = (*Repository)(nil)
+)
+
+// Registry is the registry that the repository is in.
+func (r *Repository) Registry() *Registry { return r.reg }
+
+// Name is the repository's name within its registry.
+func (r *Repository) Name() string { return r.name }
+
+// Resolve implements image.Source.
+func (r *Repository) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	return r.reg.StatManifest(ctx, r.name, ref)
+}
+
+// Fetch implements image.Source.
+func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	if err := image.CheckDescriptor(desc); err != nil {
+		return nil, err
+	}
+	if isGraph(desc) {
+		m, err := r.reg.GetManifest(ctx, r.name, desc.Digest.String())
+		if err != nil {
+			return nil, err
+		}
+		if offset < 0 || offset > int64(len(m.Bytes)) {
+			return nil, fmt.Errorf("manifest %s: offset %d: %w", desc.Digest, offset, errdefs.ErrOutOfRange)
+		}
+		return io.NopCloser(bytes.NewReader(m.Bytes[offset:])), nil
+	}
+	if offset == desc.Size && offset > 0 { // there is no such range to ask for
+		return io.NopCloser(bytes.NewReader(nil)), nil
+	}
+	b, err := r.reg.OpenBlob(ctx, r.name, desc.Digest, offset)
+	if err != nil {
+		return nil, err
+	}
+	if b.Desc.Size >= 0 && b.Desc.Size != desc.Size {
+		err := fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", desc.Digest, b.Desc.Size, desc.Size, errdefs.ErrFailedPrecondition)
+		return nil, errors.Join(err, b.Close())
+	}
+	return b.ReadCloser, nil
+}
+
+// Exists implements image.Target.
+func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	var err error
+	if isGraph(desc) {
+		_, err = r.reg.StatManifest(ctx, r.name, desc.Digest.String())
+	} else {
+		_, err = r.reg.StatBlob(ctx, r.name, desc.Digest)
+	}
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Push implements image.Target.
+func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+	if err := image.CheckDescriptor(desc); err != nil {
+		return err
+	}
+	if isGraph(desc) {
+		return r.pushManifest(ctx, desc, open)
+	}
+	if desc.Size > chunkSize {
+		return r.reg.pushStream(ctx, r.name, desc, open)
+	}
+	return r.reg.pushWhole(ctx, r.name, desc, open, false)
+}
+
+func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+	b, err := image.ReadAll(ctx, openSource(open), desc, image.MaxManifestSize)
+	if err != nil {
+		return err
+	}
+	m := registry.Manifest{MediaType: desc.MediaType, Bytes: b}
+	if _, err := r.reg.PutManifest(ctx, r.name, "", m); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.last = m
+	r.mu.Unlock()
+	return nil
+}
+
+// openSource is a Source of the one thing that an Opener opens.
+type openSource image.Opener
+
+func (o openSource) Resolve(context.Context, string) (ocispec.Descriptor, error) {
+	return ocispec.Descriptor{}, errdefs.ErrNotFound
+}
+
+func (o openSource) Fetch(ctx context.Context, _ ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	return o(ctx, offset)
+}
+
+// Tag implements image.Target.
+func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, ref string) error {
+	if registry.IsDigest(ref) {
+		if ref != desc.Digest.String() {
+			return fmt.Errorf("tag %s as %s: %w", desc.Digest, ref, errdefs.ErrInvalidArgument)
+		}
+		return nil // by its digest it is there
+	}
+	r.mu.Lock()
+	m := r.last
+	r.mu.Unlock()
+	if m.Bytes == nil || digest.FromBytes(m.Bytes) != desc.Digest {
+		var err error
+		if m, err = r.reg.GetManifest(ctx, r.name, desc.Digest.String()); err != nil {
+			return err
+		}
+	}
+	_, err := r.reg.PutManifest(ctx, r.name, ref, m)
+	return err
+}
+
+// MountBlob implements image.BlobMounter. Of a registry that refuses nothing is
+// held against it: the blob is uploaded then.
+func (r *Repository) MountBlob(ctx context.Context, desc ocispec.Descriptor, from []string) (string, bool, error) {
+	for _, repo := range from {
+		if repo == r.name {
+			continue
+		}
+		_, err := r.reg.MountBlob(ctx, r.name, repo, desc.Digest)
+		if err == nil {
+			return repo, true, nil
+		}
+		if ctx.Err() != nil {
+			return "", false, err
+		}
+		r.reg.client.opts.Log.Debug("mount refused", "repository", repo, "digest", desc.Digest, "err", err)
+	}
+	return "", false, nil
+}
+
+func isGraph(desc ocispec.Descriptor) bool {
+	return image.IsManifest(desc.MediaType) || image.IsIndex(desc.MediaType)
+}

@@ -1,0 +1,140 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/url"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/registry"
+)
+
+// chunkSize is how much of an upload through the Upload interface goes out in
+// one request.
+const chunkSize = 8 << 20
+
+// upload is a registry.Upload: what is written goes out in chunks.
+type upload struct {
+	ctx      context.Context // of the call that opened it; Write has none of its own
+	reg      *Registry
+	repo     string
+	location *url.URL
+	offset   int64 // that the registry holds
+	buf      []byte
+	err      error
+	done     bool
+}
+
+// StartUpload implements registry.Writer.
+func (r *Registry) StartUpload(ctx context.Context, repo string) (registry.Upload, error) {
+	if err := registry.CheckName(repo); err != nil {
+		return nil, err
+	}
+	location, err := r.startUpload(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	return &upload{ctx: ctx, reg: r, repo: repo, location: location}, nil
+}
+
+// ResumeUpload implements registry.Writer. Only uploads at the registry's
+// origin can be resumed: an ID must not lead the client anywhere else.
+func (r *Registry) ResumeUpload(ctx context.Context, repo, id string) (registry.Upload, error) {
+	unknown := registry.Errorf(registry.BlobUploadUnknown, "upload unknown to the registry")
+	if err := registry.CheckName(repo); err != nil {
+		return nil, err
+	}
+	path, err := base64.RawURLEncoding.DecodeString(id)
+	if err != nil {
+		return nil, unknown
+	}
+	origin, err := r.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	location, err := origin.Parse(string(path))
+	if err != nil || !sameOrigin(origin, location) {
+		return nil, unknown
+	}
+	u := &upload{ctx: ctx, reg: r, repo: repo}
+	if u.location, u.offset, err = r.uploadState(ctx, repo, location); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// ID implements registry.Upload: it is the path of the Location.
+func (u *upload) ID() string {
+	return base64.RawURLEncoding.EncodeToString([]byte(u.location.RequestURI()))
+}
+
+// Offset implements registry.Upload.
+func (u *upload) Offset() int64 { return u.offset + int64(len(u.buf)) }
+
+func (u *upload) Write(p []byte) (int, error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	if u.buf == nil {
+		u.buf = make([]byte, 0, chunkSize)
+	}
+	n := 0
+	for len(p) > 0 {
+		k := min(len(p), chunkSize-len(u.buf))
+		u.buf = append(u.buf, p[:k]...)
+		p, n = p[k:], n+k
+		if len(u.buf) == chunkSize {
+			if err := u.flush(u.ctx); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, nil
+}
+
+// flush sends what is buffered.
+func (u *upload) flush(ctx context.Context) error {
+	if u.err != nil || len(u.buf) == 0 {
+		return u.err
+	}
+	chunk := u.buf
+	open := func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(chunk)), nil }
+	end := u.offset + int64(len(chunk))
+	next, _, err := u.reg.patch(ctx, u.repo, u.location, u.offset, end, open)
+	if err != nil {
+		u.err = err
+		return err
+	}
+	u.location, u.offset, u.buf = next, end, u.buf[:0]
+	return nil
+}
+
+// Commit implements registry.Upload.
+func (u *upload) Commit(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: u.Offset()}
+	if err := errors.Join(registry.CheckDigest(dgst), u.flush(ctx)); err != nil {
+		return desc, err
+	}
+	u.done = true
+	return desc, u.reg.commit(ctx, u.repo, u.location, dgst)
+}
+
+// Cancel implements registry.Upload.
+func (u *upload) Cancel(ctx context.Context) error {
+	u.done = true
+	u.reg.cancelUpload(ctx, u.repo, u.location)
+	return nil
+}
+
+// Close implements registry.Upload.
+func (u *upload) Close() error {
+	if u.done {
+		return nil
+	}
+	return u.flush(u.ctx)
+}

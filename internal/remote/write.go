@@ -1,0 +1,307 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+	"strake/internal/registry"
+)
+
+// PushBlob implements registry.Writer.
+func (r *Registry) PushBlob(ctx context.Context, repo string, desc ocispec.Descriptor, rd io.Reader) error {
+	open := func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(rd), nil }
+	return r.pushWhole(ctx, repo, desc, open, true)
+}
+
+// pushWhole uploads a blob in one request after the one that begins it. once
+// says that open works only once.
+func (r *Registry) pushWhole(ctx context.Context, repo string, desc ocispec.Descriptor, open image.Opener, once bool) error {
+	if err := errors.Join(registry.CheckName(repo), image.CheckDescriptor(desc)); err != nil {
+		return err
+	}
+	location, err := r.startUpload(ctx, repo)
+	if err != nil {
+		return err
+	}
+	resp, err := r.do(ctx, request{
+		method: http.MethodPut, url: withDigest(location, desc.Digest), scopes: push(repo),
+		header: octets(), accept: []int{http.StatusCreated, http.StatusNoContent},
+		body: func() (io.ReadCloser, error) { return open(ctx, 0) }, size: desc.Size, once: once,
+	})
+	if err != nil {
+		return fmt.Errorf("upload %s: %w", desc.Digest, err)
+	}
+	discard(resp)
+	return nil
+}
+
+// pushStream uploads a big blob in a stream that is taken up where it broke.
+func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Descriptor, open image.Opener) error {
+	location, err := r.startUpload(ctx, repo)
+	if err != nil {
+		return err
+	}
+	var offset int64
+	for try := 1; offset < desc.Size; try++ {
+		next, sent, err := r.patch(ctx, repo, location, offset, desc.Size, open)
+		if err == nil {
+			location, offset = next, desc.Size
+			break
+		}
+		if try == maxTries || ctx.Err() != nil || !passing(err) {
+			return fmt.Errorf("upload %s: %w", desc.Digest, err)
+		}
+		if sent { // bytes went out: this was no refusal
+			try = 1
+		}
+		if err := sleep(ctx, backoff(try)); err != nil {
+			return err
+		}
+		if location, offset, err = r.uploadState(ctx, repo, location); err != nil {
+			return fmt.Errorf("upload %s: %w", desc.Digest, err)
+		}
+		if offset > desc.Size {
+			return fmt.Errorf("upload %s: the registry holds %d of %d bytes: %w", desc.Digest, offset, desc.Size, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return r.commit(ctx, repo, location, desc.Digest)
+}
+
+// patch sends the bytes from offset up to size. sent reports whether any went out.
+func (r *Registry) patch(ctx context.Context, repo string, location *url.URL, offset, size int64, open image.Opener) (next *url.URL, sent bool, err error) {
+	header := octets()
+	if offset > 0 {
+		header.Set("Content-Range", fmt.Sprintf("%d-%d", offset, size-1))
+	}
+	var counted *countReader
+	resp, err := r.do(ctx, request{
+		method: http.MethodPatch, url: location, scopes: push(repo), header: header, once: true,
+		accept: []int{http.StatusAccepted, http.StatusNoContent}, size: size - offset,
+		body: func() (io.ReadCloser, error) {
+			rc, err := open(ctx, offset)
+			counted = &countReader{ReadCloser: rc}
+			return counted, err
+		},
+	})
+	if err != nil {
+		if counted != nil && counted.err != nil {
+			err = counted.err // the source's failure, not the registry's
+		}
+		return nil, counted != nil && counted.n > 1<<20, err
+	}
+	discard(resp)
+	next, err = r.location(ctx, location, resp)
+	return next, true, err
+}
+
+// countReader counts, and keeps a failure to read.
+type countReader struct {
+	io.ReadCloser
+	n   int64
+	err error
+}
+
+func (c *countReader) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.err = fmt.Errorf("%w: %w", errFinal, err)
+	}
+	return n, err
+}
+
+// startUpload begins an upload and returns where it goes on.
+func (r *Registry) startUpload(ctx context.Context, repo string) (*url.URL, error) {
+	resp, err := r.do(ctx, request{
+		method: http.MethodPost, path: "/v2/" + repo + "/blobs/uploads/",
+		scopes: push(repo), accept: []int{http.StatusAccepted},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("begin upload: %w", err)
+	}
+	discard(resp)
+	return r.location(ctx, nil, resp)
+}
+
+// location returns where resp says that its upload goes on; keep when it says
+// nothing.
+func (r *Registry) location(ctx context.Context, keep *url.URL, resp *http.Response) (*url.URL, error) {
+	s := resp.Header.Get("Location")
+	if s == "" && keep != nil {
+		return keep, nil
+	}
+	origin, err := r.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u, err := resp.Request.URL.Parse(s)
+	if err != nil || s == "" {
+		return nil, fmt.Errorf("%s: malformed Location: %w", place(resp.Request.URL), errFinal)
+	}
+	return u, checkPlace(origin, u)
+}
+
+// uploadState asks how many bytes of an upload the registry holds.
+func (r *Registry) uploadState(ctx context.Context, repo string, location *url.URL) (*url.URL, int64, error) {
+	resp, err := r.do(ctx, request{
+		method: http.MethodGet, url: location, scopes: push(repo),
+		accept: []int{http.StatusNoContent, http.StatusAccepted, http.StatusOK},
+	})
+	if errors.Is(err, errdefs.ErrNotFound) {
+		next, err := r.startUpload(ctx, repo)
+		return next, 0, err
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	discard(resp)
+	next, err := r.location(ctx, location, resp)
+	if err != nil {
+		return nil, 0, err
+	}
+	_, last, ok := strings.Cut(resp.Header.Get("Range"), "-")
+	n, err := strconv.ParseInt(last, 10, 64)
+	if !ok || err != nil || n < 0 {
+		return nil, 0, fmt.Errorf("%s: malformed Range: %w", place(location), errFinal)
+	}
+	if n == 0 { // "0-0" is what registries say of one byte and of none
+		next, err := r.startUpload(ctx, repo)
+		return next, 0, err
+	}
+	return next, n + 1, nil
+}
+
+// commit makes an upload a blob.
+func (r *Registry) commit(ctx context.Context, repo string, location *url.URL, dgst digest.Digest) error {
+	resp, err := r.do(ctx, request{
+		method: http.MethodPut, url: withDigest(location, dgst), scopes: push(repo), header: octets(),
+		accept: []int{http.StatusCreated, http.StatusNoContent},
+		body:   func() (io.ReadCloser, error) { return http.NoBody, nil },
+	})
+	if err != nil {
+		return fmt.Errorf("finish upload of %s: %w", dgst, err)
+	}
+	discard(resp)
+	return nil
+}
+
+func withDigest(u *url.URL, dgst digest.Digest) *url.URL {
+	v := *u
+	if v.RawQuery != "" {
+		v.RawQuery += "&"
+	}
+	v.RawQuery += "digest=" + url.QueryEscape(dgst.String())
+	return &v
+}
+
+func octets() http.Header { return http.Header{"Content-Type": {"application/octet-stream"}} }
+
+// MountBlob implements registry.Writer.
+func (r *Registry) MountBlob(ctx context.Context, repo, from string, dgst digest.Digest) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst}
+	if err := errors.Join(registry.CheckName(repo), registry.CheckName(from), registry.CheckDigest(dgst)); err != nil {
+		return desc, err
+	}
+	resp, err := r.do(ctx, request{
+		method: http.MethodPost, path: "/v2/" + repo + "/blobs/uploads/",
+		query:  url.Values{"mount": {dgst.String()}, "from": {from}},
+		scopes: append(push(repo), pull(from)...), accept: []int{http.StatusCreated, http.StatusAccepted},
+	})
+	if err != nil {
+		return desc, fmt.Errorf("mount %s from %s: %w", dgst, from, err)
+	}
+	discard(resp)
+	if resp.StatusCode == http.StatusCreated {
+		return r.StatBlob(ctx, repo, dgst)
+	}
+	if location, err := r.location(ctx, nil, resp); err == nil { // it began an upload instead, which nobody wants
+		r.cancelUpload(ctx, repo, location)
+	}
+	return desc, registry.Errorf(registry.BlobUnknown, "mount %s from %s: refused: %w", dgst, from, errdefs.ErrNotFound)
+}
+
+// cancelUpload drops an upload. A failure is left to the registry's own clearing.
+func (r *Registry) cancelUpload(ctx context.Context, repo string, location *url.URL) {
+	resp, err := r.do(ctx, request{
+		method: http.MethodDelete, url: location, scopes: push(repo), once: true,
+		accept: []int{http.StatusNoContent, http.StatusAccepted, http.StatusOK},
+	})
+	if err != nil {
+		r.client.opts.Log.Debug("cancel upload", "host", r.host, "err", err)
+		return
+	}
+	discard(resp)
+}
+
+// PutManifest implements registry.Writer.
+func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry.Manifest) (ocispec.Descriptor, error) {
+	desc := image.Bytes(m.MediaType, m.Bytes)
+	ref := tag
+	if tag == "" {
+		ref = desc.Digest.String()
+	}
+	if err := checkNames(repo, ref); err != nil {
+		return desc, err
+	}
+	resp, err := r.do(ctx, request{
+		method: http.MethodPut, path: manifestPath(repo, ref), scopes: push(repo),
+		header: http.Header{"Content-Type": {m.MediaType}}, accept: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
+		body: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Bytes)), nil }, size: desc.Size,
+	})
+	if err != nil {
+		return desc, fmt.Errorf("put manifest %s: %w", ref, err)
+	}
+	discard(resp)
+	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != desc.Digest.String() {
+		return desc, fmt.Errorf("put manifest %s: the registry stored %s: %w", desc.Digest, printable(got), errdefs.ErrFailedPrecondition)
+	}
+	return desc, nil
+}
+
+// DeleteBlob implements registry.Deleter.
+func (r *Registry) DeleteBlob(ctx context.Context, repo string, dgst digest.Digest) error {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
+		return err
+	}
+	return r.delete(ctx, repo, blobPath(repo, dgst))
+}
+
+// DeleteManifest implements registry.Deleter.
+func (r *Registry) DeleteManifest(ctx context.Context, repo string, dgst digest.Digest) error {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
+		return err
+	}
+	return r.delete(ctx, repo, manifestPath(repo, dgst.String()))
+}
+
+// DeleteTag implements registry.Deleter.
+func (r *Registry) DeleteTag(ctx context.Context, repo, tag string) error {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckTag(tag)); err != nil {
+		return err
+	}
+	return r.delete(ctx, repo, manifestPath(repo, tag))
+}
+
+func (r *Registry) delete(ctx context.Context, repo, path string) error {
+	resp, err := r.do(ctx, request{
+		method: http.MethodDelete, path: path, scopes: []string{"repository:" + repo + ":delete"},
+		accept: []int{http.StatusAccepted, http.StatusOK, http.StatusNoContent},
+	})
+	if err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	discard(resp)
+	return nil
+}

@@ -1,0 +1,169 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"strake/internal/layer"
+	"strake/internal/mount"
+)
+
+// Unpacked extracts the union of a chain into a directory, once for all processes, and mounts that.
+type Unpacked struct {
+	dir     string
+	ns      *mount.Namespace
+	scratch scratch // used inside of the namespace only, one call at a time
+}
+
+var _ Mounter = (*Unpacked)(nil)
+
+// NewUnpacked returns a Mounter that keeps the extracted chains in dir, which other processes may use too and other users may not
+// enter, and mounts inside of ns. An entry of dir that is named by 64 hexadecimal digits is a whole chain, and may be removed
+// when nobody mounts it; any other is not.
+func NewUnpacked(dir string, ns *mount.Namespace) *Unpacked {
+	return &Unpacked{dir: dir, ns: ns, scratch: scratch{parent: dir}}
+}
+
+// Name implements Mounter.
+func (u *Unpacked) Name() string { return "unpacked" }
+
+// Mount implements Mounter.
+func (u *Unpacked) Mount(ctx context.Context, o MountOptions) (*Mounted, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	tree, err := u.unpack(ctx, o.Layers)
+	if err != nil {
+		return nil, fmt.Errorf("unpack %d layers: %w", len(o.Layers), err)
+	}
+	err = u.ns.Do(func() error {
+		if o.Upper == "" && !o.Stubs {
+			return mount.Bind(tree, o.Target, true)
+		}
+		return u.scratch.unite([]string{tree}, tree, o)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount %d unpacked layers: %w", len(o.Layers), err)
+	}
+	return &Mounted{ns: u.ns, target: o.Target}, nil
+}
+
+// unpack returns the directory of a chain, extracted now if it is not there. Who extracts holds a lock on the directory under its
+// temporary name: others wait for it, and find either the final name or what a crash left to be done again.
+func (u *Unpacked) unpack(ctx context.Context, layers []layer.Files) (string, error) {
+	final := filepath.Join(u.dir, chainKey(layers))
+	partial := final + ".partial"
+	if err := os.MkdirAll(u.dir, 0o700); err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Lstat(final); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return final, err
+		}
+		if err := os.Mkdir(partial, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		lock, err := lockDir(ctx, partial)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // finished by another process
+		}
+		if err != nil {
+			return "", err
+		}
+		err = u.extract(ctx, layers, lock, partial, final)
+		if err := errors.Join(err, lock.Close()); !errors.Is(err, fs.ErrNotExist) {
+			return final, err
+		}
+	}
+}
+
+// lockPause is the time between two looks at a lock that another process holds.
+const lockPause = 10 * time.Millisecond
+
+// lockDir opens and locks a directory. The error is fs.ErrNotExist if it no longer has this name when the lock is got.
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock %q: %w", dir, err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		case <-time.After(lockPause):
+		}
+	}
+	locked, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	named, err := os.Lstat(dir)
+	if err == nil && !os.SameFile(locked, named) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// extract fills the directory partial, which lock locks, and gives it its final name when it is whole and on disk.
+func (u *Unpacked) extract(ctx context.Context, layers []layer.Files, lock *os.File, partial, final string) error {
+	left, err := os.ReadDir(partial)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := os.RemoveAll(filepath.Join(partial, e.Name())); err != nil {
+			return fmt.Errorf("remove what a crash left: %w", err)
+		}
+	}
+	if err := os.Chmod(partial, 0o755); err != nil { //nolint:gosec // the root of an image, in a directory that is closed
+		return err
+	}
+	for _, l := range layers {
+		if err := extractLayer(ctx, l, partial); err != nil {
+			return fmt.Errorf("layer %s: %w", l.DiffID, err)
+		}
+	}
+	if err := unix.Syncfs(int(lock.Fd())); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	if err := os.Rename(partial, final); err != nil {
+		return err
+	}
+	return syncDir(u.dir)
+}
+
+// extractLayer applies one layer to a directory.
+func extractLayer(ctx context.Context, l layer.Files, dir string) error {
+	tar, err := os.Open(l.Tar)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tar.Close() }() // only read
+	return fmt.Errorf("extract into %q: %w", dir, errors.ErrUnsupported)
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
