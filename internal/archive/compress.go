@@ -189,7 +189,7 @@ func (a *aheadReader) run(open func() (io.Reader, func(), error), c Compression)
 		if buf == nil {
 			buf = make([]byte, chunkBytes)
 		}
-		n, err := io.ReadFull(r, buf[:chunkBytes])
+		n, err := fill(r, buf[:chunkBytes])
 		if n > 0 {
 			select {
 			case a.full <- buf[:n]:
@@ -198,25 +198,23 @@ func (a *aheadReader) run(open func() (io.Reader, func(), error), c Compression)
 			}
 		}
 		if err != nil {
-			a.err = finish(c, r, n, err)
+			if a.err = err; !errors.Is(err, io.EOF) {
+				a.err = broken(c, err)
+			}
 			return
 		}
 	}
 }
 
-// finish says what the error of io.ReadFull stands for.
-func finish(c Compression, r io.Reader, n int, err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) && n > 0 {
-		// A short last chunk, or a stream that is cut short: reading on tells.
-		var one [1]byte
-		if _, err = r.Read(one[:]); err == nil {
-			err = io.ErrUnexpectedEOF
-		}
+// fill reads until p is full or r fails. Unlike io.ReadFull it keeps the end of
+// r and a stream that is cut short apart.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
 	}
-	if errors.Is(err, io.EOF) {
-		return io.EOF
-	}
-	return broken(c, err)
+	return n, err
 }
 
 func broken(c Compression, err error) error {

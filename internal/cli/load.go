@@ -65,6 +65,9 @@ func runLoad(ctx context.Context, s *session, opts loadOptions) error {
 	if err != nil {
 		return fromEngine(err)
 	}
+	for _, old := range loaded.Replaced {
+		fmt.Fprintf(s.Out, "The image %s already exists, renaming the old one with ID %s to empty string\n", old.Name, old.ID)
+	}
 	for _, image := range loaded.Images {
 		if image.Name == "" {
 			fmt.Fprintln(s.Out, "Loaded image ID:", image.ID)

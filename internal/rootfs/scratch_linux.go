@@ -75,14 +75,15 @@ func (s *scratch) stubDir() (string, error) {
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
-		if err := os.WriteFile(filepath.Join(dir, "etc", name), nil, 0o644); err != nil { //nolint:gosec // as in an image
+	files := []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"}
+	for _, name := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil { //nolint:gosec // as in an image
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}
-	for _, name := range []string{"dev", "etc", "proc", "sys", ""} {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.Chmod(path, 0o755), os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0))); err != nil {
+	epoch := time.Unix(0, 0)
+	for _, name := range append(files, "dev", "etc", "proc", "sys", "") {
+		if err := os.Chtimes(filepath.Join(dir, name), epoch, epoch); err != nil {
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}

@@ -93,7 +93,7 @@ func (s *Store) ingest(ctx context.Context, desc ocispec.Descriptor, w content.W
 	if isLayer(desc.MediaType) {
 		return s.ingestLayer(ctx, desc, w, open)
 	}
-	src := &resuming{ctx: ctx, open: open, offset: w.Offset()}
+	src := &resuming{ctx: ctx, open: open, offset: w.Offset(), size: desc.Size}
 	defer src.Close()
 	if _, err := io.Copy(w, io.LimitReader(src, desc.Size+1-w.Offset())); err != nil {
 		return err
@@ -151,7 +151,7 @@ func (s *Store) commit(ctx context.Context, files func() error, rows func(*sql.T
 // they come) into its tar and its index. The part that an earlier attempt left
 // in w is read from disk, not fetched again.
 func (s *Store) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
-	src := &resuming{ctx: ctx, open: open, offset: w.Offset()}
+	src := &resuming{ctx: ctx, open: open, offset: w.Offset(), size: desc.Size}
 	defer src.Close()
 	rest := io.TeeReader(io.LimitReader(src, desc.Size+1-w.Offset()), w)
 	var all io.Reader = rest
@@ -263,6 +263,7 @@ type resuming struct {
 	open   image.Opener
 	r      io.ReadCloser
 	offset int64
+	size   int64 // what follows it is not waited for
 	tries  int
 }
 
@@ -285,6 +286,9 @@ func (r *resuming) Read(b []byte) (int, error) {
 		}
 		if err == nil || err == io.EOF || r.ctx.Err() != nil {
 			return n, err
+		}
+		if r.offset == r.size {
+			return n, io.EOF
 		}
 		if r.tries++; r.tries >= maxTries {
 			return n, err

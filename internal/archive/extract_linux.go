@@ -1,0 +1,325 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ExtractOptions say how a layer is extracted.
+type ExtractOptions struct {
+	// Squash leaves out what needs root: owners, devices, and the attributes
+	// that the system refuses to set. Whoever extracts owns everything.
+	Squash bool
+}
+
+// Extract applies a layer tar to the directory dir, as docker does to a lower
+// layer: whiteouts remove, the rest is added or replaces what is there. Names go
+// where a Tree puts them, so the layer's symlinks are followed within the layer
+// alone and nothing outside dir is touched; a symlink of a lower layer is never
+// followed but replaced where the layer needs a directory. Directories that the
+// layer only implies keep the look and the times of lower ones. A failure leaves
+// what is extracted so far. Nothing else may write to dir meanwhile.
+func Extract(ctx context.Context, r io.Reader, dir string, opts ExtractOptions) (err error) {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("extract to %q: %w", dir, err)
+	}
+	x := &extractor{opts: opts, root: root, parent: -1, tree: NewTree(), kept: map[string]kept{}}
+	defer func() {
+		x.closeParent()
+		err = errors.Join(err, unix.Close(root))
+	}()
+	tr := NewReader(r)
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("extract to %q: %w", dir, err)
+		}
+		e, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			err = x.entry(e, tr)
+		}
+		if err != nil {
+			return fmt.Errorf("extract to %q: %w", dir, err)
+		}
+	}
+	if err := x.finishDirs(x.tree.Root, "", map[string]bool{}); err != nil {
+		return fmt.Errorf("extract to %q: %w", dir, err)
+	}
+	return nil
+}
+
+// extractor applies one layer.
+type extractor struct {
+	opts   ExtractOptions
+	root   int
+	tree   *Tree
+	kept   map[string]kept // directories by path
+	parent int             // the open directory of the last entry, or -1
+	path   string          // its path
+}
+
+// kept is what is known of a directory that is on the disk.
+type kept struct {
+	lower bool          // it is a lower layer's, so an implied one keeps its time
+	mtime unix.Timespec // the lower layer's
+}
+
+func (x *extractor) entry(e *Entry, content *Reader) error {
+	p, err := x.tree.Add(e)
+	if err != nil || p.Inode == nil {
+		return err
+	}
+	err = x.place(e, &p, content)
+	if err != nil {
+		return fmt.Errorf("%q: %w", e.Name, err)
+	}
+	return nil
+}
+
+func (x *extractor) place(e *Entry, p *Placed, content *Reader) error {
+	if p.Kind == Opaque {
+		fd, err := x.openDir(p.Path)
+		if err != nil {
+			return err
+		}
+		return x.clear(fd, p.Inode)
+	}
+	if p.Dir == nil {
+		_, err := x.openDir("")
+		return err
+	}
+	dir, base := splitName(p.Path)
+	fd, err := x.openDir(dir)
+	if err != nil {
+		return err
+	}
+	switch {
+	case p.Kind == Hides && !p.Inode.IsWhiteout():
+		if !p.Inode.IsDir() {
+			return nil
+		}
+		if fd, err = x.openDir(p.Path); err != nil {
+			return err
+		}
+		return x.clear(fd, p.Inode)
+	case p.Kind == Hides, p.Inode.IsWhiteout():
+		x.forget(p.Path)
+		return removeAll(fd, base)
+	case e.HardLink && p.Link == "":
+		return nil
+	case e.HardLink:
+		return x.link(fd, base, p)
+	case e.IsDir():
+		_, err := x.openDir(p.Path)
+		return err
+	}
+	x.forget(p.Path)
+	if err := removeAll(fd, base); err != nil {
+		return err
+	}
+	return x.create(fd, base, p.Inode, content)
+}
+
+// forget drops what is known of the directory at path, and below, which is
+// about to go away.
+func (x *extractor) forget(path string) {
+	if _, ok := x.kept[path]; !ok {
+		return
+	}
+	x.closeParent()
+	for p := range x.kept {
+		if p == path || len(p) > len(path) && p[:len(path)] == path && p[len(path)] == '/' {
+			delete(x.kept, p)
+		}
+	}
+}
+
+func (x *extractor) closeParent() {
+	if x.parent >= 0 {
+		_ = unix.Close(x.parent) // an O_PATH descriptor: nothing can be lost
+	}
+	x.parent = -1
+}
+
+// openDir opens the directory at a path of the tree, and makes what is missing
+// of it. The descriptor is the extractor's, good until the next call.
+func (x *extractor) openDir(path string) (int, error) {
+	if x.parent >= 0 && x.path == path {
+		return x.parent, nil
+	}
+	if _, ok := x.kept[path]; !ok {
+		if err := x.makeDir(path); err != nil {
+			return -1, err
+		}
+	}
+	x.closeParent()
+	name := path
+	if name == "" {
+		name = "."
+	}
+	fd, err := unix.Openat2(x.root, name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, fmt.Errorf("open directory: %w", err)
+	}
+	x.parent, x.path = fd, path
+	return fd, nil
+}
+
+// makeDir makes a directory, and those on the way to it, unless it is there.
+func (x *extractor) makeDir(path string) error {
+	if path == "" {
+		return x.keep(x.root, ".", path)
+	}
+	dir, base := splitName(path)
+	fd, err := x.openDir(dir)
+	if err != nil {
+		return err
+	}
+	err = unix.Mkdirat(fd, base, 0o700)
+	if err == nil {
+		x.kept[path] = kept{}
+		return nil
+	}
+	if !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	if err := x.keep(fd, base, path); !errors.Is(err, unix.ENOTDIR) {
+		return err
+	}
+	if err := unix.Unlinkat(fd, base, 0); err != nil {
+		return fmt.Errorf("replace by a directory: %w", err)
+	}
+	return x.makeDir(path)
+}
+
+// keep notes a lower layer's directory, or fails with ENOTDIR.
+func (x *extractor) keep(fd int, base, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("stat directory: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return unix.ENOTDIR
+	}
+	x.kept[path] = kept{lower: true, mtime: st.Mtim}
+	return nil
+}
+
+// link makes base another name of what p links to.
+func (x *extractor) link(fd int, base string, p *Placed) error {
+	x.forget(p.Path)
+	dir, name := splitName(p.Link)
+	own, err := unix.Dup(fd) // openDir takes fd away
+	if err != nil {
+		return fmt.Errorf("open directory: %w", err)
+	}
+	defer unix.Close(own) //nolint:errcheck // read only
+	if err := removeAll(own, base); err != nil {
+		return err
+	}
+	from, err := x.openDir(dir)
+	if err != nil {
+		return err
+	}
+	err = unix.Linkat(from, name, own, base, 0)
+	if x.opts.Squash && errors.Is(err, unix.ENOENT) && p.Inode.isDevice() {
+		return nil // devices were left out
+	}
+	if err != nil {
+		return fmt.Errorf("hard link: %w", err)
+	}
+	return nil
+}
+
+func (n *Inode) isDevice() bool {
+	return n.Mode&TypeMask == TypeChar || n.Mode&TypeMask == TypeBlock
+}
+
+// create makes what is no directory.
+func (x *extractor) create(fd int, base string, n *Inode, content *Reader) error {
+	switch {
+	case n.Mode&TypeMask == TypeRegular:
+		return x.createFile(fd, base, n, content)
+	case n.Mode&TypeMask == TypeSymlink:
+		if err := unix.Symlinkat(n.Target, fd, base); err != nil {
+			return fmt.Errorf("symlink: %w", err)
+		}
+	case n.isDevice() && x.opts.Squash:
+		return nil
+	default:
+		dev := unix.Mkdev(n.Major, n.Minor)
+		if err := unix.Mknodat(fd, base, n.Mode, int(dev)); err != nil { //nolint:gosec // 32 bits
+			return fmt.Errorf("make node: %w", err)
+		}
+	}
+	return x.describe(fd, base, n)
+}
+
+func (x *extractor) createFile(fd int, base string, n *Inode, content *Reader) error {
+	own, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("create file: %w", err)
+	}
+	f := os.NewFile(uintptr(own), base) //nolint:gosec // a descriptor
+	if n.Sparse {
+		err = f.Truncate(n.Size)
+		for _, e := range n.Extents {
+			if err == nil {
+				err = x.copyExtent(f, content, e)
+			}
+		}
+	} else if n.Size > 0 {
+		_, err = io.CopyN(onlyWriter{f}, content, n.Size)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write file: %w", err)
+	}
+	return x.describe(fd, base, n)
+}
+
+// describe gives a file, or a directory, its owner, attributes, mode and time,
+// in the order that none undoes another.
+func (x *extractor) describe(fd int, base string, n *Inode) error {
+	if !x.opts.Squash {
+		if err := unix.Fchownat(fd, base, int(n.UID), int(n.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("set owner: %w", err)
+		}
+	}
+	for _, a := range n.Xattrs {
+		err := unix.Lsetxattr("/proc/self/fd/"+strconv.Itoa(fd)+"/"+base, a.Name, []byte(a.Value), 0)
+		refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)
+		if err != nil && !errors.Is(err, unix.ENOTSUP) && (!x.opts.Squash || !refused) {
+			return fmt.Errorf("set attribute %q: %w", a.Name, err)
+		}
+	}
+	if n.Mode&TypeMask != TypeSymlink {
+		if err := unix.Fchmodat(fd, base, n.Mode&0o7777, 0); err != nil {
+			return fmt.Errorf("set mode: %w", err)
+		}
+	}
+	return setTime(fd, base, timespec(n.ModTime))
+}
+
+func setTime(fd int, base string, t unix.Timespec) error {
+	if err := unix.UtimesNanoAt(fd, base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("set time: %w", err)
+	}
+	return nil
+}
+
+func timespec(t time.Time) unix.Timespec {
+	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+}
