@@ -4,11 +4,12 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # The version and the commit come from git: go build records them in the binary.
-GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+GOBUILD := CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags '-s -w'
 
 # What the tests drive from outside.
 PACKAGES := docker.io docker-registry skopeo podman buildah mmdebstrap busybox-static \
-	libarchive-tools erofs-utils attr libcap2-bin uidmap xz-utils zstd bzip2 tmux python3 git \
+	libarchive-tools erofs-utils e2fsprogs attr libcap2-bin uidmap xz-utils zstd bzip2 \
+	tmux python3 git gcc libc6-dev ca-certificates \
 	"runc|crun"
 
 # Tests whose name says that they are about concurrency.
@@ -68,11 +69,11 @@ bench: packages build ## Measure against the peers and write docs/benchmarks.md
 golden: ## Write the golden files again
 	@for dir in $(call testing,flag.Bool."update"); do go test "$$dir" -update; done
 
-docs: build ## Write docs/cli and the man pages from the commands
-	@bin/strake docs docs/cli
+docs: build ## Write docs/cli and docs/man from what --help says
+	@go run ./tools/gendocs docs bin/strake bin/strake-hub
 
-check: lint test race ## All that a change must pass before review
-	@git diff --exit-code -- docs/cli
+check: lint test race docs ## All that a change must pass before review
+	@git diff --exit-code -- docs/cli docs/man
 
 clean: ## Remove what was built
 	@rm -rf bin build

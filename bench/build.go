@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -89,7 +91,7 @@ func (s *session) wantBuilt(ctx context.Context, name string, layers int, files 
 		return err
 	}
 	got, err := readSaved(archive, true)
-	if err != nil {
+	if err := errors.Join(err, os.Remove(archive)); err != nil {
 		return err
 	}
 	if len(got.DiffIDs) != layers {

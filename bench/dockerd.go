@@ -142,9 +142,9 @@ func peakRSS(pid int) (int64, error) {
 }
 
 // dockerTool is dockerd with a client; env chooses the builder.
-func dockerTool(name, note, env string) *tool {
+func dockerTool(name, note, env string, timed []string) *tool {
 	return &tool{
-		name: name, note: note, needRoot: true,
+		name: name, note: note, needRoot: true, timed: timed,
 		versions: [][]string{{"dockerd", "--version"}, {dockerCLI, "--version"}, {"containerd", "--version"}},
 		open: func(ctx context.Context, dir, run string) (*client, error) {
 			d, err := startDockerd(ctx, dir, run)

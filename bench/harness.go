@@ -45,7 +45,8 @@ type session struct {
 	registry *registry
 	tool     *tool
 	round    int
-	// scratch is a directory outside the volume.
+	// root is the volume, scratch a directory outside of it.
+	root    string
 	scratch string
 	// ids are image IDs that an earlier step left for a later check.
 	ids map[string]string
@@ -140,7 +141,7 @@ func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (
 		return fmt.Errorf("new volume: %w", err)
 	}
 	defer func() { err = errors.Join(err, vol.Close()) }()
-	s := &session{in: h.in, registry: h.registry, tool: t, round: round, scratch: filepath.Join(dir, "scratch"), ids: map[string]string{}}
+	s := &session{in: h.in, registry: h.registry, tool: t, round: round, root: vol.root, scratch: filepath.Join(dir, "scratch"), ids: map[string]string{}}
 	if err := os.Mkdir(s.scratch, 0o700); err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (
 		}
 	}
 	for _, st := range g.steps {
-		if !s.has(st.verb) {
+		if !s.has(st.verb) || !t.measures(st.verb) {
 			continue
 		}
 		if err := h.runStep(ctx, st, s, vol); err != nil {

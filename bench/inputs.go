@@ -22,8 +22,8 @@ import (
 
 // Sizes of the inputs at scale 1.
 const (
-	layerBytes1 = 170_000_000
-	layerBytes2 = 136_000_000
+	layerBytes1 = 166_500_000
+	layerBytes2 = 133_000_000
 	builtBytes  = 136_000_000
 	runSteps    = 20
 	copyFiles   = 10

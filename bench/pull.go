@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -34,12 +33,12 @@ func pullGroup() group {
 			},
 			{
 				name: "save", title: "Save of the pulled image to a docker archive", verb: "save",
-				args: func(s *session) []string { return []string{filepath.Join(s.scratch, "saved.tar"), ref(s)} },
+				args: func(s *session) []string { return []string{filepath.Join(s.root, "saved.tar"), ref(s)} },
 				check: func(_ context.Context, s *session) error {
-					name := filepath.Join(s.scratch, "saved.tar")
 					if s.round > 0 {
-						return os.Remove(name)
+						return nil
 					}
+					name := filepath.Join(s.root, "saved.tar")
 					got, err := readSaved(name, false)
 					if err != nil {
 						return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,8 @@ type tool struct {
 	versions [][]string
 	version  string
 	needRoot bool
+	// timed are the verbs that are measured with this tool, nil for all. It may need others for checks.
+	timed []string
 	// open readies the tool to work on a store in dir; run is for sockets and state that need no volume.
 	open func(ctx context.Context, dir, run string) (*client, error)
 }
@@ -33,13 +36,16 @@ type tool struct {
 type client struct {
 	// argv spells a verb's command line, nil when the tool lacks the verb. Verbs and their arguments:
 	// import TAR NAME, pull REF, push REF, build [--no-cache] -t NAME DIR, images, save FILE NAME, load FILE,
-	// run NAME ARG..., id NAME (prints the image ID), tag FROM TO.
+	// run NAME ARG..., id NAME (prints the image ID).
 	argv func(verb string, args []string) []string
 	env  []string
 	// hide are the machine's paths, old and new in turn, that display replaces.
 	hide   []string
 	daemon *daemon
 }
+
+// measures reports whether the verb's time belongs in the report.
+func (t *tool) measures(verb string) bool { return t.timed == nil || slices.Contains(t.timed, verb) }
 
 func (c *client) has(verb string) bool { return c.argv(verb, []string{"x", "y"}) != nil }
 
@@ -120,8 +126,8 @@ func (t *tool) findVersion(ctx context.Context) error {
 func allTools(strake string, root bool) []*tool {
 	return []*tool{
 		strakeTool(strake),
-		dockerTool("dockerd", "embedded BuildKit, overlay2", "DOCKER_BUILDKIT=1"),
-		dockerTool("dockerd-legacy", "legacy builder, overlay2", "DOCKER_BUILDKIT=0"),
+		dockerTool("dockerd", "embedded BuildKit, overlay2", "DOCKER_BUILDKIT=1", nil),
+		dockerTool("dockerd-legacy", "legacy builder, overlay2", "DOCKER_BUILDKIT=0", []string{"build"}),
 		podmanTool(),
 		buildahTool(),
 		skopeoTool(),
@@ -200,7 +206,8 @@ func podmanTool() *tool {
 // buildahTool shares podman's store for what buildah has no command for.
 func buildahTool() *tool {
 	return &tool{
-		name: "buildah", note: "overlay, runc, isolation oci", versions: [][]string{{"buildah", "--version"}, {"podman", "--version"}},
+		name: "buildah", note: "overlay, runc, isolation oci", timed: []string{"build", "push"},
+		versions: [][]string{{"buildah", "--version"}, {"podman", "--version"}},
 		open: func(_ context.Context, dir, run string) (*client, error) {
 			podman := podmanArgv(dir, run)
 			buildah := append([]string{"buildah"}, podmanFlags(dir, run)...)
@@ -211,9 +218,7 @@ func buildahTool() *tool {
 					words = append([]string{"build", "--network", "host", "--isolation", "oci", "--runtime", "runc", "--layers"}, args...)
 				case "push":
 					words = append([]string{verb, "--tls-verify=false"}, args...)
-				case "run", "load":
-					return nil
-				case "import", "save", "id", "tag", "pull":
+				case "import", "save", "id":
 					return podman(verb, args)
 				}
 				return append(buildah[:len(buildah):len(buildah)], words...)
@@ -225,7 +230,7 @@ func buildahTool() *tool {
 
 func skopeoTool() *tool {
 	return &tool{
-		name: "skopeo", note: "copy to containers-storage, overlay", needRoot: true,
+		name: "skopeo", note: "copy to containers-storage, overlay", needRoot: true, timed: []string{"pull"},
 		versions: [][]string{{"skopeo", "--version"}, {"podman", "--version"}},
 		open: func(_ context.Context, dir, run string) (*client, error) {
 			podman := podmanArgv(dir, run)
@@ -234,7 +239,7 @@ func skopeoTool() *tool {
 				case "pull":
 					store := "containers-storage:[overlay@" + filepath.Join(dir, "c") + "+" + filepath.Join(run, "run") + "]"
 					return []string{"skopeo", "copy", "--src-tls-verify=false", "docker://" + args[0], store + args[0]}
-				case "id", "save": // untimed, for the check
+				case "id": // for the check
 					return podman(verb, args)
 				}
 				return nil

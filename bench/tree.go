@@ -41,38 +41,56 @@ func newGenerator(seed uint64) *generator {
 		g.words = append(g.words, w)
 	}
 	for range 3000 {
-		c := make([]byte, 2+rng.IntN(7))
+		c := make([]byte, 3+rng.IntN(12))
 		for i := range c {
 			c[i] = byte(rng.Uint32())
 		}
 		g.code = append(g.code, c)
 	}
-	g.zipfW = rand.NewZipf(rng, 1.15, 4, uint64(len(g.words)-1))
-	g.zipfC = rand.NewZipf(rng, 1.1, 8, uint64(len(g.code)-1))
+	g.zipfW = rand.NewZipf(rng, 1.2, 3, uint64(len(g.words)-1))
+	g.zipfC = rand.NewZipf(rng, 1.2, 4, uint64(len(g.code)-1))
 	return g
 }
 
-// fill makes size bytes of one kind.
-func (g *generator) fill(size int) []byte {
-	b := make([]byte, 0, size+16)
-	switch kind := g.rng.IntN(100); {
-	case kind < 34:
-		for len(b) < size {
+// Kinds of file content.
+const (
+	kindText = iota
+	kindCode
+	kindTable
+	kindPacked
+)
+
+// file makes size bytes of a kind drawn by its share of a distribution's bytes.
+func (g *generator) file(size int) []byte {
+	switch n := g.rng.IntN(100); {
+	case n < 38:
+		return g.kind(kindText, size)
+	case n < 82:
+		return g.kind(kindCode, size)
+	case n < 95:
+		return g.kind(kindTable, size)
+	default:
+		return g.kind(kindPacked, size)
+	}
+}
+
+// kind makes size bytes of one kind.
+func (g *generator) kind(kind, size int) []byte {
+	b := make([]byte, 0, size+64)
+	addr := g.rng.Uint64N(1 << 24)
+	for len(b) < size {
+		switch kind {
+		case kindText:
 			b = append(append(b, g.words[g.zipfW.Uint64()]...), " \n\t. ,=("[min(g.rng.IntN(8), g.rng.IntN(8))])
-		}
-	case kind < 80:
-		for len(b) < size {
+		case kindCode:
 			b = append(b, g.code[g.zipfC.Uint64()]...)
-			if g.rng.IntN(3) == 0 { // an immediate
+			if g.rng.IntN(4) == 0 { // an immediate
 				b = append(b, byte(g.rng.Uint32()), 0)
 			}
-		}
-	case kind < 88:
-		for addr := g.rng.Uint64N(1 << 24); len(b) < size; addr += 8 * g.rng.Uint64N(16) {
+		case kindTable:
 			b = binary.LittleEndian.AppendUint64(b, addr)
-		}
-	default:
-		for len(b) < size {
+			addr += 8 * g.rng.Uint64N(16)
+		default:
 			b = binary.LittleEndian.AppendUint64(b, g.rng.Uint64())
 		}
 	}
@@ -111,7 +129,7 @@ func writeTree(s sink, seed uint64, top string, total int64) error {
 		if i%8 == 0 {
 			mode = 0o755
 		}
-		data := g.fill(int(min(int64(g.size()), total)))
+		data := g.file(int(min(int64(g.size()), total)))
 		if err := s.File(name, mode, data); err != nil {
 			return err
 		}

@@ -110,8 +110,11 @@ func (g *gzipReader) Read(p []byte) (int, error) {
 			}
 		}
 		n, err := g.gz.Read(p)
+		if n > 0 && errors.Is(err, io.EOF) {
+			return n, nil // it says so again
+		}
 		if n > 0 || !errors.Is(err, io.EOF) {
-			return n, noEOF(err)
+			return n, err
 		}
 		if err := g.between(); err != nil {
 			return 0, err

@@ -6,18 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sort"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// ExtractOptions say how a layer is extracted.
-type ExtractOptions struct {
-	// Squash leaves out what needs root: owners, devices, and the attributes
-	// that the system refuses to set. Whoever extracts owns everything.
-	Squash bool
-}
 
 // Extract applies a layer tar to the directory dir, as docker does to a lower
 // layer: whiteouts remove, the rest is added or replaces what is there. Names go
@@ -42,6 +36,12 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts ExtractOptions) 
 			return fmt.Errorf("extract to %q: %w", dir, err)
 		}
 		e, err := tr.Next()
+		if x.pending != nil {
+			if perr := x.pending(); perr != nil {
+				return fmt.Errorf("extract to %q: %w", dir, perr)
+			}
+			x.pending = nil
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -52,7 +52,7 @@ func Extract(ctx context.Context, r io.Reader, dir string, opts ExtractOptions) 
 			return fmt.Errorf("extract to %q: %w", dir, err)
 		}
 	}
-	if err := x.finishDirs(x.tree.Root, "", map[string]bool{}); err != nil {
+	if err := x.finishDirs(x.tree.Root, ""); err != nil {
 		return fmt.Errorf("extract to %q: %w", dir, err)
 	}
 	return nil
@@ -66,6 +66,8 @@ type extractor struct {
 	kept   map[string]kept // directories by path
 	parent int             // the open directory of the last entry, or -1
 	path   string          // its path
+
+	pending func() error // what is left of the last entry once its data has passed
 }
 
 // kept is what is known of a directory that is on the disk.
@@ -136,7 +138,6 @@ func (x *extractor) forget(path string) {
 	if _, ok := x.kept[path]; !ok {
 		return
 	}
-	x.closeParent()
 	for p := range x.kept {
 		if p == path || len(p) > len(path) && p[:len(path)] == path && p[len(path)] == '/' {
 			delete(x.kept, p)
@@ -274,20 +275,33 @@ func (x *extractor) createFile(fd int, base string, n *Inode, content *Reader) e
 		return fmt.Errorf("create file: %w", err)
 	}
 	f := os.NewFile(uintptr(own), base) //nolint:gosec // a descriptor
-	if n.Sparse {
-		err = f.Truncate(n.Size)
-		for _, e := range n.Extents {
-			if err == nil {
-				err = x.copyExtent(f, content, e)
-			}
+	done := func(err error) error {
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("write file: %w", err)
 		}
-	} else if n.Size > 0 {
-		_, err = io.CopyN(onlyWriter{f}, content, n.Size)
+		return x.describe(fd, base, n)
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write file: %w", err)
+	if !n.Sparse {
+		_, err = io.CopyN(f, content, n.Size)
+		return done(err)
 	}
-	return x.describe(fd, base, n)
+	content.Tap(func(off int64, p []byte) error { return writeExtents(f, n.Extents, off, p) })
+	x.pending = func() error { return done(f.Truncate(n.Size)) }
+	return nil
+}
+
+// writeExtents writes what p, the tar's bytes at off, has of the extents.
+func writeExtents(f *os.File, extents []Extent, off int64, p []byte) error {
+	end := off + int64(len(p))
+	i := sort.Search(len(extents), func(i int) bool { return extents[i].Data+extents[i].Size > off })
+	for ; i < len(extents) && extents[i].Data < end; i++ {
+		e := extents[i]
+		lo, hi := max(off, e.Data), min(end, e.Data+e.Size)
+		if _, err := f.WriteAt(p[lo-off:hi-off], e.Offset+lo-e.Data); err != nil {
+			return fmt.Errorf("write file: %w", err)
+		}
+	}
+	return nil
 }
 
 // describe gives a file, or a directory, its owner, attributes, mode and time,
@@ -322,4 +336,112 @@ func setTime(fd int, base string, t unix.Timespec) error {
 
 func timespec(t time.Time) unix.Timespec {
 	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+}
+
+// finishDirs gives the directories of the layer the look that it says, and those
+// that it implies the time they had. What was created in them has changed it.
+func (x *extractor) finishDirs(dir *Inode, path string) error {
+	for name, child := range dir.Children {
+		if child.IsDir() {
+			if err := x.finishDirs(child, joinName(path, name)); err != nil {
+				return err
+			}
+		}
+	}
+	if _, ok := x.kept[path]; !ok {
+		return nil
+	}
+	fd, err := x.openDir(path)
+	if err != nil {
+		return err
+	}
+	if k := x.kept[path]; dir.Implied && k.lower {
+		return setTime(fd, ".", k.mtime)
+	}
+	return x.describe(fd, ".", dir)
+}
+
+// clear removes what a lower layer has in a directory and the layer has not.
+func (x *extractor) clear(fd int, dir *Inode) error {
+	names, err := readNames(fd, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		child := dir.Children[name]
+		if child == nil || child.IsWhiteout() {
+			if err := removeAll(fd, name); err != nil {
+				return err
+			}
+			continue
+		}
+		if !child.IsDir() {
+			continue
+		}
+		sub, err := openBelow(fd, name)
+		if err != nil {
+			return err
+		}
+		err = x.clear(sub, child)
+		if err = errors.Join(err, unix.Close(sub)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func openBelow(fd int, name string) (int, error) {
+	sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open directory: %w", err)
+	}
+	return sub, nil
+}
+
+func readNames(fd int, name string) ([]string, error) {
+	own, err := openBelow(fd, name)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(own), name) //nolint:gosec // a descriptor
+	names, err := f.Readdirnames(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read directory: %w", err)
+	}
+	return names, nil
+}
+
+// removeAll removes name in the directory fd, and all below it, and follows
+// nothing. A name that is not there is no error.
+func removeAll(fd int, name string) error {
+	err := unix.Unlinkat(fd, name, 0)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("remove: %w", err)
+	}
+	if err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR); err == nil {
+		return nil
+	}
+	names, err := readNames(fd, name)
+	if err != nil {
+		return err
+	}
+	sub, err := openBelow(fd, name)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err = removeAll(sub, n); err != nil {
+			break
+		}
+	}
+	if err = errors.Join(err, unix.Close(sub)); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR); err != nil {
+		return fmt.Errorf("remove directory: %w", err)
+	}
+	return nil
 }

@@ -32,7 +32,7 @@ type Copy struct {
 // Source is one source of a Copy. Exactly one of Context, Stage, Inline and URL
 // is set.
 type Source struct {
-	Context func(context.Context) (*Context, error) // the build context, loaded once
+	Context func(context.Context) (*Context, error) `json:"-"` // the build context, loaded once
 	Stage   int                                     // index into the vertex's inputs, 1 or more
 	Inline  *Inline
 	URL     *URL

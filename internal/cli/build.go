@@ -159,6 +159,11 @@ func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 		key, value, _ := strings.Cut(label, "=")
 		build.Labels[key] = value
 	}
+	for _, name := range opts.tags {
+		if _, err := engine.ParseTarget(name); err != nil {
+			return build, fmt.Errorf("invalid tag %q: invalid reference format", name)
+		}
+	}
 	return build, buildContext(s, opts, &build)
 }
 

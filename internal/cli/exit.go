@@ -68,7 +68,9 @@ func exitCode(err error) int {
 func runError(cmd *cobra.Command, err error) error {
 	text := err.Error()
 	code := exitUsage
+	var fromEngine engineError
 	switch {
+	case !errors.As(err, &fromEngine):
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, syscall.ENOENT.Error()):
 		code = exitNotFound
 	case strings.Contains(text, syscall.EACCES.Error()), strings.Contains(text, syscall.EISDIR.Error()):
@@ -88,6 +90,7 @@ func argsBetween(low, high int) cobra.PositionalArgs {
 			return nil
 		}
 		var want string
+		hint := usageHint
 		switch {
 		case high == 0:
 			want = "accepts no arguments"
@@ -95,12 +98,13 @@ func argsBetween(low, high int) cobra.PositionalArgs {
 			want = fmt.Sprintf("requires %d %s", low, plural("argument", low))
 		case high < 0:
 			want = fmt.Sprintf("requires at least %d %s", low, plural("argument", low))
+			hint = strings.Replace(hint, "Run", "See", 1) // as docker has it
 		case low == 0:
 			want = fmt.Sprintf("requires at most %d %s", high, plural("argument", high))
 		default:
 			want = fmt.Sprintf("requires at least %d and at most %d %s", low, high, plural("argument", high))
 		}
-		return fmt.Errorf("%s: '%s' %s"+usageHint,
+		return fmt.Errorf("%s: '%s' %s"+hint,
 			cmd.Root().Name(), cmd.CommandPath(), want, cmd.UseLine(), cmd.CommandPath())
 	}
 }
@@ -115,7 +119,8 @@ func plural(word string, n int) string {
 // unknownCommand is what a command says that only has subcommands.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return cmd.Help()
+		_, err := fmt.Fprint(cmd.ErrOrStderr(), usage(cmd))
+		return err
 	}
 	if !cmd.HasParent() {
 		return fmt.Errorf("%s: unknown command: %s %s"+moreInformation, cmd.Name(), cmd.Name(), args[0], cmd.Name())

@@ -22,6 +22,9 @@ func newTagCommand(s *session) *cobra.Command {
 }
 
 func runTag(ctx context.Context, s *session, source, target string) error {
+	if _, err := engine.ParseTarget(target); err != nil {
+		return err
+	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err

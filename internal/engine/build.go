@@ -78,7 +78,7 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 		return BuildResult{}, err
 	}
 	for _, name := range opts.Names {
-		named, err := taggedName(name)
+		named, err := ParseTarget(name)
 		if err != nil {
 			return BuildResult{}, err
 		}

@@ -43,7 +43,7 @@ type ImportResult struct {
 func Import(ctx context.Context, env *Env, opts ImportOptions) (result ImportResult, err error) {
 	add := store.AddImageOptions{}
 	if opts.Name != "" {
-		named, err := taggedName(opts.Name)
+		named, err := ParseTarget(opts.Name)
 		if err != nil {
 			return ImportResult{}, err
 		}
@@ -142,8 +142,12 @@ func applyChanges(ctx context.Context, changes []string) (imagespec.DockerOCIIma
 	if err != nil {
 		return config, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
-	// A Dockerfile's FROM scratch sets PATH; an import does not.
+	// A Dockerfile's FROM scratch sets PATH and a directory; an import does not.
 	config.Env = slices.DeleteFunc(config.Env, func(e string) bool { return slices.Contains(empty.Env, e) })
+	if config.WorkingDir == empty.WorkingDir {
+		config.WorkingDir = ""
+	}
+	config.ArgsEscaped = false
 	return config, nil
 }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -107,22 +107,31 @@ func choose(ctx context.Context, src image.Source, root ocispec.Descriptor, name
 	return desc, nil
 }
 
-// layerRecorder notes the layers of a copy.
+// layerRecorder notes the layers of a copy, which are at both ends then.
 type layerRecorder struct {
 	next    func(Event)
-	mu      sync.Mutex
 	digests []digest.Digest
 }
 
+// record is the copy's Progress.
 func (r *layerRecorder) record(e Event) {
 	if IsLayer(e.Desc) && (e.State == StateDone || e.State == StateExists || e.State == StateMounted) {
-		r.mu.Lock()
 		r.digests = append(r.digests, e.Desc.Digest)
-		r.mu.Unlock()
 	}
 	if r.next != nil {
 		r.next(e)
 	}
+}
+
+// complete tells of the layers of root that the copy passed over, because the
+// other end had all of root.
+func (r *layerRecorder) complete(ctx context.Context, src image.Source, root ocispec.Descriptor) error {
+	return image.Walk(ctx, src, root, func(desc ocispec.Descriptor, _ []byte) error {
+		if IsLayer(desc) && !slices.Contains(r.digests, desc.Digest) {
+			r.record(Event{Desc: desc, State: StateExists})
+		}
+		return nil
+	})
 }
 
 func tagOrDigest(named reference.Named) string {

@@ -64,6 +64,9 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 		Progress:    layers.record,
 	})
 	if err == nil {
+		err = layers.complete(ctx, env.Store, root)
+	}
+	if err == nil {
 		err = repo.Tag(ctx, root, tagOrDigest(named))
 	}
 	if err != nil {

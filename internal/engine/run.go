@@ -114,8 +114,11 @@ func execute(ctx context.Context, spec executor.Spec) (result RunResult, err err
 	defer closing(&err, runc.Close)
 	code, err := runc.Run(ctx, spec)
 	if failed, ok := errors.AsType[*executor.StartError](err); ok {
-		return RunResult{}, messageError{
-			"failed to create task for container: failed to create shim task: OCI runtime create failed: " + failed.Message, failed.Err}
+		message := failed.Message
+		if strings.HasPrefix(message, "runc ") || strings.HasPrefix(message, "crun") {
+			message = "failed to create task for container: failed to create shim task: OCI runtime create failed: " + message
+		}
+		return RunResult{}, messageError{message, failed.Err}
 	}
 	return RunResult{ExitCode: code}, err
 }

@@ -83,8 +83,8 @@ func savedImages(ctx context.Context, env *Env, opts SaveOptions) ([]layout.Arch
 				at[desc.Digest] = i
 				list = append(list, layout.ArchiveImage{Desc: desc})
 			}
-			if slices.Contains(img.Names, name) && !slices.Contains(list[i].Names, name) {
-				list[i].Names = append(list[i].Names, name)
+			if full := canonical(name); slices.Contains(img.Names, full) && !slices.Contains(list[i].Names, full) {
+				list[i].Names = append(list[i].Names, full)
 			}
 		}
 	}
@@ -94,11 +94,8 @@ func savedImages(ctx context.Context, env *Env, opts SaveOptions) ([]layout.Arch
 // savedNames is what a ref stands for: names, or ref itself when it is none.
 func savedNames(ctx context.Context, env *Env, ref string) ([]string, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
+	if err != nil || !reference.IsNameOnly(named) {
 		return []string{ref}, nil //nolint:nilerr // an ID
-	}
-	if !reference.IsNameOnly(named) {
-		return []string{named.String()}, nil
 	}
 	tags, err := LocalTags(ctx, env, named.Name())
 	if err != nil || len(tags) == 0 {
@@ -109,4 +106,13 @@ func savedNames(ctx context.Context, env *Env, ref string) ([]string, error) {
 		names[i] = named.Name() + ":" + tag
 	}
 	return names, nil
+}
+
+// canonical is a name written out, or "" where ref is none.
+func canonical(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ""
+	}
+	return reference.TagNameOnly(named).String()
 }

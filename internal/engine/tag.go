@@ -17,7 +17,7 @@ type TagOptions struct {
 // Tag gives an image one more name, which an image that had it loses. It is
 // atomic, and doing it twice is the same as once.
 func Tag(ctx context.Context, env *Env, opts TagOptions) error {
-	target, err := taggedName(opts.Target)
+	target, err := ParseTarget(opts.Target)
 	if err != nil {
 		return err
 	}
@@ -27,8 +27,9 @@ func Tag(ctx context.Context, env *Env, opts TagOptions) error {
 	return nil
 }
 
-// taggedName parses a name that an image gets.
-func taggedName(name string) (reference.NamedTagged, error) {
+// ParseTarget parses a name that an image is to have, and adds the tag latest
+// where it has none.
+func ParseTarget(name string) (reference.NamedTagged, error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
 		return nil, messageError{fmt.Sprintf("Error parsing reference: %q is not a valid repository/tag: %s", name, err), errdefs.ErrInvalidArgument}

@@ -60,12 +60,14 @@ func (m *stubMaker) makeOne(parent, name string, isDir bool) error {
 	if err := unix.Fstat(fd, &before); err != nil {
 		return err
 	}
+	mode := uint32(0o644)
 	if isDir {
-		err = unix.Mkdirat(fd, name, 0o755)
+		mode = 0o755
+		err = unix.Mkdirat(fd, name, mode)
 	} else {
-		err = unix.Mknodat(fd, name, unix.S_IFREG|0o644, 0)
+		err = unix.Mknodat(fd, name, unix.S_IFREG|mode, 0)
 	}
-	if err != nil {
+	if err := errors.Join(err, unix.Fchmodat(fd, name, mode, 0)); err != nil { // whatever the umask
 		return err
 	}
 	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -171,16 +172,9 @@ func (r *Registry) sendTo(ctx context.Context, req request, target *url.URL, own
 			hr.Header.Set("Authorization", sent)
 		}
 	}
+	var out *sendBody
 	if req.body != nil {
-		if hr.Body, err = req.body(); err != nil {
-			return nil, "", err
-		}
-		hr.ContentLength = req.size
-		if req.size == 0 {
-			err = hr.Body.Close()
-			hr.Body = http.NoBody
-		}
-		if err != nil {
+		if out, err = openBody(req, hr); err != nil {
 			return nil, "", err
 		}
 	}
@@ -192,9 +186,62 @@ func (r *Registry) sendTo(ctx context.Context, req request, target *url.URL, own
 	}
 	resp, err = tr.RoundTrip(hr)
 	if err != nil {
+		if failed := out.failure(); failed != nil {
+			err = failed // the caller's failure, not the registry's
+		}
 		return nil, "", fmt.Errorf("%s %s: %w", req.method, place(target), err)
 	}
 	return resp, sent, nil
+}
+
+// openBody opens req's body as hr's.
+func openBody(req request, hr *http.Request) (*sendBody, error) {
+	rc, err := req.body()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFinal, err)
+	}
+	if req.size == 0 {
+		hr.Body = http.NoBody
+		return nil, rc.Close()
+	}
+	out := &sendBody{rc: rc, left: req.size}
+	hr.Body, hr.ContentLength = out, req.size
+	return out, nil
+}
+
+// sendBody is a request's body that keeps the failure to read it, and fails
+// when it ends early. The transport may read it after it has returned an error.
+type sendBody struct {
+	rc   io.ReadCloser
+	left int64
+
+	mu  sync.Mutex
+	err error
+}
+
+func (b *sendBody) Read(p []byte) (int, error) {
+	n, err := b.rc.Read(p)
+	b.left -= int64(n)
+	if errors.Is(err, io.EOF) && b.left > 0 {
+		err = fmt.Errorf("%d bytes too few: %w", b.left, io.ErrUnexpectedEOF)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.err = fmt.Errorf("%w: %w", errFinal, err)
+	}
+	return n, err
+}
+
+func (b *sendBody) Close() error { return b.rc.Close() }
+
+func (b *sendBody) failure() error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
 }
 
 func closeBody(hr *http.Request, err error) error {

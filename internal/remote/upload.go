@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -58,7 +59,8 @@ func (r *Registry) ResumeUpload(ctx context.Context, repo, id string) (registry.
 		return nil, err
 	}
 	location, err := origin.Parse(string(path))
-	if err != nil || !sameOrigin(origin, location) {
+	if err != nil || !sameOrigin(origin, location) ||
+		strings.HasPrefix(location.Path, "/v2/") && !strings.HasPrefix(location.Path, "/v2/"+repo+"/blobs/uploads/") {
 		return nil, unknown
 	}
 	u := &upload{ctx: ctx, reg: r, repo: repo}
@@ -105,7 +107,7 @@ func (u *upload) flush(ctx context.Context) error {
 	chunk := u.buf
 	open := func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(chunk)), nil }
 	end := u.offset + int64(len(chunk))
-	next, _, err := u.reg.patch(ctx, u.repo, u.location, u.offset, end, open)
+	next, err := u.reg.patch(ctx, u.repo, u.location, u.offset, end, open)
 	if err != nil {
 		u.err = err
 		return err

@@ -55,21 +55,27 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 	}
 	var offset int64
 	for try := 1; offset < desc.Size; try++ {
-		next, sent, err := r.patch(ctx, repo, location, offset, desc.Size, open)
+		next, err := r.patch(ctx, repo, location, offset, desc.Size, open)
 		if err == nil {
-			location, offset = next, desc.Size
+			location = next
 			break
 		}
 		if try == maxTries || ctx.Err() != nil || !passing(err) {
 			return fmt.Errorf("upload %s: %w", desc.Digest, err)
 		}
-		if sent { // bytes went out: this was no refusal
-			try = 1
-		}
 		if err := sleep(ctx, backoff(try)); err != nil {
 			return err
 		}
-		if location, offset, err = r.uploadState(ctx, repo, location); err != nil {
+		before := offset
+		location, offset, err = r.uploadState(ctx, repo, location)
+		if errors.Is(err, errdefs.ErrNotFound) || err == nil && offset == 0 {
+			offset = 0
+			location, err = r.startUpload(ctx, repo)
+		}
+		if offset > before { // it gets on: these tries do not count
+			try = 0
+		}
+		if err != nil {
 			return fmt.Errorf("upload %s: %w", desc.Digest, err)
 		}
 		if offset > desc.Size {
@@ -79,47 +85,23 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 	return r.commit(ctx, repo, location, desc.Digest)
 }
 
-// patch sends the bytes from offset up to size. sent reports whether any went out.
-func (r *Registry) patch(ctx context.Context, repo string, location *url.URL, offset, size int64, open image.Opener) (next *url.URL, sent bool, err error) {
+// patch sends the bytes from offset up to size, and returns where the upload
+// goes on.
+func (r *Registry) patch(ctx context.Context, repo string, location *url.URL, offset, size int64, open image.Opener) (*url.URL, error) {
 	header := octets()
 	if offset > 0 {
 		header.Set("Content-Range", fmt.Sprintf("%d-%d", offset, size-1))
 	}
-	var counted *countReader
 	resp, err := r.do(ctx, request{
 		method: http.MethodPatch, url: location, scopes: push(repo), header: header, once: true,
 		accept: []int{http.StatusAccepted, http.StatusNoContent}, size: size - offset,
-		body: func() (io.ReadCloser, error) {
-			rc, err := open(ctx, offset)
-			counted = &countReader{ReadCloser: rc}
-			return counted, err
-		},
+		body: func() (io.ReadCloser, error) { return open(ctx, offset) },
 	})
 	if err != nil {
-		if counted != nil && counted.err != nil {
-			err = counted.err // the source's failure, not the registry's
-		}
-		return nil, counted != nil && counted.n > 1<<20, err
+		return nil, err
 	}
 	discard(resp)
-	next, err = r.location(ctx, location, resp)
-	return next, true, err
-}
-
-// countReader counts, and keeps a failure to read.
-type countReader struct {
-	io.ReadCloser
-	n   int64
-	err error
-}
-
-func (c *countReader) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.n += int64(n)
-	if err != nil && !errors.Is(err, io.EOF) {
-		c.err = fmt.Errorf("%w: %w", errFinal, err)
-	}
-	return n, err
+	return r.location(ctx, location, resp)
 }
 
 // startUpload begins an upload and returns where it goes on.
@@ -153,16 +135,12 @@ func (r *Registry) location(ctx context.Context, keep *url.URL, resp *http.Respo
 	return u, checkPlace(origin, u)
 }
 
-// uploadState asks how many bytes of an upload the registry holds.
+// uploadState asks how many bytes of an upload the registry holds: 0 may be 1.
 func (r *Registry) uploadState(ctx context.Context, repo string, location *url.URL) (*url.URL, int64, error) {
 	resp, err := r.do(ctx, request{
 		method: http.MethodGet, url: location, scopes: push(repo),
 		accept: []int{http.StatusNoContent, http.StatusAccepted, http.StatusOK},
 	})
-	if errors.Is(err, errdefs.ErrNotFound) {
-		next, err := r.startUpload(ctx, repo)
-		return next, 0, err
-	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -177,8 +155,7 @@ func (r *Registry) uploadState(ctx context.Context, repo string, location *url.U
 		return nil, 0, fmt.Errorf("%s: malformed Range: %w", place(location), errFinal)
 	}
 	if n == 0 { // "0-0" is what registries say of one byte and of none
-		next, err := r.startUpload(ctx, repo)
-		return next, 0, err
+		return next, 0, nil
 	}
 	return next, n + 1, nil
 }

@@ -54,7 +54,7 @@ func (s *scratch) newPoint() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(s.dir, strconv.Itoa(s.points))
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // whatever the umask
 		return "", fmt.Errorf("make a mount point: %w", err)
 	}
 	s.points++
@@ -70,19 +70,21 @@ func (s *scratch) stubDir() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, name := range []string{"dev", "etc", "proc", "sys"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+	dirs, files := []string{"dev", "etc", "proc", "sys"}, []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"}
+	for _, name := range dirs {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, 0o755)); err != nil { //nolint:gosec // as in an image
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}
-	files := []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"}
 	for _, name := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil { //nolint:gosec // as in an image
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chmod(path, 0o644)); err != nil { //nolint:gosec // as in an image
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}
 	epoch := time.Unix(0, 0)
-	for _, name := range append(files, "dev", "etc", "proc", "sys", "") {
+	for _, name := range append(append(files, dirs...), "") {
 		if err := os.Chtimes(filepath.Join(dir, name), epoch, epoch); err != nil {
 			return "", fmt.Errorf("make stubs: %w", err)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"strake/internal/archive"
 	"strake/internal/layer"
 	"strake/internal/mount"
 )
@@ -156,7 +157,7 @@ func extractLayer(ctx context.Context, l layer.Files, dir string) error {
 		return err
 	}
 	defer func() { _ = tar.Close() }() // only read
-	return fmt.Errorf("extract into %q: %w", dir, errors.ErrUnsupported)
+	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{})
 }
 
 // syncDir makes the names in a directory durable.

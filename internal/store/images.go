@@ -133,23 +133,54 @@ func eachPair(ctx context.Context, tx *sql.Tx, query string, args []any, fn func
 func (s *Store) Image(ctx context.Context, ref string) (Image, error) {
 	var img Image
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
-		f, err := find(ctx, tx, ref)
-		if err != nil {
-			return err
-		}
-		list, err := images(ctx, tx, "WHERE i.id = $1", f.id.String())
-		if err == nil && len(list) != 1 {
-			err = errdefs.ErrNotFound
-		}
-		if err == nil {
-			img = list[0]
-		}
+		var err error
+		img, _, err = lookUp(ctx, tx, ref)
 		return err
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("image %q: %w", ref, err)
 	}
 	return img, nil
+}
+
+// Use finds an image as Image does, notes that it was used now, and leases it:
+// until Close its layers stay, whoever removes it.
+func (s *Store) Use(ctx context.Context, ref string) (Image, error) {
+	l, err := s.takeLease(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	var img Image
+	err = s.db.Update(ctx, func(tx *sql.Tx) error {
+		var root ocispec.Descriptor
+		if img, root, err = lookUp(ctx, tx, ref); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "UPDATE images SET used = $2 WHERE id = $1", img.ID.String(), now()); err != nil {
+			return err
+		}
+		return insertLease(ctx, tx, l.id, []digest.Digest{root.Digest, img.Manifest.Digest})
+	})
+	if err != nil {
+		return Image{}, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return img, nil
+}
+
+// lookUp finds an image and what its name points to.
+func lookUp(ctx context.Context, tx *sql.Tx, ref string) (Image, ocispec.Descriptor, error) {
+	f, err := find(ctx, tx, ref)
+	if err != nil {
+		return Image{}, f.root, err
+	}
+	list, err := images(ctx, tx, "WHERE i.id = $1", f.id.String())
+	if err != nil {
+		return Image{}, f.root, err
+	}
+	if len(list) != 1 {
+		return Image{}, f.root, errdefs.ErrNotFound
+	}
+	return list[0], f.root, nil
 }
 
 // found is what a reference led to.
@@ -272,14 +303,6 @@ func setName(ctx context.Context, tx *sql.Tx, name string, root ocispec.Descript
 	}
 	_, err = tx.ExecContext(ctx, "UPDATE images SET tagged = $2, used = $2 WHERE id = $1", id.String(), t)
 	return err
-}
-
-// Touch notes that the image was used now.
-func (s *Store) Touch(ctx context.Context, id digest.Digest) error {
-	return s.db.Update(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "UPDATE images SET used = $2 WHERE id = $1", id.String(), now())
-		return err
-	})
 }
 
 // RecordSource notes that a repository (canonical name) holds blobs.

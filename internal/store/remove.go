@@ -38,11 +38,11 @@ func (s *Store) Remove(ctx context.Context, opts RemoveOptions) (RemoveResult, e
 		if err != nil {
 			return err
 		}
-		list, err := images(ctx, tx, "WHERE i.id = $1", f.id.String())
-		if err != nil || len(list) != 1 {
-			return fmt.Errorf("image %s: %w", f.id, cmpError(err, errdefs.ErrNotFound))
+		img, _, err := lookUp(ctx, tx, f.id.String())
+		if err != nil {
+			return err
 		}
-		return remove(ctx, tx, list[0], f, opts, &res)
+		return remove(ctx, tx, img, f, opts, &res)
 	})
 	if err != nil {
 		return RemoveResult{}, fmt.Errorf("remove %q: %w", opts.Ref, err)
@@ -52,13 +52,6 @@ func (s *Store) Remove(ctx context.Context, opts RemoveOptions) (RemoveResult, e
 	}
 	res.Freed, err = s.GC(ctx)
 	return res, err
-}
-
-func cmpError(err, other error) error {
-	if err != nil {
-		return err
-	}
-	return other
 }
 
 func remove(ctx context.Context, tx *sql.Tx, img Image, f found, opts RemoveOptions, res *RemoveResult) error {

@@ -1,0 +1,274 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/progress"
+)
+
+// fakeOp makes a layer that holds one file, and counts how often.
+type fakeOp struct {
+	name  string
+	input string
+	made  *atomic.Int32
+	fail  error
+	wait  bool // until ctx ends
+}
+
+func (o *fakeOp) Prepare(_ context.Context, w *Work) (Step, error) {
+	return Step{
+		Inputs: []Input{{Name: "input", Value: o.input}},
+		Make: func(ctx context.Context, out io.Writer) error {
+			if o.wait {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			if o.fail != nil {
+				return o.fail
+			}
+			o.made.Add(1)
+			tw := newTarWriter(out, nil)
+			if err := tw.entry(node{path: o.name, mode: 0o644, size: int64(len(o.input))}, strings.NewReader(o.input)); err != nil {
+				return err
+			}
+			return tw.Close()
+		},
+	}, nil
+}
+
+func TestSolverCachesAndExplains(t *testing.T) {
+	s := newDirStore(t)
+	var made atomic.Int32
+	build := func(first, second string) (Result, []Explanation) {
+		t.Helper()
+		var why []Explanation
+		solver := NewSolver(Options{Store: s, Explain: func(e Explanation) { why = append(why, e) }})
+		a := &Vertex{Op: &fakeOp{name: "a", input: first, made: &made}, Inputs: []*Vertex{{Op: &Base{}}}, Name: "A", Slot: "a"}
+		b := &Vertex{Op: &fakeOp{name: "b", input: second, made: &made}, Inputs: []*Vertex{a}, Name: "B", Slot: "b"}
+		res, err := solver.Solve(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res, why
+	}
+	res, why := build("1", "2")
+	if len(res.Layers) != 2 || made.Load() != 2 || len(why) != 2 || why[0].Reason != "it was not built before" {
+		t.Fatalf("first build: %v, %d made, %v", res, made.Load(), why)
+	}
+	again, why := build("1", "2")
+	if diff := cmp.Diff(res.Layers, again.Layers); diff != "" || !again.Cached || !again.Created.Equal(res.Created) || len(why) != 0 {
+		t.Fatalf("second build: %v %v %s", again, why, diff)
+	}
+	_, why = build("1", "3")
+	want := []Explanation{{Step: "B", Reason: "an input changed", Changes: []Change{{Input: "input", From: "2", To: "3"}}}}
+	if diff := cmp.Diff(want, why); diff != "" {
+		t.Fatal(diff)
+	}
+	delete(s.layers, res.Layers[0])
+	if _, why = build("1", "2"); len(why) != 1 || why[0].Reason != "its layer was removed" {
+		t.Fatalf("after removing a layer: %v", why)
+	}
+}
+
+func TestSolverMergesEqualSteps(t *testing.T) {
+	s := newDirStore(t)
+	var made atomic.Int32
+	var inputs []*Vertex
+	for range 8 {
+		inputs = append(inputs, &Vertex{Op: &fakeOp{name: "a", input: "1", made: &made}, Inputs: []*Vertex{{Op: &Base{}}}, Name: "A"})
+	}
+	if _, err := NewSolver(Options{Store: s}).Solve(t.Context(), &Vertex{Op: &Base{}, Inputs: inputs}); err != nil {
+		t.Fatal(err)
+	}
+	if made.Load() != 1 {
+		t.Errorf("made %d times", made.Load())
+	}
+}
+
+func TestSolverFailureCancelsAndKeepsFinished(t *testing.T) {
+	s := newDirStore(t)
+	var made atomic.Int32
+	done := &Vertex{Op: &fakeOp{name: "a", input: "1", made: &made}, Inputs: []*Vertex{{Op: &Base{}}}, Name: "done"}
+	bad := &Vertex{Op: &fakeOp{name: "b", fail: errors.New("boom"), made: &made}, Inputs: []*Vertex{done}, Name: "bad", Lines: []int{3}}
+	slow := &Vertex{Op: &fakeOp{name: "c", wait: true, made: &made}, Inputs: []*Vertex{{Op: &Base{}}}, Name: "slow"}
+	states := map[string]progress.State{}
+	solver := NewSolver(Options{Store: s, Parallel: 4, Progress: func(e progress.Event) { states[e.Name] = e.State }})
+	_, err := solver.Solve(t.Context(), &Vertex{Op: &Base{}, Inputs: []*Vertex{slow, bad}, Name: "all"})
+	var ve *VertexError
+	if !errors.As(err, &ve) || ve.Vertex != bad || err.Error() != "boom" {
+		t.Fatalf("got %v", err)
+	}
+	want := map[string]progress.State{"": progress.Cached, "done": progress.Done, "bad": progress.Failed, "slow": progress.Canceled}
+	if diff := cmp.Diff(want, states); diff != "" {
+		t.Error(diff)
+	}
+	res, err := NewSolver(Options{Store: s}).Solve(t.Context(), done)
+	if err != nil || !res.Cached {
+		t.Errorf("the finished step is not in the cache: %v %v", res, err)
+	}
+}
+
+func TestBuildGivesTheSameImage(t *testing.T) {
+	s := newDirStore(t)
+	base := tarOf(t, s, "etc/")
+	old := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	def := func() *Definition {
+		var made atomic.Int32
+		v := &Vertex{Op: &fakeOp{name: "a", input: "1", made: &made}, Inputs: []*Vertex{{Op: &Base{Layers: []digest.Digest{base}}}}, Name: "A"}
+		d := &Definition{Root: v}
+		d.Config.Platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
+		d.Config.History = []ocispec.History{
+			{CreatedBy: "base", Created: &old}, {CreatedBy: "ENV A=b", EmptyLayer: true}, {CreatedBy: "RUN a"}, {CreatedBy: "CMD", EmptyLayer: true},
+		}
+		return d
+	}
+	clock := time.Date(2026, 1, 1, 0, 0, 0, 5, time.UTC)
+	var ids []digest.Digest
+	for range 2 {
+		solver := NewSolver(Options{Store: s, Now: func() time.Time { clock = clock.Add(time.Hour); return clock }})
+		exp, err := solver.Build(t.Context(), def(), ExportOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, exp.ID)
+	}
+	if ids[0] != ids[1] {
+		t.Errorf("image IDs differ: %v", ids)
+	}
+	got := string(s.blobs[ids[0]])
+	for _, want := range []string{
+		`"created":"2026-01-01T01:00:00.000000005Z"`,
+		`{"created":"2020-01-02T03:04:05Z","created_by":"base"}`,
+		`{"created":"2026-01-01T01:00:00.000000005Z","created_by":"ENV A=b","empty_layer":true}`,
+		`"diff_ids":["` + base.String() + `","sha256:`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+}
+
+func TestStatCache(t *testing.T) {
+	s := newDirStore(t)
+	dir := t.TempDir()
+	writeFiles(t, dir, "a data=1", "d/b data=22", "d-e data=333", "l -> a")
+	later := time.Now().Add(time.Minute) // nothing is racy then
+	load := func(now time.Time) *Context {
+		t.Helper()
+		c, err := LoadContext(t.Context(), ContextOptions{Dir: dir, Index: s, Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if c := load(time.Now()); c.Hashed() != 6 || c.Files() != 5 {
+		t.Fatalf("first: hashed %d of %d files", c.Hashed(), c.Files())
+	}
+	if c := load(later); c.Hashed() != 6 {
+		t.Fatalf("files as young as the cache must be read again: hashed %d", c.Hashed())
+	}
+	if c := load(later); c.Hashed() != 0 {
+		t.Fatalf("third: hashed %d", c.Hashed())
+	}
+	before := load(later).files
+	if err := os.WriteFile(filepath.Join(dir, "d/b"), []byte("23"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := load(later)
+	if c.Hashed() != 2 || c.files[2].sum == before[2].sum {
+		t.Fatalf("after a change: hashed %d, %q", c.Hashed(), c.files[2].path)
+	}
+	for name, b := range s.index {
+		for cut := range b {
+			parseIndex(b[:cut]) // must not panic
+		}
+		s.index[name] = append([]byte(indexMagic), 0xff, 0xff, 0xff)
+	}
+	if c := load(later); c.Hashed() != 6 {
+		t.Fatalf("with a damaged cache: hashed %d", c.Hashed())
+	}
+}
+
+func TestCacheIgnoresTimesAndUmask(t *testing.T) {
+	s := newDirStore(t)
+	var ids []digest.Digest
+	for i, perm := range []os.FileMode{0o644, 0o600} {
+		dir := t.TempDir()
+		writeFiles(t, dir, "d/a data=1", "d/x mode=0755 data=2")
+		f := filepath.Join(dir, "d/a")
+		at := time.Unix(int64(1e9+i), 0)
+		if err := errors.Join(os.Chmod(f, perm), os.Chtimes(f, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		res, err := runCopy(t, s, dir, copyCase{sources: []string{"."}, dest: "/app"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, res.Layers...)
+		if res.Cached != (i == 1) {
+			t.Errorf("build %d cached: %v", i, res.Cached)
+		}
+	}
+	if ids[0] != ids[1] {
+		t.Error("layers differ")
+	}
+}
+
+func TestUnpack(t *testing.T) {
+	var tarball bytes.Buffer
+	gz := gzip.NewWriter(&tarball)
+	tw := tar.NewWriter(gz)
+	for _, h := range []tar.Header{
+		{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700},
+		{Name: "lib/a", Typeflag: tar.TypeReg, Mode: 0o640, Size: 1, Uid: 5, Gid: 6},
+		{Name: "lib/b", Typeflag: tar.TypeLink, Linkname: "lib/a"},
+		{Name: "was-dir", Typeflag: tar.TypeReg, Mode: 0o644, Size: 1},
+		{Name: "s", Typeflag: tar.TypeSymlink, Linkname: "/etc", Mode: 0o777},
+		{Name: "s/inside", Typeflag: tar.TypeReg, Mode: 0o644, Size: 1},
+	} {
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			fmt.Fprint(tw, "x")
+		}
+	}
+	if err := errors.Join(tw.Close(), gz.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s := newDirStore(t)
+	dir := t.TempDir()
+	writeFiles(t, dir, "a.tgz data="+tarball.String(), "z data=plain")
+	res, err := runCopy(t, s, dir, copyCase{
+		stage: []string{"usr/", "usr/lib/", "lib -> usr/lib", "was-dir/", "was-dir/f"}, sources: []string{"a.tgz", "z"}, dest: "/", unpack: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"usr/lib/a 640 owner=5:6 data=x", "usr/lib/b = usr/lib/a", "was-dir 644 data=x", "s -> /etc",
+		"etc/ 755", "etc/inside 644 data=x", "z 644 data=plain",
+	}
+	if diff := cmp.Diff(want, contents(t, s, res.Layers[1])); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,144 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/layer"
+)
+
+// dirStore is a Store and ContextStore in a directory and memory.
+type dirStore struct {
+	dir string
+
+	mu     sync.Mutex
+	layers map[digest.Digest]layer.Files
+	cache  map[string][]byte
+	last   map[string][]byte
+	blobs  map[digest.Digest][]byte
+	index  map[string][]byte
+	wrote  int // layers
+}
+
+func newDirStore(t testing.TB) *dirStore {
+	t.Helper()
+	return &dirStore{
+		dir: t.TempDir(), layers: map[digest.Digest]layer.Files{}, cache: map[string][]byte{},
+		last: map[string][]byte{}, blobs: map[digest.Digest][]byte{}, index: map[string][]byte{},
+	}
+}
+
+func (s *dirStore) WriteLayer(ctx context.Context, write func(io.Writer) error) (layer.Files, error) {
+	var files layer.Files
+	f, err := os.CreateTemp(s.dir, "tar-*")
+	if err != nil {
+		return files, err
+	}
+	defer f.Close() //nolint:errcheck // a test
+	h := sha256.New()
+	if err := write(io.MultiWriter(f, h)); err != nil {
+		return files, errors.Join(err, os.Remove(f.Name()))
+	}
+	files.DiffID = digest.NewDigestFromBytes(digest.SHA256, h.Sum(nil))
+	name := filepath.Join(s.dir, hex.EncodeToString(h.Sum(nil)))
+	files.Tar, files.Index = name+".tar", name+".idx"
+	if err := os.Rename(f.Name(), files.Tar); err != nil {
+		return files, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return files, err
+	}
+	idx, err := os.Create(files.Index)
+	if err != nil {
+		return files, err
+	}
+	defer idx.Close() //nolint:errcheck // a test
+	side, err := os.Create(name + ".side")
+	if err != nil {
+		return files, err
+	}
+	defer side.Close() //nolint:errcheck // a test
+	info, err := layer.WriteIndex(ctx, f, idx, side)
+	if err != nil {
+		return files, err
+	}
+	if info.SideSize > 0 {
+		files.Side = side.Name()
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return files, err
+	}
+	files.Size = fi.Size()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.layers[files.DiffID] = files
+	s.wrote++
+	return files, nil
+}
+
+func (s *dirStore) Layer(_ context.Context, id digest.Digest) (layer.Files, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.layers[id]; ok {
+		return f, nil
+	}
+	return layer.Files{}, fmt.Errorf("layer %s: %w", id, errdefs.ErrNotFound)
+}
+
+func (s *dirStore) TempDir(context.Context) (string, error) { return os.MkdirTemp(s.dir, "tmp-*") }
+
+func (s *dirStore) get(m map[string][]byte, key string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := m[key]; ok {
+		return b, nil
+	}
+	return nil, fmt.Errorf("%s: %w", key, errdefs.ErrNotFound)
+}
+
+func (s *dirStore) LoadCache(_ context.Context, key string) ([]byte, error) {
+	return s.get(s.cache, key)
+}
+
+func (s *dirStore) LastCache(_ context.Context, slot string) ([]byte, error) {
+	return s.get(s.last, slot)
+}
+
+func (s *dirStore) SaveCache(_ context.Context, key, slot string, _ []digest.Digest, value []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache[key], s.last[slot] = value, value
+	return nil
+}
+
+func (s *dirStore) LoadContextIndex(_ context.Context, dir string) ([]byte, error) {
+	return s.get(s.index, dir)
+}
+
+func (s *dirStore) SaveContextIndex(_ context.Context, dir string, b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index[dir] = b
+	return nil
+}
+
+func (s *dirStore) PutBlob(_ context.Context, mediaType string, b []byte) (ocispec.Descriptor, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := digest.FromBytes(b)
+	s.blobs[d] = b
+	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(b))}, nil
+}

@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"archive/tar"
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"strake/internal/hub"
+	"strake/internal/registry"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"strake": func() {
+			os.Exit(Main(context.Background(), os.Args[1:], Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+		},
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: *update,
+		Setup:         setup,
+		Condition:     condition,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"busybox": makeBusybox,
+			"trim":    trim,
+		},
+	})
+}
+
+// setup gives a script its own store, configuration and registry.
+func setup(env *testscript.Env) error {
+	h, err := hub.Open(context.Background(), hub.Options{Dir: filepath.Join(env.WorkDir, ".hub")})
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: registry.NewHandler(h, registry.Options{})}}
+	srv.Start()
+	env.Defer(func() {
+		srv.Close()
+		if err := h.Close(); err != nil {
+			env.T().Log(err)
+		}
+	})
+	env.Setenv("REGISTRY", l.Addr().String())
+	env.Setenv("STRAKE_ROOT", filepath.Join(env.WorkDir, ".store"))
+	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("TZ", "UTC")
+	return nil
+}
+
+// condition tells what a script may need: root, runtime.
+func condition(name string) (bool, error) {
+	switch name {
+	case "root":
+		return os.Geteuid() == 0, nil
+	case "runtime":
+		for _, runtime := range []string{"runc", "crun"} {
+			if _, err := exec.LookPath(runtime); err == nil {
+				return os.Geteuid() == 0, nil
+			}
+		}
+		return false, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// makeBusybox writes a tar of a small root file system: busybox FILE.
+func makeBusybox(ts *testscript.TestScript, _ bool, args []string) {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		ts.Fatalf("busybox-static is needed: %v", err)
+	}
+	program, err := os.ReadFile(path)
+	ts.Check(err)
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	w := tar.NewWriter(f)
+	add := func(h tar.Header, data []byte) {
+		h.Size = int64(len(data))
+		ts.Check(w.WriteHeader(&h))
+		_, err := w.Write(data)
+		ts.Check(err)
+	}
+	for _, dir := range []string{"bin/", "etc/", "root/", "tmp/"} {
+		add(tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755}, nil)
+	}
+	add(tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, program)
+	for _, name := range strings.Fields("sh ls cat echo true false sleep id env pwd hostname touch kill test") {
+		add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox"}, nil)
+	}
+	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644},
+		[]byte("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n"))
+	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\nalice:x:1000:\n"))
+	ts.Check(w.Close())
+	ts.Check(f.Close())
+}
+
+// trim stores a file's content, without white space around it, in a variable:
+// trim VARIABLE FILE.
+func trim(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}

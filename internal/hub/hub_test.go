@@ -1,0 +1,68 @@
+package hub_test
+
+import (
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/conformance"
+	"strake/internal/hub"
+	"strake/internal/registry"
+)
+
+func open(t *testing.T, dir string) *hub.Hub {
+	t.Helper()
+	h, err := hub.Open(t.Context(), hub.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return h
+}
+
+func TestHub(t *testing.T) {
+	conformance.Registry(t, func(t *testing.T) registry.Registry { return open(t, t.TempDir()) })
+}
+
+// TestUploadAcrossRestart resumes an upload in another Hub on the same data.
+func TestUploadAcrossRestart(t *testing.T) {
+	dir := t.TempDir()
+	first, err := hub.Open(t.Context(), hub.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := first.StartUpload(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := up.Write([]byte("before, ")); err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, dir)
+	up, err = second.ResumeUpload(t.Context(), "a", up.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if up.Offset() != 8 {
+		t.Errorf("offset %d, want 8", up.Offset())
+	}
+	if _, err := up.Write([]byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := up.Commit(t.Context(), digest.FromString("before, after")); err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
