@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // A group is a list of steps that a tool performs in order on one fresh volume.
@@ -196,7 +197,8 @@ func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume)
 		}
 	}
 	r.samples = append(r.samples, sm)
-	r.command = s.display(st.verb, args)
+	r.command = strings.NewReplacer(s.root, "$VOLUME", filepath.Dir(s.root), "$RUN", h.dir, "$INPUTS", s.registry.addr, "$REGISTRY").
+		Replace(s.display(st.verb, args))
 	log.Printf("%-14s %-16s round %d: %s", st.name, s.tool.name, s.round+1, sm)
 	return nil
 }

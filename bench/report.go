@@ -216,7 +216,7 @@ func (h *harness) writeStep(b *strings.Builder, st step) {
 		spread := float64(walls[len(walls)-1]-walls[0]) / float64(m.Wall) * 100
 		fmt.Fprintf(b, "| %s | %s | %s | %.0f %% | %s | %s | %s | %s | %s |\n", t.name, show(m.Wall), show(walls[0]), spread, show(m.Synced),
 			show(m.CPU), megabytes(m.RSS), megabytes(m.Disk), megabytes(m.Wire))
-		fmt.Fprintf(&commands, "    %s\n", strings.NewReplacer(h.dir, "$DIR", h.registry.addr, "$REGISTRY").Replace(r.command))
+		fmt.Fprintf(&commands, "    %s\n", r.command)
 	}
 	fmt.Fprintf(b, "\n%s%s\n", commands.String(), failures.String())
 }

@@ -188,17 +188,22 @@ func podmanArgv(dir, run string) func(verb string, args []string) []string {
 		case "pull", "push":
 			words = append([]string{verb, "--tls-verify=false"}, args...)
 		case "run":
-			words = append([]string{"run", "--rm", "--network", "host", "--ulimit", "host"}, args...)
+			words = append([]string{"run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024"}, args...)
 		}
 		return append(podman[:len(podman):len(podman)], words...)
 	}
 }
 
+// hideFlags keeps the report's command lines short: $STORE are the flags of podmanFlags.
+func hideFlags(dir, run string) []string {
+	return []string{strings.Join(podmanFlags(dir, run), " "), "$STORE", " --tmpdir " + filepath.Join(run, "tmp"), ""}
+}
+
 func podmanTool() *tool {
 	return &tool{
-		name: "podman", note: "overlay, runc, cgroupfs", versions: [][]string{{"podman", "--version"}},
+		name: "podman", note: "$STORE: --root --runroot --storage-driver overlay --cgroup-manager cgroupfs", versions: [][]string{{"podman", "--version"}},
 		open: func(_ context.Context, dir, run string) (*client, error) {
-			return &client{argv: podmanArgv(dir, run), hide: []string{dir, "$STORE", run, "$RUN"}}, nil
+			return &client{argv: podmanArgv(dir, run), hide: hideFlags(dir, run)}, nil
 		},
 	}
 }
@@ -206,7 +211,7 @@ func podmanTool() *tool {
 // buildahTool shares podman's store for what buildah has no command for.
 func buildahTool() *tool {
 	return &tool{
-		name: "buildah", note: "overlay, runc, isolation oci", timed: []string{"build", "push"},
+		name: "buildah", note: "the same $STORE", timed: []string{"build", "push"},
 		versions: [][]string{{"buildah", "--version"}, {"podman", "--version"}},
 		open: func(_ context.Context, dir, run string) (*client, error) {
 			podman := podmanArgv(dir, run)
@@ -223,14 +228,14 @@ func buildahTool() *tool {
 				}
 				return append(buildah[:len(buildah):len(buildah)], words...)
 			}
-			return &client{argv: argv, hide: []string{dir, "$STORE", run, "$RUN"}}, nil
+			return &client{argv: argv, hide: hideFlags(dir, run)}, nil
 		},
 	}
 }
 
 func skopeoTool() *tool {
 	return &tool{
-		name: "skopeo", note: "copy to containers-storage, overlay", needRoot: true, timed: []string{"pull"},
+		name: "skopeo", note: "to containers-storage, overlay", needRoot: true, timed: []string{"pull"},
 		versions: [][]string{{"skopeo", "--version"}, {"podman", "--version"}},
 		open: func(_ context.Context, dir, run string) (*client, error) {
 			podman := podmanArgv(dir, run)
@@ -244,7 +249,7 @@ func skopeoTool() *tool {
 				}
 				return nil
 			}
-			return &client{argv: argv, hide: []string{dir, "$STORE", run, "$RUN"}}, nil
+			return &client{argv: argv, hide: hideFlags(dir, run)}, nil
 		},
 	}
 }
@@ -264,7 +269,7 @@ func runcTool(root bool) *tool {
 				}
 				return nil
 			}
-			return &client{argv: argv, hide: []string{dir, "$STORE", run, "$RUN"}}, makeBundle(ctx, bundle)
+			return &client{argv: argv, hide: hideFlags(dir, run)}, makeBundle(ctx, bundle)
 		},
 	}
 }

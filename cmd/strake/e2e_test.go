@@ -140,35 +140,31 @@ RUN cat /second > /copy2
 `)
 	w.write("app/first", "1\n")
 	second := w.write("app/second", "2\n")
-	build := func() (cached, ran int, id string) {
+	build := func() (cached int, id string) {
 		out, err := w.try("a", "build", "--progress", "plain", "-t", "app", "app")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Count(out, " CACHED\n"), strings.Count(out, "DONE"), w.id("a", "app")
+		return strings.Count(out, " CACHED\n") - 1, w.id("a", "app") // FROM always is
 	}
-	_, _, id := build()
-	if cached, _, again := build(); cached != 5 || again != id {
+	_, id := build()
+	if cached, again := build(); cached != 5 || again != id {
 		t.Errorf("second build: %d steps of 5 cached, ID %s, first %s", cached, again, id)
 	}
 	w.run("touch", second)
-	if cached, _, again := build(); cached != 5 || again != id {
+	if cached, again := build(); cached != 5 || again != id {
 		t.Errorf("after touch: %d steps of 5 cached, ID %s, first %s", cached, again, id)
 	}
 	if err := os.WriteFile(second, []byte("3\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if cached, _, again := build(); cached != 3 || again == id {
+	if cached, again := build(); cached != 3 || again == id {
 		t.Errorf("after a change: %d steps of 3 cached, ID %s, first %s", cached, again, id)
-	}
-	out, err := w.try("a", "build", "--explain", "--no-cache=false", "--progress", "plain", "--build-arg", "x=1", "app")
-	if err != nil {
-		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(w.dir, "app", "first"), []byte("9\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	out, err = w.try("a", "build", "--explain", "--progress", "plain", "app")
+	out, err := w.try("a", "build", "--explain", "--progress", "plain", "app")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func TestKill(t *testing.T) {
 			w.whole("build")
 			if i%4 == 3 {
 				w.strake("build", "build", "-t", "steps", "steps")
-				if out, err := w.try("build", "build", "--progress", "plain", "-t", "steps", "steps"); err != nil || strings.Count(out, " CACHED\n") != 4 {
+				if out, err := w.try("build", "build", "--progress", "plain", "-t", "steps", "steps"); err != nil || strings.Count(out, " CACHED\n") != 5 {
 					t.Fatalf("rebuild is not cached: %v\n%s", err, out)
 				}
 				w.clean("build")

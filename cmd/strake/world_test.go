@@ -140,8 +140,8 @@ func (w *world) output(cmd *exec.Cmd) string {
 
 // tail is the end of a long output.
 func tail(s string) string {
-	if len(s) > 4000 {
-		s = "...\n" + s[len(s)-4000:]
+	if len(s) > 2000 {
+		s = "...\n" + s[len(s)-2000:]
 	}
 	return s
 }
@@ -272,8 +272,11 @@ func (w *world) podman() func(args ...string) string {
 	})
 	return func(args ...string) string {
 		w.Helper()
-		if args[0] == "pull" {
+		switch args[0] {
+		case "pull":
 			args = append([]string{"pull", "--signature-policy", policy}, args[1:]...)
+		case "run": // its own limits may be above what this machine allows
+			args = append([]string{"run", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"}, args[1:]...)
 		}
 		return w.run("podman", append(append([]string{}, base...), args...)...)
 	}

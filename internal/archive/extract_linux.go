@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,8 +74,9 @@ type extractor struct {
 
 // kept is what is known of a directory that is on the disk.
 type kept struct {
-	lower bool          // it is a lower layer's, so an implied one keeps its time
-	mtime unix.Timespec // the lower layer's
+	found bool          // it was there
+	lower bool          // and if the layer does not say how it looks, it keeps its look
+	mtime unix.Timespec // part of that
 }
 
 func (x *extractor) entry(e *Entry, content *Reader) error {
@@ -94,7 +97,7 @@ func (x *extractor) place(e *Entry, p *Placed, content *Reader) error {
 		if err != nil {
 			return err
 		}
-		return x.clear(fd, p.Inode)
+		return x.clear(fd, p.Path, p.Inode)
 	}
 	if p.Dir == nil {
 		_, err := x.openDir("")
@@ -113,7 +116,7 @@ func (x *extractor) place(e *Entry, p *Placed, content *Reader) error {
 		if fd, err = x.openDir(p.Path); err != nil {
 			return err
 		}
-		return x.clear(fd, p.Inode)
+		return x.clear(fd, p.Path, p.Inode)
 	case p.Kind == Hides, p.Inode.IsWhiteout():
 		x.forget(p.Path)
 		return removeAll(fd, base)
@@ -215,7 +218,7 @@ func (x *extractor) keep(fd int, base, path string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return unix.ENOTDIR
 	}
-	x.kept[path] = kept{lower: true, mtime: st.Mtim}
+	x.kept[path] = kept{found: true, lower: true, mtime: st.Mtim}
 	return nil
 }
 
@@ -358,11 +361,38 @@ func (x *extractor) finishDirs(dir *Inode, path string) error {
 	if k := x.kept[path]; dir.Implied && k.lower {
 		return setTime(fd, ".", k.mtime)
 	}
+	if x.kept[path].found {
+		if err := removeXattrs(fd, dir.Xattrs); err != nil {
+			return err
+		}
+	}
 	return x.describe(fd, ".", dir)
 }
 
+// removeXattrs removes a directory's attributes but those of list.
+func removeXattrs(fd int, list []Xattr) error {
+	names := make([]byte, 1<<16) // what the kernel bounds the list to
+	n, err := unix.Flistxattr(fd, names)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list attributes: %w", err)
+	}
+	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
+		if name == "" || slices.ContainsFunc(list, func(a Xattr) bool { return a.Name == name }) {
+			continue
+		}
+		err := unix.Fremovexattr(fd, name)
+		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+			return fmt.Errorf("remove attribute %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // clear removes what a lower layer has in a directory and the layer has not.
-func (x *extractor) clear(fd int, dir *Inode) error {
+func (x *extractor) clear(fd int, path string, dir *Inode) error {
 	names, err := readNames(fd, ".")
 	if err != nil {
 		return err
@@ -378,11 +408,16 @@ func (x *extractor) clear(fd int, dir *Inode) error {
 		if !child.IsDir() {
 			continue
 		}
+		below := joinName(path, name)
+		if k, ok := x.kept[below]; ok {
+			k.lower = false
+			x.kept[below] = k
+		}
 		sub, err := openBelow(fd, name)
 		if err != nil {
 			return err
 		}
-		err = x.clear(sub, child)
+		err = x.clear(sub, below, child)
 		if err = errors.Join(err, unix.Close(sub)); err != nil {
 			return err
 		}

@@ -41,12 +41,15 @@ func (n *Inode) IsWhiteout() bool {
 // applies a layer to an empty directory:
 //
 //   - A later entry replaces an earlier one of the same name, with all that is
-//     below it; only a directory on a directory keeps what is there.
+//     below it; only a directory on a directory keeps what is there. A directory
+//     in the place of something else is opaque: whatever was there had hidden
+//     what lower layers have.
 //   - Parents of an entry are resolved through the layer's own symlinks, which
 //     stay inside its root; parents that do not exist are implied.
 //   - A hard link needs its target earlier in the layer; it may be a symlink.
 //   - A whiteout does not hide what its own layer has, in whatever order the two
-//     come; a directory with a whiteout of the same name is opaque.
+//     come; a directory with a whiteout of the same name is opaque, and nothing
+//     of a lower one shows in its look.
 type Tree struct {
 	Root *Inode
 
@@ -140,7 +143,9 @@ func (t *Tree) addName(p *Placed, name string, e *Entry) error {
 	old := at.dir.Children[base]
 	switch {
 	case p.Kind == Hides && old != nil:
-		old.Opaque = old.Opaque || old.IsDir()
+		if old.IsDir() {
+			old.Opaque, old.Implied = true, false
+		}
 		p.Inode = old
 		return nil
 	case p.Kind == Hides:
@@ -155,9 +160,7 @@ func (t *Tree) addName(p *Placed, name string, e *Entry) error {
 	}
 	p.Inode = &Inode{}
 	p.Inode.describe(e)
-	if e.IsDir() && old != nil && old.IsWhiteout() {
-		p.Inode.Opaque = true
-	}
+	p.Inode.Opaque = e.IsDir() && old != nil
 	return t.put(at.dir, base, p.Inode)
 }
 
@@ -180,6 +183,9 @@ func (t *Tree) link(p *Placed, at place, base, target string) error {
 		return nil
 	}
 	p.Link = joinName(from.path, name)
+	if strings.HasPrefix(p.Link, p.Path+"/") {
+		return fmt.Errorf("hard link to %q, which it replaces: %w", target, errdefs.ErrInvalidArgument)
+	}
 	return t.put(at.dir, base, inode)
 }
 
@@ -273,7 +279,7 @@ func (t *Tree) resolve(name string, create bool) (place, error) {
 				return at, fmt.Errorf("more than %d implied directories: %w", maxImplied, errdefs.ErrResourceExhausted)
 			}
 			dir := impliedDir()
-			dir.Opaque = child != nil
+			dir.Opaque, dir.Implied = child != nil, child == nil
 			if len(part) > maxComponent {
 				return at, fmt.Errorf("name of %d bytes: %w", len(part), errdefs.ErrInvalidArgument)
 			}

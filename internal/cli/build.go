@@ -117,7 +117,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	if closeErr := show.Close(); err == nil {
 		err = closeErr
 	}
-	if opts.explain {
+	if opts.explain && (err == nil || len(why.list) > 0) {
 		why.write(s.Err)
 	}
 	if err != nil {

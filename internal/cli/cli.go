@@ -16,7 +16,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"strake/internal/engine"
@@ -141,7 +140,3 @@ func notify(ctx context.Context) (context.Context, func()) {
 	}()
 	return ctx, func() { cancel(nil) }
 }
-
-// Command returns the whole command tree, for documents made from it. Its
-// commands are not to be run.
-func Command() *cobra.Command { return newRootCommand(&session{}) }

@@ -29,6 +29,21 @@ func setHelp(root *cobra.Command) {
 	help.ShorthandDeprecated = "use --help"
 }
 
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about the command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if topic == nil || err != nil || len(rest) > 0 {
+				return fmt.Errorf("unknown help topic: %s", strings.Join(args, " "))
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), usage(topic))
+			return err
+		},
+	}
+}
+
 // usage is a command's help.
 func usage(cmd *cobra.Command) string {
 	var b strings.Builder

@@ -25,7 +25,7 @@ func newRootCommand(s *session) *cobra.Command {
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(flagError)
-	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	root.SetHelpCommand(newHelpCommand())
 	setHelp(root)
 
 	flags := root.Flags()

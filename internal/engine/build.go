@@ -97,20 +97,16 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	if err != nil {
 		return BuildResult{}, err
 	}
-	name := "Dockerfile"
-	if opts.Dockerfile != "" {
-		name = filepath.Base(opts.Dockerfile)
-	}
-	exported, err := solve(ctx, env, solver, name, source, platform, opts, result.Names)
+	exported, err := solve(ctx, env, solver, source, platform, opts, result.Names)
 	if err != nil {
-		return BuildResult{}, &BuildError{Err: err, File: name, Source: source, Lines: dockerfile.Lines(err)}
+		return BuildResult{}, &BuildError{Err: err, File: dockerfileName(opts), Source: source, Lines: dockerfile.Lines(err)}
 	}
 	result.ID, result.Cached = exported.ID, exported.Cached
 	return result, nil
 }
 
-func solve(ctx context.Context, env *Env, solver *build.Solver, name string, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {
-	file, err := dockerfile.Parse(name, source)
+func solve(ctx context.Context, env *Env, solver *build.Solver, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {
+	file, err := dockerfile.Parse(dockerfileName(opts), source)
 	if err != nil {
 		return exported, err
 	}
@@ -133,12 +129,19 @@ func solve(ctx context.Context, env *Env, solver *build.Solver, name string, sou
 	})
 }
 
+func dockerfileName(opts BuildOptions) string {
+	if opts.Dockerfile == "" {
+		return "Dockerfile"
+	}
+	return filepath.Base(opts.Dockerfile)
+}
+
 // readDockerfile reads the Dockerfile and settles where it is.
 func readDockerfile(ctx context.Context, solver *build.Solver, opts *BuildOptions) (source []byte, err error) {
 	if opts.Source == nil && opts.Dockerfile == "" {
 		opts.Dockerfile = filepath.Join(opts.Dir, "Dockerfile")
 	}
-	step := solver.Begin("[internal] load build definition from " + first(filepath.Base(opts.Dockerfile), "Dockerfile"))
+	step := solver.Begin("[internal] load build definition from " + dockerfileName(*opts))
 	from := opts.Source
 	if from == nil {
 		f, err := os.Open(opts.Dockerfile)

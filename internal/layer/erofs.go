@@ -61,7 +61,14 @@ type super struct {
 	blocks     uint32 // of the index
 	tarBlocks  uint32
 	sideBlocks uint32
+	whiteouts  bool // there are some
 }
+
+// The volume name tells whether there are whiteouts.
+const (
+	plainVolume    = "strake-layer"
+	whiteoutVolume = "strake-whiteouts" // 16 bytes at most
+)
 
 func (s *super) devices() int {
 	switch {
@@ -83,7 +90,10 @@ func (s *super) encode() []byte {
 	le.PutUint16(sb[14:], metaOffset/slotSize) // the root's number
 	le.PutUint64(sb[16:], s.inodes)
 	le.PutUint32(sb[36:], s.blocks)
-	copy(sb[64:80], "strake-layer")
+	copy(sb[64:80], plainVolume)
+	if s.whiteouts {
+		copy(sb[64:80], whiteoutVolume)
+	}
 	le.PutUint32(sb[80:], incompatChunked|incompatDevices)
 	le.PutUint16(sb[86:], uint16(s.devices())) //nolint:gosec // 2 at most
 	le.PutUint16(sb[88:], (superOffset+superSize)/deviceSize)

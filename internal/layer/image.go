@@ -27,6 +27,8 @@ type image struct {
 	pos    int64  // end of the inodes so far
 	blocks int64  // data blocks so far
 	first  int64  // the first data block
+
+	whiteouts bool // there are some
 }
 
 // node is one inode with its place.
@@ -46,6 +48,7 @@ func (im *image) write(w io.Writer, root *archive.Inode) (int64, error) {
 	im.place(root, root)
 	im.first = alignBlock(im.pos) >> blockBits
 	s := super{
+		whiteouts:  im.whiteouts,
 		inodes:     uint64(len(im.inodes)),
 		tarBlocks:  uint32(alignBlock(im.tarSize) >> blockBits),  //nolint:gosec // checked below
 		sideBlocks: uint32(alignBlock(im.sideSize) >> blockBits), //nolint:gosec // bounded by sideWriter
@@ -105,6 +108,7 @@ func (im *image) place(inode, parent *archive.Inode) {
 		im.pos = (im.pos+chunkSize-1)&^(chunkSize-1) + table.count*chunkSize
 	}
 	inode.Number = at / slotSize
+	im.whiteouts = im.whiteouts || inode.IsWhiteout()
 	im.inodes = append(im.inodes, n)
 	if n.layout == layoutPlain && n.size > 0 && !isRegular(inode) || n.layout == layoutInline && n.size >= blockSize {
 		im.data = append(im.data, n)

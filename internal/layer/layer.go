@@ -25,6 +25,8 @@ type Layer struct {
 	tar      *os.File
 	side     *os.File
 	tarBlock uint32 // where the tar begins among the blocks
+
+	whiteouts bool // there are some
 }
 
 // Open opens a layer for reading; Close closes it. The index is checked as it is
@@ -86,6 +88,7 @@ func (l *Layer) checkSuper() error {
 		return damaged("cut short")
 	}
 	l.tarBlock = le.Uint32(sb[36:])
+	l.whiteouts = string(sb[64:80]) == whiteoutVolume
 	return nil
 }
 

@@ -45,7 +45,7 @@ const hugeFile = 1 << 30
 // walkFS looks at a tree as an fs.FS shows it.
 func walkFS(t testing.TB, f *FS) tree {
 	t.Helper()
-	got, first := tree{}, map[uint64]string{}
+	got, first := tree{}, map[[2]uint64]string{}
 	err := fs.WalkDir(f, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func walkFS(t testing.TB, f *FS) tree {
 			}
 		}
 		if !info.IsDir() && st.Nlink > 1 {
-			l.Same = sameAs(first, st.Ino, name)
+			l.Same = sameAs(first, [2]uint64{0, st.Ino}, name)
 		}
 		got[name] = l
 		return nil
@@ -93,7 +93,7 @@ func walkFS(t testing.TB, f *FS) tree {
 // walkDisk looks at a directory of the system.
 func walkDisk(t testing.TB, root string) tree {
 	t.Helper()
-	got, first := tree{}, map[uint64]string{}
+	got, first := tree{}, map[[2]uint64]string{}
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -138,7 +138,7 @@ func walkDisk(t testing.TB, root string) tree {
 			}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
-			l.Same = sameAs(first, st.Ino, name)
+			l.Same = sameAs(first, [2]uint64{st.Dev, st.Ino}, name)
 		}
 		got[name] = l
 		return nil
@@ -149,7 +149,7 @@ func walkDisk(t testing.TB, root string) tree {
 	return got
 }
 
-func sameAs(first map[uint64]string, ino uint64, name string) string {
+func sameAs(first map[[2]uint64]string, ino [2]uint64, name string) string {
 	if _, ok := first[ino]; !ok {
 		first[ino] = name
 	}

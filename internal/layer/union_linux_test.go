@@ -86,7 +86,11 @@ func randomLayer(rnd *rand.Rand) (entries []archive.Entry) {
 func mountUnion(t testing.TB, layers []*Layer) string {
 	t.Helper()
 	var lower []string
-	for _, l := range layers {
+	visible, err := Visible(layers)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, l := range visible {
 		lower = append(lower, mountLayer(t, l.Files()))
 	}
 	var b bytes.Buffer
@@ -120,22 +124,22 @@ func union(t *testing.T, tars []string) tree {
 		files, _ := indexTar(t, tar)
 		layers = append(layers, openLayer(t, files))
 	}
-	shown := dropDirLinks(walkFS(t, Union(layers)))
-	same(t, "extracted", shown, dropDirLinks(walkDisk(t, extractTar(t, tars...))))
+	shown := dropLinks(walkFS(t, Union(layers)))
+	same(t, "extracted", shown, dropLinks(walkDisk(t, extractTar(t, tars...))))
 	inNamespace(t, func() {
-		same(t, "mounted", shown, dropDirLinks(walkDisk(t, mountUnion(t, layers))))
+		same(t, "mounted", shown, dropLinks(walkDisk(t, mountUnion(t, layers))))
 	})
 	return shown
 }
 
-// dropDirLinks forgets the link counts of directories, which overlayfs does not
-// add up.
-func dropDirLinks(tr tree) tree {
+// dropLinks forgets link counts: overlayfs does not add up those of directories,
+// and a file keeps its layer's when some of its names are hidden.
+func dropLinks(tr tree) tree {
 	for name, l := range tr {
-		if l.Mode&archive.TypeMask == archive.TypeDir {
-			l.Nlink = 0
-			tr[name] = l
+		if l.Nlink = 0; l.Same == name {
+			l.Same = ""
 		}
+		tr[name] = l
 	}
 	return tr
 }

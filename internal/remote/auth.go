@@ -79,7 +79,7 @@ func (r *Registry) grant(ctx context.Context, scopes []string) (string, error) {
 	if r.auth.cred == nil {
 		cred, err := r.client.opts.Credentials(ctx, r.host)
 		if err != nil {
-			return "", fmt.Errorf("credentials for %s: %w", r.host, err)
+			return "", permanent(fmt.Errorf("credentials for %s: %w", r.host, err))
 		}
 		r.auth.cred = &cred
 	}
@@ -99,7 +99,7 @@ func (r *Registry) grant(ctx context.Context, scopes []string) (string, error) {
 	}
 	t, err := r.fetchToken(ctx, *r.auth.asked, cred, scopes)
 	if err != nil {
-		return "", fmt.Errorf("token for %s: %w", r.host, err)
+		return "", permanent(fmt.Errorf("token for %s: %w", r.host, err))
 	}
 	r.auth.tokens[key] = t
 	return "Bearer " + t.value, nil
@@ -194,7 +194,7 @@ func (r *Registry) tokenOnce(ctx context.Context, hr *http.Request, origin *url.
 	if resp.StatusCode != http.StatusOK {
 		_, again := retryAfter(resp, 0)
 		if err = answerError(resp); !again {
-			err = fmt.Errorf("%w: %w", errFinal, err)
+			err = permanent(err)
 		}
 		return token{}, err
 	}
@@ -205,13 +205,13 @@ func (r *Registry) tokenOnce(ctx context.Context, hr *http.Request, origin *url.
 		ExpiresIn   int    `json:"expires_in"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil {
-		return token{}, fmt.Errorf("%s: malformed answer: %w", place(hr.URL), errFinal)
+		return token{}, permanent(fmt.Errorf("%s: malformed answer", place(hr.URL)))
 	}
 	if answer.Token == "" {
 		answer.Token = answer.AccessToken
 	}
 	if answer.Token == "" || strings.ContainsFunc(answer.Token, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return token{}, fmt.Errorf("%s: answer without a token: %w", place(hr.URL), errFinal)
+		return token{}, permanent(fmt.Errorf("%s: answer without a token", place(hr.URL)))
 	}
 	life := time.Duration(min(max(answer.ExpiresIn, 60), 86400)) * time.Second
 	return token{answer.Token, time.Now().Add(life - life/10)}, nil

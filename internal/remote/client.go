@@ -113,7 +113,7 @@ func (c *Client) Close() {
 // or without a port. It is the same one every time.
 func (c *Client) Registry(host string) (*Registry, error) {
 	host = CanonicalHost(host)
-	if host == "" || strings.ContainsAny(host, "/?#@ \\\t\r\n") {
+	if strings.Trim(host, "0123456789abcdefghijklmnopqrstuvwxyz.-_:[]") != "" || strings.Contains(host, "..") {
 		return nil, fmt.Errorf("registry %q: not a host: %w", host, errdefs.ErrInvalidArgument)
 	}
 	c.mu.Lock()

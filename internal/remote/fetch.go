@@ -63,12 +63,12 @@ func (b *blobReader) accept(resp *http.Response) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		first, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		if !ok || first != b.offset {
-			return fmt.Errorf("blob %s: the registry sent another range: %w", b.dgst, errFinal)
+			return permanent(fmt.Errorf("blob %s: the registry sent another range", b.dgst))
 		}
 		size = total
 	}
 	if b.size >= 0 && size >= 0 && size != b.size {
-		return fmt.Errorf("blob %s: its size was %d, is now %d: %w", b.dgst, b.size, size, errFinal)
+		return permanent(fmt.Errorf("blob %s: its size was %d, is now %d", b.dgst, b.size, size))
 	}
 	b.size = size
 	if size >= 0 && b.offset > size {

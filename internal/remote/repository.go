@@ -69,7 +69,16 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset 
 		err := fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", desc.Digest, b.Desc.Size, desc.Size, errdefs.ErrFailedPrecondition)
 		return nil, errors.Join(err, b.Close())
 	}
+	if b.Desc.Size < 0 { // it does not say where it will end: one byte more tells
+		return limited{io.LimitReader(b, desc.Size-offset+1), b}, nil
+	}
 	return b.ReadCloser, nil
+}
+
+// limited reads a part of what it closes.
+type limited struct {
+	io.Reader
+	io.Closer
 }
 
 // Exists implements image.Target.

@@ -2,17 +2,20 @@ package remote
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -87,11 +90,23 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // passing reports whether a request that failed without an answer may succeed
-// later.
+// later: a connection that broke may, one that never came to be does not.
 func passing(err error) bool {
+	if _, ok := errors.AsType[permanentError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return false
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok && e.IsNotFound {
+		return false
+	}
 	for _, kind := range []error{
-		context.Canceled, context.DeadlineExceeded, errdefs.ErrPermissionDenied,
-		errdefs.ErrUnauthenticated, errdefs.ErrInvalidArgument, errdefs.ErrNotFound, errFinal,
+		context.Canceled, context.DeadlineExceeded, syscall.ECONNREFUSED, errdefs.ErrPermissionDenied,
+		errdefs.ErrUnauthenticated, errdefs.ErrInvalidArgument, errdefs.ErrNotFound,
 	} {
 		if errors.Is(err, kind) {
 			return false
@@ -100,8 +115,12 @@ func passing(err error) bool {
 	return true
 }
 
-// errFinal marks failures that trying again does not mend.
-var errFinal = errors.New("will not pass")
+// permanentError is a failure that trying again does not mend.
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+
+func permanent(err error) error { return permanentError{err} }
 
 // retryAfter reports whether resp's status may pass, and when.
 func retryAfter(resp *http.Response, wait time.Duration) (time.Duration, bool) {
@@ -153,7 +172,7 @@ func (r *Registry) send(ctx context.Context, req request) (*http.Response, error
 			return resp, nil
 		}
 	}
-	return nil, fmt.Errorf("%s %s: more than %d redirects: %w", req.method, r.host, maxRedirects, errFinal)
+	return nil, permanent(fmt.Errorf("%s %s: more than %d redirects", req.method, r.host, maxRedirects))
 }
 
 // sendTo sends req to target, with credentials only if that is the origin. sent
@@ -198,7 +217,7 @@ func (r *Registry) sendTo(ctx context.Context, req request, target *url.URL, own
 func openBody(req request, hr *http.Request) (*sendBody, error) {
 	rc, err := req.body()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errFinal, err)
+		return nil, permanent(err)
 	}
 	if req.size == 0 {
 		hr.Body = http.NoBody
@@ -228,7 +247,7 @@ func (b *sendBody) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.err = fmt.Errorf("%w: %w", errFinal, err)
+		b.err = permanent(err)
 	}
 	return n, err
 }
@@ -272,7 +291,7 @@ func (r *Registry) follow(origin, from *url.URL, resp *http.Response) (*url.URL,
 	discard(resp)
 	to, err := from.Parse(resp.Header.Get("Location"))
 	if err != nil || resp.Header.Get("Location") == "" {
-		return nil, fmt.Errorf("%s: malformed redirect: %w", place(from), errFinal)
+		return nil, permanent(fmt.Errorf("%s: malformed redirect", place(from)))
 	}
 	return to, checkPlace(origin, to)
 }

@@ -53,7 +53,7 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 	if err != nil {
 		return err
 	}
-	var offset int64
+	var offset, best int64
 	for try := 1; offset < desc.Size; try++ {
 		next, err := r.patch(ctx, repo, location, offset, desc.Size, open)
 		if err == nil {
@@ -66,14 +66,13 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 		if err := sleep(ctx, backoff(try)); err != nil {
 			return err
 		}
-		before := offset
 		location, offset, err = r.uploadState(ctx, repo, location)
 		if errors.Is(err, errdefs.ErrNotFound) || err == nil && offset == 0 {
 			offset = 0
 			location, err = r.startUpload(ctx, repo)
 		}
-		if offset > before { // it gets on: these tries do not count
-			try = 0
+		if offset > best { // it gets on: these tries do not count
+			best, try = offset, 0
 		}
 		if err != nil {
 			return fmt.Errorf("upload %s: %w", desc.Digest, err)
@@ -130,7 +129,7 @@ func (r *Registry) location(ctx context.Context, keep *url.URL, resp *http.Respo
 	}
 	u, err := resp.Request.URL.Parse(s)
 	if err != nil || s == "" {
-		return nil, fmt.Errorf("%s: malformed Location: %w", place(resp.Request.URL), errFinal)
+		return nil, permanent(fmt.Errorf("%s: malformed Location", place(resp.Request.URL)))
 	}
 	return u, checkPlace(origin, u)
 }
@@ -152,7 +151,7 @@ func (r *Registry) uploadState(ctx context.Context, repo string, location *url.U
 	_, last, ok := strings.Cut(resp.Header.Get("Range"), "-")
 	n, err := strconv.ParseInt(last, 10, 64)
 	if !ok || err != nil || n < 0 {
-		return nil, 0, fmt.Errorf("%s: malformed Range: %w", place(location), errFinal)
+		return nil, 0, permanent(fmt.Errorf("%s: malformed Range", place(location)))
 	}
 	if n == 0 { // "0-0" is what registries say of one byte and of none
 		return next, 0, nil
