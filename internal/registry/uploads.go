@@ -94,11 +94,8 @@ func (c *call) resume() (Upload, error) {
 const uploadIDChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 func (c *call) uploadStatus() error {
-	up, err := c.resume()
+	up, err := c.withUpload(func(Upload) error { return nil })
 	if err != nil {
-		return err
-	}
-	if err := up.Close(); err != nil {
 		return err
 	}
 	return c.uploadAnswer(up, http.StatusNoContent)
@@ -152,12 +149,19 @@ func parseContentRange(s string) (first, last int64, ok bool) {
 	return first, last, err1 == nil && err2 == nil && first >= 0 && last >= first-1
 }
 
-func (c *call) patchUpload() error {
-	up, err := c.resume()
-	if err != nil {
-		return err
+// withUpload calls fn with the request's upload, which is released whatever
+// happens.
+func (c *call) withUpload(fn func(up Upload) error) (up Upload, err error) {
+	if up, err = c.resume(); err != nil {
+		return nil, err
 	}
-	if err := errors.Join(c.receive(up), up.Close()); err != nil {
+	defer func() { err = errors.Join(err, up.Close()) }()
+	return up, fn(up)
+}
+
+func (c *call) patchUpload() error {
+	up, err := c.withUpload(c.receive)
+	if err != nil {
 		return err
 	}
 	return c.uploadAnswer(up, http.StatusAccepted)
@@ -168,26 +172,22 @@ func (c *call) finishUpload() error {
 	if err := CheckDigest(dgst); err != nil {
 		return err
 	}
-	up, err := c.resume()
-	if err != nil {
+	_, err := c.withUpload(func(up Upload) error {
+		if err := c.receive(up); err != nil {
+			return err
+		}
+		_, err := up.Commit(c.r.Context(), dgst)
 		return err
-	}
-	err = c.receive(up)
-	if err == nil {
-		_, err = up.Commit(c.r.Context(), dgst)
-	}
-	if err := errors.Join(err, up.Close()); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	return c.created("blobs", dgst)
 }
 
 func (c *call) cancelUpload() error {
-	up, err := c.resume()
+	_, err := c.withUpload(func(up Upload) error { return up.Cancel(c.r.Context()) })
 	if err != nil {
-		return err
-	}
-	if err := errors.Join(up.Cancel(c.r.Context()), up.Close()); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)

@@ -231,11 +231,20 @@ func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry
 	if err := checkNames(repo, ref); err != nil {
 		return desc, err
 	}
-	resp, err := r.do(ctx, request{
+	req := request{
 		method: http.MethodPut, path: manifestPath(repo, ref), scopes: push(repo),
 		header: http.Header{"Content-Type": {m.MediaType}}, accept: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
 		body: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Bytes)), nil }, size: desc.Size,
-	})
+	}
+	resp, err := r.do(ctx, req)
+	// The digest is right. distribution's file system driver says otherwise when
+	// somebody else writes the same manifest meanwhile.
+	for try := 1; hasCode(err, registry.DigestInvalid) && try < maxTries; try++ {
+		if err := sleep(ctx, backoff(try)); err != nil {
+			return desc, err
+		}
+		resp, err = r.do(ctx, req)
+	}
 	if err != nil {
 		return desc, fmt.Errorf("put manifest %s: %w", ref, err)
 	}
@@ -244,6 +253,11 @@ func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry
 		return desc, fmt.Errorf("put manifest %s: the registry stored %s: %w", desc.Digest, printable(got), errdefs.ErrFailedPrecondition)
 	}
 	return desc, nil
+}
+
+func hasCode(err error, code registry.Code) bool {
+	e, ok := errors.AsType[*registry.Error](err)
+	return ok && e.Code == code
 }
 
 // DeleteBlob implements registry.Deleter.

@@ -72,25 +72,28 @@ func (u *Unpacked) unpack(ctx context.Context, layers []layer.Files) (string, er
 			return "", err
 		}
 		lock, err := lockDir(ctx, partial)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // finished by another process
-		}
 		if err != nil {
 			return "", err
 		}
-		err = u.extract(ctx, layers, lock, partial, final)
-		if err := errors.Join(err, lock.Close()); !errors.Is(err, fs.ErrNotExist) {
-			return final, err
+		if lock == nil {
+			continue // finished or given up by another process
 		}
+		if err := u.extract(ctx, layers, lock, partial, final); err != nil {
+			return "", errors.Join(err, os.RemoveAll(partial), lock.Close())
+		}
+		return final, lock.Close()
 	}
 }
 
 // lockPause is the time between two looks at a lock that another process holds.
 const lockPause = 10 * time.Millisecond
 
-// lockDir opens and locks a directory. The error is fs.ErrNotExist if it no longer has this name when the lock is got.
+// lockDir opens and locks a directory. It returns nil if the directory no longer has this name when it has the lock.
 func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +116,8 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	named, err := os.Lstat(dir)
-	if err == nil && !os.SameFile(locked, named) {
-		err = fs.ErrNotExist
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(locked, named) {
+		return nil, f.Close()
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -51,33 +51,40 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, open image.Op
 		if err != nil || ok {
 			return err
 		}
-		w, err := s.blobs.Writer(ctx, desc.Digest.String(), content.WriterOptions{Expected: desc.Digest, Size: desc.Size})
-		switch {
-		case errdefs.IsAlreadyExists(err):
-			// The file is there but no row: a commit that is under way, or one
-			// that died before its transaction.
-			err = s.adopt(ctx, desc)
-			if err == nil {
-				return nil
-			}
-			return fmt.Errorf("store %s: %w", desc.Digest, err)
-		case errdefs.IsUnavailable(err):
-			if err := sleep(ctx, pollInterval); err != nil {
-				return err
-			}
-			continue
-		case err != nil:
-			return fmt.Errorf("store %s: %w", desc.Digest, err)
+		err = s.take(ctx, desc, open)
+		if !errors.Is(err, errBusy) {
+			return err
 		}
+		if err := sleep(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
+}
+
+// errBusy says that another process makes what is to be made.
+var errBusy = errors.New("another process is taking it in")
+
+// take is one attempt of Push. It fails with errBusy while another process
+// makes the same blob.
+func (s *Store) take(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+	w, err := s.blobs.Writer(ctx, desc.Digest.String(), content.WriterOptions{Expected: desc.Digest, Size: desc.Size})
+	switch {
+	case errdefs.IsAlreadyExists(err):
+		// The file is there but no row: a commit that is under way, or one
+		// that died before its transaction.
+		err = s.adopt(ctx, desc)
+	case errdefs.IsUnavailable(err):
+		return errBusy
+	case err == nil:
 		err = s.ingest(ctx, desc, w, open)
 		if closeErr := w.Close(); err == nil {
 			err = closeErr
 		}
-		if err != nil {
-			return fmt.Errorf("store %s: %w", desc.Digest, err)
-		}
-		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("store %s: %w", desc.Digest, err)
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -44,20 +44,24 @@ func (s *Store) newIndex(ctx context.Context) (*pending, error) {
 }
 
 // newLayer begins a layer whose tar is written as the ingest ref. What an
-// earlier attempt left of it is dropped: tar and index are made in one pass.
+// earlier attempt left of it is dropped: tar and index are made in one pass. It
+// fails with errBusy while another process writes the ref.
 func (s *Store) newLayer(ctx context.Context, ref string) (*pending, error) {
 	p, err := s.newIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w, err := s.blobs.Writer(ctx, ref, content.WriterOptions{})
-	if err == nil && w.Offset() > 0 {
-		err = w.Truncate(0)
+	if errdefs.IsUnavailable(err) {
+		err = errBusy
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	p.w, p.ref = w, ref
+	if err := w.Truncate(0); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
 	return p, nil
 }
 

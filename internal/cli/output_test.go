@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"strake/internal/engine"
+)
+
+// golden compares got with a file of testdata/golden, or writes that.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	compareFile(t, filepath.Join("testdata", "golden", name), got)
+}
+
+func compareFile(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got; -update rewrites it):\n%s", path, diff)
+	}
+}
+
+// TestImagesTable holds the bytes that docker 28 prints of the same images.
+func TestImagesTable(t *testing.T) {
+	age := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+	images := []engine.Image{
+		{
+			ID: digest.FromString("a"), Created: age(3 * time.Minute), Size: 1982286,
+			Names:       []string{"docker.io/library/bb:2", "docker.io/library/bb:latest", "localhost:5000/team/bb:1"},
+			RepoDigests: []string{"docker.io/library/bb@" + digest.FromString("m").String(), "quay.io/x/y@" + digest.FromString("n").String()},
+		},
+		{ID: digest.FromString("b"), Created: age(50 * time.Hour), Size: 999},
+		{ID: digest.FromString("c"), Created: age(2 * 365 * 24 * time.Hour), Size: 1234567890, Names: []string{"docker.io/a/b:c"}},
+	}
+	for name, opts := range map[string]imagesOptions{
+		"images":          {},
+		"images-digests":  {digests: true},
+		"images-notrunc":  {noTrunc: true},
+		"images-quiet":    {quiet: true},
+		"images-json":     {format: `{"ID":{{json .ID}},"Size":{{json .Size}},"Tag":{{json .Tag}}}`},
+		"images-table":    {format: `table {{.ID}}\t{{upper .Repository}}\t{{pad .Tag 1 2}}x`},
+		"images-template": {format: `{{.Repository}}@{{.Digest}} {{truncate .Size 2}} {{join (split .Repository "/") "+"}} {{title .Tag}}`},
+		"images-raw":      {format: "raw", quiet: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, format := imagesFormat(opts)
+			var rows []imageRow
+			for i := range images {
+				rows = appendRows(rows, &images[i], opts.digests || strings.Contains(format, "{{.Digest}}"), opts.digests)
+			}
+			var b bytes.Buffer
+			if err := table.write(&b, format, rows); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, b.String())
+		})
+	}
+}
+
+func TestHistoryTable(t *testing.T) {
+	steps := []imagetypes.HistoryResponseItem{
+		{ID: digest.FromString("a").String(), Created: time.Now().Add(-25 * time.Hour).Unix(), CreatedBy: "CMD [\"sh\"]", Comment: "buildkit.dockerfile.v0"},
+		{ID: "<missing>", Created: 0, CreatedBy: "RUN /bin/sh -c echo\tone two three four five six seven eight", Size: 123456789},
+	}
+	for name, human := range map[string]bool{"history": true, "history-exact": false} {
+		t.Run(name, func(t *testing.T) {
+			if !human {
+				steps[0].Created = 1_700_000_000
+			}
+			table := listing[imagetypes.HistoryResponseItem]{
+				fields: historyFields(true, human), columns: []string{"ID", "CreatedSince", "CreatedBy", "Size", "Comment"},
+			}
+			var b bytes.Buffer
+			if err := table.write(&b, "", steps); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, b.String())
+		})
+	}
+}
+
+// TestTransfer shows a pull as lines and as docker's table on a terminal.
+func TestTransfer(t *testing.T) {
+	layer := func(s string) ocispec.Descriptor {
+		return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromString(s), Size: 2_000_000}
+	}
+	events := []engine.Event{
+		{Desc: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromString("config")}},
+		{Desc: layer("a"), State: engine.StateWaiting},
+		{Desc: layer("b"), State: engine.StateWaiting},
+		{Desc: layer("b"), State: engine.StateExists},
+		{Desc: layer("a"), State: engine.StateCopying, Offset: 1_000_000},
+		{Desc: layer("a"), State: engine.StateDone, Offset: 2_000_000},
+	}
+	for name, width := range map[string]int{"transfer-lines": 0, "transfer-narrow": 40, "transfer-wide": 120} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			tr := newTransfer(&b, pullVerbs)
+			tr.width = width
+			for _, e := range events {
+				tr.event(e)
+			}
+			golden(t, name, strings.ReplaceAll(b.String(), "\x1b", "ESC"))
+		})
+	}
+}
+
+// TestDocs keeps docs/cli in step with the commands' help.
+func TestDocs(t *testing.T) {
+	t.Setenv("DOCKER_DEFAULT_PLATFORM", "")
+	t.Setenv("BUILDKIT_PROGRESS", "")
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Hidden || cmd.Name() == "help" {
+			return
+		}
+		name := strings.ReplaceAll(cmd.CommandPath(), " ", "_")
+		page := "# " + cmd.CommandPath() + "\n\n```\n" + usage(cmd) + "```\n"
+		if !cmd.HasParent() {
+			page += exitCodesPage
+		}
+		compareFile(t, filepath.Join("..", "..", "docs", "cli", name+".md"), page)
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	root := newRootCommand(&session{Streams: Streams{In: strings.NewReader("")}})
+	root.InitDefaultVersionFlag()
+	walk(root)
+}
+
+const exitCodesPage = `
+Exit codes, which are docker's: 0 success; 1 any error; 64 a --format of
+inspect, info or version that does not parse; 125 a flag that is unknown or not
+valid, and of run a container that could not be started; 126 a command that
+cannot be executed; 127 a command that does not exist; 128 + n ended by signal
+n. run exits with the code of its process.
+`
