@@ -21,7 +21,8 @@ run() { printf '$ %s\n' "$*"; "$@"; }
 
 say "A base image, made from Debian's busybox-static"
 if ! busybox=$(command -v busybox); then
-	(cd "$dir" && apt-get download -q busybox-static >/dev/null && dpkg-deb -x busybox-static_*.deb .)
+	(cd "$dir" && { apt-get download busybox-static || { apt-get update && apt-get download busybox-static; }; } > apt.log 2>&1 &&
+		dpkg-deb -x busybox-static_*.deb .) || { cat "$dir/apt.log" >&2; exit 1; }
 	busybox=$(ls "$dir"/bin/busybox "$dir"/usr/bin/busybox 2>/dev/null | head -n 1)
 fi
 mkdir -p "$dir/base/bin" "$dir/base/etc" "$dir/base/tmp"

@@ -22,6 +22,12 @@ const (
 	engineErrorTitle = "Error: "
 )
 
+const exitCodesHelp = `Exit codes: 0 success, 1 any error, 64 a --format that does not parse, 125 a flag
+that is not valid or a container that could not be started, 126 a command that
+cannot be executed, 127 a command that does not exist, 128+n ended by signal n;
+run exits with the code of its process.
+`
+
 // statusError is an error with an exit code of its own. Without err nothing is
 // printed.
 type statusError struct {

@@ -74,6 +74,9 @@ func usage(cmd *cobra.Command) string {
 	if cmd.HasSubCommands() {
 		fmt.Fprintf(&b, "\nRun '%s COMMAND --help' for more information on a command.\n", cmd.CommandPath())
 	}
+	if !cmd.HasParent() {
+		b.WriteString("\n" + exitCodesHelp)
+	}
 	return b.String()
 }
 

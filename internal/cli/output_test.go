@@ -12,7 +12,6 @@ import (
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
 )
@@ -20,11 +19,7 @@ import (
 // golden compares got with a file of testdata/golden, or writes that.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	compareFile(t, filepath.Join("testdata", "golden", name), got)
-}
-
-func compareFile(t *testing.T, path, got string) {
-	t.Helper()
+	path := filepath.Join("testdata", "golden", name)
 	if *update {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -127,35 +122,3 @@ func TestTransfer(t *testing.T) {
 		})
 	}
 }
-
-// TestDocs keeps docs/cli in step with the commands' help.
-func TestDocs(t *testing.T) {
-	t.Setenv("DOCKER_DEFAULT_PLATFORM", "")
-	t.Setenv("BUILDKIT_PROGRESS", "")
-	var walk func(cmd *cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Hidden || cmd.Name() == "help" {
-			return
-		}
-		name := strings.ReplaceAll(cmd.CommandPath(), " ", "_")
-		page := "# " + cmd.CommandPath() + "\n\n```\n" + usage(cmd) + "```\n"
-		if !cmd.HasParent() {
-			page += exitCodesPage
-		}
-		compareFile(t, filepath.Join("..", "..", "docs", "cli", name+".md"), page)
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	root := newRootCommand(&session{Streams: Streams{In: strings.NewReader("")}})
-	root.InitDefaultVersionFlag()
-	walk(root)
-}
-
-const exitCodesPage = `
-Exit codes, which are docker's: 0 success; 1 any error; 64 a --format of
-inspect, info or version that does not parse; 125 a flag that is unknown or not
-valid, and of run a container that could not be started; 126 a command that
-cannot be executed; 127 a command that does not exist; 128 + n ended by signal
-n. run exits with the code of its process.
-`

@@ -15,10 +15,15 @@ import (
 
 // Source holds image graphs. Its methods are safe for concurrent use.
 type Source interface {
+	Fetcher
+
 	// Resolve returns the root descriptor that ref (a tag or a digest, in the
 	// source's own terms) names, or fails with errdefs.ErrNotFound.
 	Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error)
+}
 
+// Fetcher holds blobs. Its methods are safe for concurrent use.
+type Fetcher interface {
 	// Fetch opens the bytes of desc from offset on, unverified. It fails with
 	// errdefs.ErrNotFound when the source does not hold them.
 	Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)

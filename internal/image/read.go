@@ -15,7 +15,7 @@ import (
 
 // ReadAll reads the bytes of desc, at most limit, and verifies them. Bytes
 // other than desc says fail with errdefs.ErrFailedPrecondition.
-func ReadAll(ctx context.Context, src Source, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+func ReadAll(ctx context.Context, src Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if err := CheckDescriptor(desc); err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func verify(desc ocispec.Descriptor, b []byte) error {
 
 // ReadManifest reads, verifies and parses the manifest desc. The bytes are
 // returned too, for their digest must live on.
-func ReadManifest(ctx context.Context, src Source, desc ocispec.Descriptor) (ocispec.Manifest, []byte, error) {
+func ReadManifest(ctx context.Context, src Fetcher, desc ocispec.Descriptor) (ocispec.Manifest, []byte, error) {
 	b, err := ReadAll(ctx, src, desc, MaxManifestSize)
 	if err != nil {
 		return ocispec.Manifest{}, nil, err
@@ -59,7 +59,7 @@ func ReadManifest(ctx context.Context, src Source, desc ocispec.Descriptor) (oci
 }
 
 // ReadIndex is ReadManifest for an index.
-func ReadIndex(ctx context.Context, src Source, desc ocispec.Descriptor) (ocispec.Index, []byte, error) {
+func ReadIndex(ctx context.Context, src Fetcher, desc ocispec.Descriptor) (ocispec.Index, []byte, error) {
 	b, err := ReadAll(ctx, src, desc, MaxManifestSize)
 	if err != nil {
 		return ocispec.Index{}, nil, err
@@ -69,7 +69,7 @@ func ReadIndex(ctx context.Context, src Source, desc ocispec.Descriptor) (ocispe
 }
 
 // ReadConfig reads, verifies and parses the image config desc.
-func ReadConfig(ctx context.Context, src Source, desc ocispec.Descriptor) (imagespec.DockerOCIImage, []byte, error) {
+func ReadConfig(ctx context.Context, src Fetcher, desc ocispec.Descriptor) (imagespec.DockerOCIImage, []byte, error) {
 	b, err := ReadAll(ctx, src, desc, MaxConfigSize)
 	if err != nil {
 		return imagespec.DockerOCIImage{}, nil, err

@@ -148,7 +148,7 @@ func dropLinks(tr tree) tree {
 // by extraction one over the other, equal.
 func TestRandomUnions(t *testing.T) {
 	needRoot(t)
-	rounds := 400
+	rounds := 150
 	if testing.Short() {
 		rounds = 40
 	}

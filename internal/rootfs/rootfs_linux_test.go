@@ -1,9 +1,20 @@
 package rootfs_test
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
 	"strake/internal/conformance"
+	"strake/internal/layer"
 	"strake/internal/mount"
 	"strake/internal/rootfs"
 )
@@ -21,4 +32,100 @@ func TestUnpacked(t *testing.T) {
 	conformance.Mounter(t, func(_ *testing.T, dir string, ns *mount.Namespace) rootfs.Mounter {
 		return rootfs.NewUnpacked(dir, ns)
 	})
+}
+
+// emptyLayer makes a layer that has nothing in it.
+func emptyLayer(t *testing.T) layer.Files {
+	t.Helper()
+	dir := t.TempDir()
+	l := layer.Files{Tar: filepath.Join(dir, "tar"), Index: filepath.Join(dir, "index")}
+	data := make([]byte, 1024)
+	var index bytes.Buffer
+	if _, err := layer.WriteIndex(t.Context(), bytes.NewReader(data), &index, nil); err != nil {
+		t.Fatal(err)
+	}
+	l.DiffID = digest.FromBytes(data)
+	if err := errors.Join(os.WriteFile(l.Tar, data, 0o600), os.WriteFile(l.Index, index.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestUnpackedShared: what a crash left is done again, and many find one result.
+func TestUnpackedShared(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	ns, err := mount.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, layers := t.TempDir(), []layer.Files{emptyLayer(t)}
+	left := filepath.Join(dir, fmt.Sprintf("%x.partial", sha256.Sum256([]byte(layers[0].DiffID+"\n"))))
+	if err := os.MkdirAll(filepath.Join(left, "half/done"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		target := t.TempDir()
+		all.Go(func() {
+			m, err := rootfs.NewUnpacked(dir, ns).Mount(t.Context(), rootfs.MountOptions{Layers: layers, Target: target})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			err = ns.Do(func() error {
+				found, err := os.ReadDir(target)
+				if len(found) > 0 {
+					t.Errorf("found %v", found)
+				}
+				return err
+			})
+			if err := errors.Join(err, m.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || len(entries[0].Name()) != 64 {
+		t.Errorf("in the directory: %v, %v", entries, err)
+	}
+	if err := ns.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPick(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	ns, err := mount.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	o := rootfs.PickOptions{Dir: filepath.Join(dir, "a"), UnpackedDir: filepath.Join(dir, "b"), NS: ns}
+	for _, name := range []string{"erofs", "unpacked"} {
+		t.Setenv(rootfs.Variable, name)
+		if m, reason, err := rootfs.Pick(t.Context(), o); err != nil || m.Name() != name || reason == "" {
+			t.Errorf("%s: got %v, %q, %v", name, m, reason, err)
+		}
+	}
+	t.Setenv(rootfs.Variable, "aufs")
+	if _, _, err := rootfs.Pick(t.Context(), o); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("got error %v", err)
+	}
+	t.Setenv(rootfs.Variable, "")
+	m, reason, err := rootfs.Pick(t.Context(), o)
+	if err != nil || reason == "" {
+		t.Fatal(err)
+	}
+	t.Log(m.Name(), reason)
+	if left, err := filepath.Glob(filepath.Join(dir, "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := ns.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -139,9 +139,20 @@ func (u *Unpacked) extract(ctx context.Context, layers []layer.Files, lock *os.F
 	if err := os.Chmod(partial, 0o755); err != nil { //nolint:gosec // the root of an image, in a directory that is closed
 		return err
 	}
+	named := false // a layer names the root directory
 	for _, l := range layers {
-		if err := extractLayer(ctx, l, partial); err != nil {
+		implied, err := impliesRoot(l)
+		if err == nil {
+			err = extractLayer(ctx, l, partial)
+		}
+		if err != nil {
 			return fmt.Errorf("layer %s: %w", l.DiffID, err)
+		}
+		named = named || !implied
+	}
+	if epoch := time.Unix(0, 0); !named {
+		if err := os.Chtimes(partial, epoch, epoch); err != nil {
+			return err
 		}
 	}
 	if err := unix.Syncfs(int(lock.Fd())); err != nil {
@@ -151,6 +162,21 @@ func (u *Unpacked) extract(ctx context.Context, layers []layer.Files, lock *os.F
 		return err
 	}
 	return syncDir(u.dir)
+}
+
+// impliesRoot reports whether a layer does not name the root directory.
+func impliesRoot(files layer.Files) (implied bool, err error) {
+	l, err := layer.Open(files)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	info, err := l.Stat(".")
+	if err != nil {
+		return false, err
+	}
+	st, ok := info.Sys().(*layer.Stat)
+	return ok && st.Implied, nil
 }
 
 // extractLayer applies one layer to a directory.

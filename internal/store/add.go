@@ -113,11 +113,3 @@ func (s *Store) manifestOf(ctx context.Context, root ocispec.Descriptor) (ocispe
 	}
 	return held[0], nil
 }
-
-// PutBlob stores a small blob: a config, a manifest or an index.
-func (s *Store) PutBlob(ctx context.Context, mediaType string, b []byte) (ocispec.Descriptor, error) {
-	desc := image.Bytes(mediaType, b)
-	return desc, s.Push(ctx, desc, func(_ context.Context, offset int64) (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(b[offset:])), nil
-	})
-}

@@ -8,18 +8,23 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/sqldb"
 )
+
+// cache keeps what builds remember.
+type cache struct{ db *sqldb.DB }
 
 // LoadCache returns what was saved under key, or fails with
 // errdefs.ErrNotFound. The record keeps its layers from GC.
-func (s *Store) LoadCache(ctx context.Context, key string) ([]byte, error) {
-	return s.value(ctx, "SELECT value FROM cache WHERE key = $1", key)
+func (c *cache) LoadCache(ctx context.Context, key string) ([]byte, error) {
+	return c.value(ctx, "SELECT value FROM cache WHERE key = $1", key)
 }
 
 // SaveCache saves value under key. The record keeps the layers from GC; slot
 // names the step that it belongs to, for LastCache.
-func (s *Store) SaveCache(ctx context.Context, key, slot string, layers []digest.Digest, value []byte) error {
-	err := s.db.Update(ctx, func(tx *sql.Tx) error {
+func (c *cache) SaveCache(ctx context.Context, key, slot string, layers []digest.Digest, value []byte) error {
+	err := c.db.Update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO cache (key, slot, value, created, used) VALUES ($1, $2, $3, $4, $4)
 			ON CONFLICT (key) DO UPDATE SET slot = excluded.slot, value = excluded.value,
 			created = excluded.created, used = excluded.used`, key, slot, value, now())
@@ -44,19 +49,19 @@ func (s *Store) SaveCache(ctx context.Context, key, slot string, layers []digest
 
 // LastCache returns the newest record of a slot, or fails with
 // errdefs.ErrNotFound.
-func (s *Store) LastCache(ctx context.Context, slot string) ([]byte, error) {
-	return s.value(ctx, "SELECT value FROM cache WHERE slot = $1 ORDER BY created DESC LIMIT 1", slot)
+func (c *cache) LastCache(ctx context.Context, slot string) ([]byte, error) {
+	return c.value(ctx, "SELECT value FROM cache WHERE slot = $1 ORDER BY created DESC LIMIT 1", slot)
 }
 
 // LoadContextIndex returns the stat cache of a build context directory, or
 // fails with errdefs.ErrNotFound.
-func (s *Store) LoadContextIndex(ctx context.Context, dir string) ([]byte, error) {
-	return s.value(ctx, "SELECT value FROM contexts WHERE dir = $1", dir)
+func (c *cache) LoadContextIndex(ctx context.Context, dir string) ([]byte, error) {
+	return c.value(ctx, "SELECT value FROM contexts WHERE dir = $1", dir)
 }
 
-func (s *Store) value(ctx context.Context, query, arg string) ([]byte, error) {
+func (c *cache) value(ctx context.Context, query, arg string) ([]byte, error) {
 	var value []byte
-	err := s.db.View(ctx, func(tx *sql.Tx) error {
+	err := c.db.View(ctx, func(tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, query, arg).Scan(&value)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -69,8 +74,8 @@ func (s *Store) value(ctx context.Context, query, arg string) ([]byte, error) {
 }
 
 // SaveContextIndex saves the stat cache of a build context directory.
-func (s *Store) SaveContextIndex(ctx context.Context, dir string, value []byte) error {
-	err := s.db.Update(ctx, func(tx *sql.Tx) error {
+func (c *cache) SaveContextIndex(ctx context.Context, dir string, value []byte) error {
+	err := c.db.Update(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO contexts (dir, value, used) VALUES ($1, $2, $3)
 			ON CONFLICT (dir) DO UPDATE SET value = excluded.value, used = excluded.used`, dir, value, now())
 		return err

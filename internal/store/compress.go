@@ -21,7 +21,7 @@ import (
 // Compress returns a compressed form of a layer that is in the store: one that
 // is there, or a gzip that it makes and keeps. The bytes are the same on every
 // machine.
-func (s *Store) Compress(ctx context.Context, id digest.Digest) (ocispec.Descriptor, error) {
+func (s *contents) Compress(ctx context.Context, id digest.Digest) (ocispec.Descriptor, error) {
 	if err := s.hold(ctx, id); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -52,7 +52,7 @@ func (s *Store) Compress(ctx context.Context, id digest.Digest) (ocispec.Descrip
 	}
 }
 
-func (s *Store) compress(ctx context.Context, id digest.Digest, w content.Writer) (ocispec.Descriptor, error) {
+func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Writer) (ocispec.Descriptor, error) {
 	if err := w.Truncate(0); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -65,7 +65,7 @@ func (s *Store) compress(ctx context.Context, id digest.Digest, w content.Writer
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	_, err = io.Copy(z, content.NewReader(&cancellable{ctx, io.NewSectionReader(tar, 0, tar.Size())}, id, tar.Size()))
+	_, err = io.Copy(z, content.NewReader(cancellable(ctx, io.NewSectionReader(tar, 0, tar.Size())), id, tar.Size()))
 	if err := errors.Join(err, z.Close()); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -74,24 +74,26 @@ func (s *Store) compress(ctx context.Context, id digest.Digest, w content.Writer
 		return desc, err
 	}
 	return desc, s.commit(ctx, func() error { return w.Commit(ctx, desc.Size, desc.Digest) }, func(tx *sql.Tx) error {
-		if err := s.recordBlob(ctx, tx, desc); err != nil {
+		if err := recordBlob(ctx, tx, desc); err != nil {
 			return err
 		}
 		return recordCompressed(ctx, tx, desc, id)
 	})
 }
 
-// cancellable is a reader that stops when its context does.
-type cancellable struct {
-	ctx context.Context
-	r   io.Reader
-}
+// readerFunc is a function that reads.
+type readerFunc func(b []byte) (int, error)
 
-func (c *cancellable) Read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(b)
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// cancellable reads r until ctx is cancelled.
+func cancellable(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(b []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return r.Read(b)
+	})
 }
 
 // PushManifest returns the manifest with which an image is pushed: its own when

@@ -146,7 +146,7 @@ func (s *Store) Image(ctx context.Context, ref string) (Image, error) {
 // Use finds an image as Image does, notes that it was used now, and leases it:
 // until Close its layers stay, whoever removes it.
 func (s *Store) Use(ctx context.Context, ref string) (Image, error) {
-	l, err := s.takeLease(ctx)
+	l, err := s.acquire(ctx)
 	if err != nil {
 		return Image{}, err
 	}

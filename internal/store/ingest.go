@@ -39,7 +39,7 @@ const pollInterval = 50 * time.Millisecond
 // Push implements image.Target. A layer, in whatever compression, is inflated,
 // hashed and indexed in the one pass that writes it; its compressed form is
 // kept too. When another process is taking the same blob in, Push waits for it.
-func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+func (s *contents) Push(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("store %q: %w: %w", desc.Digest, errdefs.ErrInvalidArgument, err)
 	}
@@ -66,7 +66,7 @@ var errBusy = errors.New("another process is taking it in")
 
 // take is one attempt of Push. It fails with errBusy while another process
 // makes the same blob.
-func (s *Store) take(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+func (s *contents) take(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
 	w, err := s.blobs.Writer(ctx, desc.Digest.String(), content.WriterOptions{Expected: desc.Digest, Size: desc.Size})
 	switch {
 	case errdefs.IsAlreadyExists(err):
@@ -96,11 +96,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *Store) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
+func (s *contents) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
 	if isLayer(desc.MediaType) {
 		return s.ingestLayer(ctx, desc, w, open)
 	}
-	src := &resuming{ctx: ctx, open: open, offset: w.Offset(), size: desc.Size}
+	src := resume(ctx, open, w.Offset(), desc.Size)
 	defer src.Close()
 	if _, err := io.Copy(w, io.LimitReader(src, desc.Size+1-w.Offset())); err != nil {
 		return err
@@ -110,16 +110,16 @@ func (s *Store) ingest(ctx context.Context, desc ocispec.Descriptor, w content.W
 
 // commitBlob commits a blob that is no layer; a manifest becomes visible only
 // with all that it needs.
-func (s *Store) commitBlob(ctx context.Context, desc ocispec.Descriptor, files func() error) error {
+func (s *contents) commitBlob(ctx context.Context, desc ocispec.Descriptor, files func() error) error {
 	if !image.IsManifest(desc.MediaType) && !image.IsIndex(desc.MediaType) {
-		return s.commit(ctx, files, func(tx *sql.Tx) error { return s.recordBlob(ctx, tx, desc) })
+		return s.commit(ctx, files, func(tx *sql.Tx) error { return recordBlob(ctx, tx, desc) })
 	}
 	return s.commit(ctx, files, func(tx *sql.Tx) error { return s.recordGraph(ctx, tx, desc) })
 }
 
 // adopt makes the row of a blob whose file is in place already. The file was
 // verified before it got its name, but its own writer may have died since.
-func (s *Store) adopt(ctx context.Context, desc ocispec.Descriptor) error {
+func (s *contents) adopt(ctx context.Context, desc ocispec.Descriptor) error {
 	if isLayer(desc.MediaType) {
 		return s.adoptLayer(ctx, desc)
 	}
@@ -127,7 +127,7 @@ func (s *Store) adopt(ctx context.Context, desc ocispec.Descriptor) error {
 }
 
 // adoptLayer takes a layer in from its compressed (or plain) blob in the store.
-func (s *Store) adoptLayer(ctx context.Context, desc ocispec.Descriptor) error {
+func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) error {
 	r, err := s.blobs.Open(ctx, desc.Digest)
 	if err != nil {
 		return err
@@ -138,7 +138,7 @@ func (s *Store) adoptLayer(ctx context.Context, desc ocispec.Descriptor) error {
 
 // commit makes files visible and reachable: files, the renames, and then rows,
 // one transaction, run behind the gate.
-func (s *Store) commit(ctx context.Context, files func() error, rows func(*sql.Tx) error) (err error) {
+func (s *contents) commit(ctx context.Context, files func() error, rows func(*sql.Tx) error) (err error) {
 	gate, err := s.gate(unix.LOCK_SH)
 	if err != nil {
 		return err
@@ -157,8 +157,8 @@ func (s *Store) commit(ctx context.Context, files func() error, rows func(*sql.T
 // ingestLayer streams a layer from open through w (which keeps the bytes as
 // they come) into its tar and its index. The part that an earlier attempt left
 // in w is read from disk, not fetched again.
-func (s *Store) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
-	src := &resuming{ctx: ctx, open: open, offset: w.Offset(), size: desc.Size}
+func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
+	src := resume(ctx, open, w.Offset(), desc.Size)
 	defer src.Close()
 	rest := io.TeeReader(io.LimitReader(src, desc.Size+1-w.Offset()), w)
 	var all io.Reader = rest
@@ -170,7 +170,7 @@ func (s *Store) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w cont
 
 // unpack reads the layer desc from r to its end, makes its tar and index, and
 // commits the three together; commitBlob puts the blob itself in place.
-func (s *Store) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader, commitBlob func() error) error {
+func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader, commitBlob func() error) error {
 	tar, compression, err := archive.Decompress(r)
 	if err != nil {
 		return err
@@ -197,10 +197,10 @@ func (s *Store) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader
 		}
 		return p.commitFiles(ctx, diffID)
 	}, func(tx *sql.Tx) error {
-		if err := s.recordBlob(ctx, tx, desc); err != nil {
+		if err := recordBlob(ctx, tx, desc); err != nil {
 			return err
 		}
-		if err := s.recordLayer(ctx, tx, diffID, p); err != nil {
+		if err := recordLayer(ctx, tx, diffID, p); err != nil {
 			return err
 		}
 		return recordCompressed(ctx, tx, desc, diffID)
@@ -208,7 +208,7 @@ func (s *Store) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader
 }
 
 // indexPlain indexes a layer that came uncompressed: its blob is its tar.
-func (s *Store) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar io.Reader, commitBlob func() error) error {
+func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar io.Reader, commitBlob func() error) error {
 	p, err := s.newIndex(ctx)
 	if err != nil {
 		return err
@@ -222,12 +222,12 @@ func (s *Store) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar io.
 			return err
 		}
 		return p.commitIndex(desc.Digest)
-	}, func(tx *sql.Tx) error { return s.recordLayer(ctx, tx, desc.Digest, p) })
+	}, func(tx *sql.Tx) error { return recordLayer(ctx, tx, desc.Digest, p) })
 }
 
 // WriteLayer takes in the layer whose tar write writes. It is hashed and
 // indexed as it is written, and becomes visible whole or not at all.
-func (s *Store) WriteLayer(ctx context.Context, write func(w io.Writer) error) (layer.Files, error) {
+func (s *contents) WriteLayer(ctx context.Context, write func(w io.Writer) error) (layer.Files, error) {
 	dir, err := s.TempDir(ctx)
 	if err != nil {
 		return layer.Files{}, err
@@ -245,10 +245,16 @@ func (s *Store) WriteLayer(ctx context.Context, write func(w io.Writer) error) (
 		if err == nil {
 			err = buf.Flush()
 		}
+		if err != nil {
+			err = &writeError{err}
+		}
 		pw.CloseWithError(err)
 	}()
 	err = p.readFrom(ctx, pr)
 	pr.CloseWithError(errors.New("layer writer stopped")) // frees the writer when reading failed
+	if failed, ok := errors.AsType[*writeError](err); ok {
+		return layer.Files{}, errors.Join(failed.error, p.discard(ctx))
+	}
 	if err != nil {
 		return layer.Files{}, errors.Join(fmt.Errorf("write layer: %w", err), p.discard(ctx))
 	}
@@ -257,21 +263,29 @@ func (s *Store) WriteLayer(ctx context.Context, write func(w io.Writer) error) (
 		return layer.Files{}, err
 	}
 	err = s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) },
-		func(tx *sql.Tx) error { return s.recordLayer(ctx, tx, diffID, p) })
+		func(tx *sql.Tx) error { return recordLayer(ctx, tx, diffID, p) })
 	if err != nil {
 		return layer.Files{}, fmt.Errorf("write layer: %w", err)
 	}
 	return s.Layer(ctx, diffID)
 }
 
-// resuming reads what open gives, and opens again where a read failed.
+// resume reads what open gives from offset on, and opens again where a read
+// failed. What follows the size is not waited for. The caller closes it.
+func resume(ctx context.Context, open image.Opener, offset, size int64) *resuming {
+	return &resuming{
+		open: func(offset int64) (io.ReadCloser, error) { return open(ctx, offset) },
+		done: ctx.Err, offset: offset, size: size,
+	}
+}
+
 type resuming struct {
-	ctx    context.Context
-	open   image.Opener
+	open   func(offset int64) (io.ReadCloser, error)
+	done   func() error // says why reading has to stop
 	r      io.ReadCloser
 	offset int64
-	size   int64 // what follows it is not waited for
-	tries  int
+	size   int64
+	tries  int // that failed since the last byte
 }
 
 // maxTries is how often in a row a read may fail without a byte between.
@@ -280,7 +294,7 @@ const maxTries = 5
 func (r *resuming) Read(b []byte) (int, error) {
 	for {
 		if r.r == nil {
-			rc, err := r.open(r.ctx, r.offset)
+			rc, err := r.open(r.offset)
 			if err != nil {
 				return 0, err // an opener retries by itself what is worth it
 			}
@@ -291,7 +305,7 @@ func (r *resuming) Read(b []byte) (int, error) {
 		if n > 0 {
 			r.tries = 0
 		}
-		if err == nil || err == io.EOF || r.ctx.Err() != nil {
+		if err == nil || errors.Is(err, io.EOF) || r.done() != nil {
 			return n, err
 		}
 		if r.offset == r.size {
@@ -312,7 +326,9 @@ func (r *resuming) Close() error {
 	if r.r == nil {
 		return nil
 	}
-	err := r.r.Close()
-	r.r = nil
-	return err
+	return r.r.Close()
 }
+
+// writeError marks an error of the function that writes a layer: the caller
+// gets it back as it is.
+type writeError struct{ error }

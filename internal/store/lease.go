@@ -9,23 +9,35 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/sqldb"
 )
 
-// lease is what one open Store holds: a locked file that proves its owner
-// lives, rows for the digests it works on, and a directory for scratch.
+// leases takes and reaps leases. It holds at most one of its own.
+type leases struct {
+	root string // of the store
+	db   *sqldb.DB
+
+	mu  sync.Mutex // guards own
+	own *lease     // nil: none yet
+}
+
+// lease is a locked file that proves its owner lives; rows say which digests
+// it works on, and a directory is its scratch.
 type lease struct {
 	id   string
 	file *os.File
 }
 
-// hold adds the digests to the store's lease, which it takes when there is
+// hold adds the digests to the own lease, which it takes when there is
 // none. It comes before the test whether a digest exists: GC never removes what
 // is leased.
-func (s *Store) hold(ctx context.Context, digests ...digest.Digest) error {
-	l, err := s.takeLease(ctx)
+func (s *leases) hold(ctx context.Context, digests ...digest.Digest) error {
+	l, err := s.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -44,12 +56,12 @@ func insertLease(ctx context.Context, tx *sql.Tx, id string, digests []digest.Di
 	return nil
 }
 
-// takeLease returns the store's lease, and takes one first where there is none.
-func (s *Store) takeLease(ctx context.Context) (*lease, error) {
+// acquire returns the own lease, and takes one first where there is none.
+func (s *leases) acquire(ctx context.Context) (*lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lease != nil {
-		return s.lease, nil
+	if s.own != nil {
+		return s.own, nil
 	}
 	if err := s.reap(ctx); err != nil {
 		return nil, err
@@ -65,8 +77,8 @@ func (s *Store) takeLease(ctx context.Context) (*lease, error) {
 			return nil, fmt.Errorf("take lease: %w", err)
 		}
 		if f != nil {
-			s.lease = &lease{id: id, file: f}
-			return s.lease, nil
+			s.own = &lease{id: id, file: f}
+			return s.own, nil
 		}
 	}
 }
@@ -95,19 +107,22 @@ func lockNew(path string) (*os.File, error) {
 	return f, nil
 }
 
-// release gives a lease up. The rows go first: a file without rows is
-// harmless, rows without a file would be kept for ever.
-func (s *Store) release(l *lease) error {
-	ctx := context.Background() // the caller's may be cancelled already
-	err := s.dropLease(ctx, l.id)
-	if closeErr := l.file.Close(); err == nil {
-		err = closeErr
+// close gives the own lease up.
+func (s *leases) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.own == nil {
+		return nil
 	}
-	return err
+	l := s.own
+	s.own = nil
+	ctx := context.Background() // the caller's may be cancelled already
+	return errors.Join(s.drop(ctx, l.id), l.file.Close())
 }
 
-// dropLease removes all that belongs to a lease, its file last.
-func (s *Store) dropLease(ctx context.Context, id string) error {
+// drop removes all that belongs to a lease, its file last: a file without rows
+// is harmless, rows without a file would be kept for ever.
+func (s *leases) drop(ctx context.Context, id string) error {
 	if err := os.RemoveAll(s.workDir(id)); err != nil {
 		return fmt.Errorf("release lease: %w", err)
 	}
@@ -125,7 +140,7 @@ func (s *Store) dropLease(ctx context.Context, id string) error {
 }
 
 // reap drops the leases whose owners are dead: those whose file can be locked.
-func (s *Store) reap(ctx context.Context) error {
+func (s *leases) reap(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(s.root, "leases"))
 	if err != nil {
 		return fmt.Errorf("reap leases: %w", err)
@@ -139,7 +154,7 @@ func (s *Store) reap(ctx context.Context) error {
 			return fmt.Errorf("reap leases: %w", err)
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err = s.dropLease(ctx, e.Name())
+			err = s.drop(ctx, e.Name())
 		}
 		f.Close()
 		if err != nil {
@@ -149,12 +164,12 @@ func (s *Store) reap(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) workDir(lease string) string { return filepath.Join(s.root, "work", lease) }
+func (s *leases) workDir(lease string) string { return filepath.Join(s.root, "work", lease) }
 
 // TempDir makes a directory for scratch on the store's file system. Close
 // removes it, or the next process to take a lease when this one died.
-func (s *Store) TempDir(ctx context.Context) (string, error) {
-	l, err := s.takeLease(ctx)
+func (s *leases) TempDir(ctx context.Context) (string, error) {
+	l, err := s.acquire(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -166,24 +181,4 @@ func (s *Store) TempDir(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("make scratch: %w", err)
 	}
 	return dir, nil
-}
-
-// gate opens the store's commit gate. Commits take it shared, around the
-// renames and the transaction that make files reachable; GC takes it exclusive
-// while it removes the files that no row names.
-func (s *Store) gate(how int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(s.root, "gate"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("commit gate: %w", err)
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("commit gate: %w", err)
-		}
-	}
 }

@@ -18,7 +18,7 @@ import (
 // pending is a layer that is being made: its tar (nil when that is written
 // elsewhere) and, in scratch, its index and side data.
 type pending struct {
-	s     *Store
+	s     *contents
 	ref   string
 	w     content.Writer
 	index *os.File
@@ -27,7 +27,7 @@ type pending struct {
 }
 
 // newIndex begins an index alone.
-func (s *Store) newIndex(ctx context.Context) (*pending, error) {
+func (s *contents) newIndex(ctx context.Context) (*pending, error) {
 	dir, err := s.TempDir(ctx)
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func (s *Store) newIndex(ctx context.Context) (*pending, error) {
 // newLayer begins a layer whose tar is written as the ingest ref. What an
 // earlier attempt left of it is dropped: tar and index are made in one pass. It
 // fails with errBusy while another process writes the ref.
-func (s *Store) newLayer(ctx context.Context, ref string) (*pending, error) {
+func (s *contents) newLayer(ctx context.Context, ref string) (*pending, error) {
 	p, err := s.newIndex(ctx)
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func isLayer(mediaType string) bool {
 
 // Exists implements image.Target. A layer exists when its tar and index do,
 // whatever became of the compressed form it is named by.
-func (s *Store) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+func (s *contents) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	var ok bool
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		var err error
@@ -52,7 +52,7 @@ func (s *Store) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, erro
 }
 
 // Fetch implements image.Source. A plain layer is served by its diffID.
-func (s *Store) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+func (s *contents) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	r, err := s.blobs.Open(ctx, desc.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
@@ -70,12 +70,12 @@ type section struct {
 }
 
 // ReadBlob reads a manifest or a config, verified.
-func (s *Store) ReadBlob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+func (s *contents) ReadBlob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
 	return image.ReadAll(ctx, s, desc, image.MaxConfigSize)
 }
 
 // Layer says where the files of a layer are, or fails with errdefs.ErrNotFound.
-func (s *Store) Layer(ctx context.Context, id digest.Digest) (layer.Files, error) {
+func (s *contents) Layer(ctx context.Context, id digest.Digest) (layer.Files, error) {
 	f := layer.Files{DiffID: id, Tar: s.blobs.Path(id), Index: s.indexPath(id)}
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		var side int64
@@ -95,7 +95,7 @@ func (s *Store) Layer(ctx context.Context, id digest.Digest) (layer.Files, error
 }
 
 // Compressed lists the compressed forms of a layer that are in the store.
-func (s *Store) Compressed(ctx context.Context, id digest.Digest) ([]ocispec.Descriptor, error) {
+func (s *contents) Compressed(ctx context.Context, id digest.Digest) ([]ocispec.Descriptor, error) {
 	var list []ocispec.Descriptor
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `SELECT c.digest, c.media_type, c.size FROM compressed c

@@ -35,7 +35,7 @@ func fromNanos(n int64) time.Time {
 }
 
 // recordBlob makes the row of a blob whose file is in place.
-func (s *Store) recordBlob(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor) error {
+func recordBlob(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO blobs (digest, size, created, used) VALUES ($1, $2, $3, $3)
 		ON CONFLICT (digest) DO UPDATE SET used = excluded.used`, desc.Digest.String(), desc.Size, now())
 	if err != nil {
@@ -45,12 +45,12 @@ func (s *Store) recordBlob(ctx context.Context, tx *sql.Tx, desc ocispec.Descrip
 }
 
 // recordLayer makes the rows of a layer whose tar and index are in place.
-func (s *Store) recordLayer(ctx context.Context, tx *sql.Tx, diffID digest.Digest, p *pending) error {
+func recordLayer(ctx context.Context, tx *sql.Tx, diffID digest.Digest, p *pending) error {
 	index, side, err := p.sizes()
 	if err != nil {
 		return fmt.Errorf("record layer %s: %w", diffID, err)
 	}
-	if err := s.recordBlob(ctx, tx, ocispec.Descriptor{Digest: diffID, Size: p.tar}); err != nil {
+	if err := recordBlob(ctx, tx, ocispec.Descriptor{Digest: diffID, Size: p.tar}); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO layers (diff_id, size, index_size, side_size) VALUES ($1, $2, $3, $4)
@@ -96,7 +96,7 @@ func diffID(ctx context.Context, tx *sql.Tx, dgst digest.Digest) (digest.Digest,
 // recordGraph makes the rows of a manifest or an index whose file is in place.
 // Behind a manifest the store holds its config and its layers, and the layers
 // are those that the config names; an index may name manifests that are absent.
-func (s *Store) recordGraph(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor) error {
+func (s *contents) recordGraph(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor) error {
 	b, err := s.ReadBlob(ctx, desc)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (s *Store) recordGraph(ctx context.Context, tx *sql.Tx, desc ocispec.Descri
 		}
 		refs = append(refs, layers...)
 	}
-	if err := s.recordBlob(ctx, tx, desc); err != nil {
+	if err := recordBlob(ctx, tx, desc); err != nil {
 		return err
 	}
 	return recordRefs(ctx, tx, desc.Digest, refs...)
@@ -124,7 +124,7 @@ func (s *Store) recordGraph(ctx context.Context, tx *sql.Tx, desc ocispec.Descri
 
 // checkManifest tests that the store holds what the manifest desc needs (its
 // config first) and returns the diffIDs of its layers.
-func (s *Store) checkManifest(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor, children []ocispec.Descriptor) ([]digest.Digest, error) {
+func (s *contents) checkManifest(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor, children []ocispec.Descriptor) ([]digest.Digest, error) {
 	var diffIDs []digest.Digest
 	for _, child := range children {
 		if isLayer(child.MediaType) {

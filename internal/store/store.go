@@ -16,13 +16,11 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
-
-	"github.com/opencontainers/go-digest"
 
 	"strake/internal/content"
 	"strake/internal/sqldb"
@@ -54,12 +52,10 @@ func DefaultRoot() string {
 // Store is an open store. Its methods are safe for concurrent use, in one
 // process and across processes. It is an image.Source and an image.Target.
 type Store struct {
-	root  string
-	db    *sqldb.DB
-	blobs *content.Dir
-
-	mu    sync.Mutex // guards lease
-	lease *lease
+	root string
+	db   *sqldb.DB
+	*contents
+	*cache
 }
 
 // Open opens the store, and makes it where there is none.
@@ -93,36 +89,18 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		db.Close()
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
-	return &Store{root: root, db: db, blobs: blobs}, nil
+	held := &leases{root: root, db: db}
+	return &Store{root: root, db: db, contents: &contents{root, db, blobs, held}, cache: &cache{db}}, nil
 }
 
 // Close gives up the lease, removes the store's scratch directories and closes
 // the database.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	l := s.lease
-	s.lease = nil
-	s.mu.Unlock()
-	var err error
-	if l != nil {
-		err = s.release(l)
-	}
-	if dbErr := s.db.Close(); err == nil {
-		err = dbErr
-	}
-	return err
+	return errors.Join(s.leases.close(), s.db.Close())
 }
 
 // Root is the store's directory.
 func (s *Store) Root() string { return s.root }
-
-func (s *Store) indexPath(diffID digest.Digest) string {
-	return filepath.Join(s.root, "indexes", diffID.Encoded())
-}
-
-func (s *Store) sidePath(diffID digest.Digest) string {
-	return s.indexPath(diffID) + ".data"
-}
 
 // exists reports whether the query, one that selects a count, finds a row.
 func exists(ctx context.Context, tx *sql.Tx, query string, args ...any) (bool, error) {

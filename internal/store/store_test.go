@@ -192,7 +192,7 @@ func TestLease(t *testing.T) {
 	if ok, err := other.Exists(t.Context(), desc); !ok || err != nil {
 		t.Fatalf("leased blob is gone: %v", err)
 	}
-	if err := s.lease.file.Close(); err != nil { // as the death of the process would
+	if err := s.own.file.Close(); err != nil { // as the death of the process would
 		t.Fatal(err)
 	}
 	if _, err := other.GC(t.Context()); err != nil {
@@ -201,7 +201,7 @@ func TestLease(t *testing.T) {
 	if ok, err := other.Exists(t.Context(), desc); ok || err != nil {
 		t.Fatalf("blob of a dead lease is there still: %v", err)
 	}
-	s.lease = nil
+	s.own = nil
 }
 
 // A part that an earlier pull left is not fetched again.

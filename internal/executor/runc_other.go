@@ -1,0 +1,36 @@
+//go:build !linux
+
+package executor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+// errLinux is the answer of every function here: containers are Linux processes.
+var errLinux = fmt.Errorf("containers need Linux: %w", errdefs.ErrNotImplemented)
+
+// RuncOptions are the settings of a Runc.
+type RuncOptions struct {
+	Path     string
+	StateDir string
+}
+
+// Runc is an Executor that cannot be made here.
+type Runc struct{}
+
+var _ Executor = (*Runc)(nil)
+
+// NewRunc fails.
+func NewRunc(RuncOptions) (*Runc, error) { return nil, errLinux }
+
+// Run fails.
+func (*Runc) Run(context.Context, Spec) (int, error) { return 0, errLinux }
+
+// Reap fails.
+func (*Runc) Reap(context.Context) error { return errLinux }
+
+// Close does nothing.
+func (*Runc) Close() error { return nil }

@@ -1,0 +1,64 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"strake/internal/content"
+	"strake/internal/image"
+	"strake/internal/sqldb"
+)
+
+// contents is the half of a Store that holds bytes: blobs, layers and their
+// indexes. What they mean to people, names and images, is the other half.
+type contents struct {
+	root  string
+	db    *sqldb.DB
+	blobs *content.Dir
+	*leases
+}
+
+func (s *contents) indexPath(diffID digest.Digest) string {
+	return filepath.Join(s.root, "indexes", diffID.Encoded())
+}
+
+func (s *contents) sidePath(diffID digest.Digest) string {
+	return s.indexPath(diffID) + ".data"
+}
+
+// gate opens the store's commit gate. Commits take it shared, around the
+// renames and the transaction that make files reachable; GC takes it exclusive
+// while it removes the files that no row names.
+func (s *contents) gate(how int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(s.root, "gate"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("commit gate: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("commit gate: %w", err)
+		}
+	}
+}
+
+// PutBlob stores a small blob: a config, a manifest or an index.
+func (s *contents) PutBlob(ctx context.Context, mediaType string, b []byte) (ocispec.Descriptor, error) {
+	desc := image.Bytes(mediaType, b)
+	return desc, s.Push(ctx, desc, func(_ context.Context, offset int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b[offset:])), nil
+	})
+}
