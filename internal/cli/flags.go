@@ -48,20 +48,7 @@ func obsolete(flags *pflag.FlagSet, name string) {
 	flags.Lookup(name).Hidden = true
 }
 
-// pairs splits K=V values; a value without = maps to nil.
-func pairs(values []string) map[string]*string {
-	m := make(map[string]*string, len(values))
-	for _, value := range values {
-		k, v, ok := strings.Cut(value, "=")
-		if ok {
-			m[k] = &v
-		} else {
-			m[k] = nil
-		}
-	}
-	return m
-}
-
+// platformFlag adds the flag that docker reads DOCKER_DEFAULT_PLATFORM for.
 func platformFlag(flags *pflag.FlagSet, platform *string) {
 	flags.StringVar(platform, "platform", defaultPlatform(), "Set platform if server is multi-platform capable")
 }

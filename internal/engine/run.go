@@ -32,7 +32,7 @@ type RunOptions struct {
 	User       string
 	Hostname   string
 	Network    string // host (also "", default) or none
-	Name       string
+	Name       string // checked; containers are not listed yet
 	ReadOnly   bool
 	Volumes    []string // SOURCE:TARGET[:OPTIONS], SOURCE an absolute path
 
@@ -144,6 +144,9 @@ func runSpec(config imagespec.DockerOCIImage, opts RunOptions) (executor.Spec, e
 		Stderr:   opts.Stderr,
 		Signals:  opts.Signals,
 	}
+	if opts.Name != "" && !validName(opts.Name) {
+		return spec, messageError{fmt.Sprintf("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", opts.Name), errdefs.ErrInvalidArgument}
+	}
 	if len(spec.Args) == 0 {
 		return spec, messageError{"no command specified", errdefs.ErrInvalidArgument}
 	}
@@ -168,6 +171,12 @@ func runSpec(config imagespec.DockerOCIImage, opts RunOptions) (executor.Spec, e
 		spec.Mounts = append(spec.Mounts, m)
 	}
 	return spec, nil
+}
+
+// validName reports whether docker would take the name for a container.
+func validName(name string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return len(name) > 1 && strings.Contains(letters, name[:1]) && strings.Trim(name, letters+"_.-") == ""
 }
 
 // command is what to run: an entry point that is given drops the image's
