@@ -87,14 +87,20 @@ func runImages(ctx context.Context, s *session, opts imagesOptions) (int, error)
 }
 
 func treeError(opts imagesOptions) error {
-	for name, given := range map[string]bool{
-		"--quiet": opts.quiet, "--no-trunc": opts.noTrunc, "--show-digest": opts.digests, "--format": opts.format != "",
-	} {
-		if given {
-			return fmt.Errorf("%s is not yet supported with --tree", name)
-		}
+	flag := ""
+	switch {
+	case opts.quiet:
+		flag = "--quiet"
+	case opts.noTrunc:
+		flag = "--no-trunc"
+	case opts.digests:
+		flag = "--show-digest" // as docker has it
+	case opts.format != "":
+		flag = "--format"
+	default:
+		return errors.New("--tree is not yet supported")
 	}
-	return errors.New("--tree is not yet supported")
+	return fmt.Errorf("%s is not yet supported with --tree", flag)
 }
 
 // imagesFormat chooses the table and the format that the flags ask for.

@@ -123,7 +123,11 @@ func (e messageError) Error() string { return e.text }
 func (e messageError) Unwrap() error { return e.kind }
 
 // closing adds the error of a Close to err.
-func closing(err *error, close func() error) { *err = errors.Join(*err, close()) }
+func closing(err *error, closer func() error) {
+	if closeErr := closer(); closeErr != nil {
+		*err = errors.Join(*err, closeErr)
+	}
+}
 
 // IsLayer reports whether desc is a layer tar, in any compression.
 func IsLayer(desc ocispec.Descriptor) bool {

@@ -35,11 +35,11 @@ func (s *contents) sidePath(diffID digest.Digest) string {
 	return s.indexPath(diffID) + ".data"
 }
 
-// gate opens the store's commit gate. Commits take it shared, around the
+// openGate opens and locks a store's commit gate. Commits take it shared, around the
 // renames and the transaction that make files reachable; GC takes it exclusive
 // while it removes the files that no row names.
-func (s *contents) gate(how int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(s.root, "gate"), os.O_CREATE|os.O_RDWR, 0o600)
+func openGate(root string, how int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(root, "gate"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("commit gate: %w", err)
 	}

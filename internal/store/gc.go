@@ -62,7 +62,7 @@ func (s *Store) GC(ctx context.Context) (freed int64, err error) {
 // gone, and those that a process left when it died between file and row. The
 // gate keeps commits out, which make files before rows.
 func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
-	gate, err := s.gate(unix.LOCK_EX)
+	gate, err := openGate(s.root, unix.LOCK_EX)
 	if err != nil {
 		return 0, err
 	}

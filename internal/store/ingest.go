@@ -139,7 +139,7 @@ func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) erro
 // commit makes files visible and reachable: files, the renames, and then rows,
 // one transaction, run behind the gate.
 func (s *contents) commit(ctx context.Context, files func() error, rows func(*sql.Tx) error) (err error) {
-	gate, err := s.gate(unix.LOCK_SH)
+	gate, err := openGate(s.root, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}
