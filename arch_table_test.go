@@ -35,7 +35,7 @@ var packages = map[string]place{
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
 	"executor": {2, "mount"},
-	"layout":   {2, "content image"},
+	"layout":   {2, "archive content image"},
 	"remote":   {2, "image registry"},
 
 	"rootfs":    {3, "archive layer mount"},
@@ -47,12 +47,12 @@ var packages = map[string]place{
 	"sign":      {3, "image"},
 	"hub":       {3, "auth content image registry scan sqldb"},
 
-	"dockerfile": {4, "build image"},
+	"dockerfile": {4, "build executor image"},
 	"web":        {4, "auth hub"},
 
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},
-	"cli":       {7, "engine engineapi"},
+	"cli":       {7, "engine engineapi progress"},
 
 	"conformance": {8, all + " auth hub s3 web"}, // for tests only
 }
@@ -78,6 +78,8 @@ var shared = map[string]string{
 	"github.com/moby/moby/api":               "borrowed vocabulary",
 	"github.com/moby/docker-image-spec":      "borrowed vocabulary",
 	"golang.org/x/sys":                       "the part of the standard library that is frozen in package syscall",
+	"golang.org/x/term":                      "the terminal half of golang.org/x/sys",
+	"github.com/moby/sys/user":               "the format of passwd and group files, which COPY --chown and USER read",
 	"golang.org/x/sync":                      "the part of package sync that is not yet in the standard library",
 }
 

@@ -265,14 +265,13 @@ func TestReaderBounds(t *testing.T) {
 		return tar.Header{Name: "f", Mode: 0o644, Typeflag: tar.TypeReg, PAXRecords: map[string]string{k: v}}
 	}
 	for name, h := range map[string]tar.Header{
-		"attribute":  pax("SCHILY.xattr.user.x", strings.Repeat("x", 1<<16)),
-		"path":       {Name: strings.Repeat("a/", 3000), Typeflag: tar.TypeDir},
-		"component":  hdr(strings.Repeat("a", 256)),
-		"target":     linkHdr(tar.TypeSymlink, "s", strings.Repeat("a/", 3000)),
-		"device":     {Name: "d", Typeflag: tar.TypeChar, Devmajor: 4096},
-		"owner":      {Name: "o", Mode: 0o644, Uid: 1 << 40},
-		"whiteout":   hdr(".wh." + strings.Repeat("a", 256)),
-		"many pages": pax("comment", strings.Repeat("x", 2<<20)),
+		"attribute": pax("SCHILY.xattr.user.x", strings.Repeat("x", 1<<16)),
+		"path":      {Name: strings.Repeat("a/", 3000), Typeflag: tar.TypeDir},
+		"component": hdr(strings.Repeat("a", 256)),
+		"target":    linkHdr(tar.TypeSymlink, "s", strings.Repeat("a/", 3000)),
+		"device":    {Name: "d", Typeflag: tar.TypeChar, Devmajor: 4096},
+		"owner":     {Name: "o", Mode: 0o644, Uid: 1 << 40},
+		"whiteout":  hdr(".wh." + strings.Repeat("a", 256)),
 	} {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)

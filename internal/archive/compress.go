@@ -91,8 +91,46 @@ func open(br *bufio.Reader, c Compression) (io.Reader, func(), error) {
 	case Bzip2:
 		return bzip2.NewReader(br), func() {}, nil
 	}
-	d, err := xz.ReaderConfig{DictCap: 1 << 16}.NewReader(br)
-	return d, func() {}, err
+	x := &xzReader{br: br}
+	d, err := xz.ReaderConfig{DictCap: 1 << 16}.NewReader(x)
+	x.r = d
+	return readerFunc(x.decode), func() {}, err
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// xzReader watches what the xz package reads, which takes a stream that is cut
+// short between two blocks for a whole one: a whole one ends with "YZ" and zeros.
+type xzReader struct {
+	br   *bufio.Reader
+	r    io.Reader
+	last [2]byte // but zeros
+}
+
+func (x *xzReader) ReadByte() (byte, error) {
+	b, err := x.br.ReadByte()
+	if err == nil && b != 0 {
+		x.last = [2]byte{x.last[1], b}
+	}
+	return b, err
+}
+
+func (x *xzReader) Read(p []byte) (int, error) {
+	n, err := x.br.Read(p)
+	for _, b := range bytes.TrimRight(p[:n], "\x00") {
+		x.last = [2]byte{x.last[1], b}
+	}
+	return n, err
+}
+
+func (x *xzReader) decode(p []byte) (int, error) {
+	n, err := x.r.Read(p)
+	if errors.Is(err, io.EOF) && x.last != [2]byte{'Y', 'Z'} {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // gzipReader reads gzip members until the stream ends. As gzip(1), it takes

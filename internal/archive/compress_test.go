@@ -132,7 +132,7 @@ func TestCompressIsReproducible(t *testing.T) {
 
 // TestDecompressClose closes in the middle of streams, which must not hang.
 func TestDecompressClose(t *testing.T) {
-	for _, data := range [][]byte{compress(t, Gzip, sample(8 << 20)), byTool(t, "xz", sample(8 << 20)), compress(t, Zstd, sample(8 << 20))} {
+	for _, data := range [][]byte{compress(t, Gzip, sample(8<<20)), byTool(t, "xz", sample(8<<20)), compress(t, Zstd, sample(8<<20))} {
 		for _, n := range []int64{0, 10, 1 << 20} {
 			r, _, err := Decompress(bytes.NewReader(data))
 			if err != nil {

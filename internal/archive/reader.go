@@ -207,8 +207,11 @@ func isOverlayXattr(name string) bool {
 // classify gives a broken archive its errdefs kind and leaves errors of the
 // source alone.
 func classify(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
+	if errors.Is(err, tar.ErrFieldTooLong) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return err
 }

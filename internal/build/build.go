@@ -92,7 +92,7 @@ type Store interface {
 type Vertex struct {
 	Op     Op
 	Inputs []*Vertex // the first is the parent
-	Name   string    // as shown: "[builder 2/5] RUN make"
+	Name   string    // as shown: "[builder 2/5] RUN make"; "" is not shown
 	Slot   string    // the step's place; "" keeps no last record
 
 	// NoCache makes the step run even when its result is recorded.

@@ -279,7 +279,7 @@ func (s *Solver) begin(name string) *Reporter {
 
 func (p *Reporter) emit(e progress.Event) {
 	s := p.solver
-	if s.opts.Progress == nil {
+	if s.opts.Progress == nil || p.name == "" {
 		return
 	}
 	e.ID, e.Name, e.Time = p.id, p.name, time.Now()

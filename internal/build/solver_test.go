@@ -114,7 +114,7 @@ func TestSolverFailureCancelsAndKeepsFinished(t *testing.T) {
 	if !errors.As(err, &ve) || ve.Vertex != bad || err.Error() != "boom" {
 		t.Fatalf("got %v", err)
 	}
-	want := map[string]progress.State{"": progress.Cached, "done": progress.Done, "bad": progress.Failed, "slow": progress.Canceled}
+	want := map[string]progress.State{"done": progress.Done, "bad": progress.Failed, "slow": progress.Canceled}
 	if diff := cmp.Diff(want, states); diff != "" {
 		t.Error(diff)
 	}

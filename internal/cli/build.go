@@ -188,10 +188,10 @@ func buildContext(s *session, opts buildOptions, build *engine.BuildOptions) err
 	if err != nil || !info.IsDir() {
 		return fmt.Errorf("unable to prepare context: path %q not found", opts.context)
 	}
-	switch {
-	case opts.file == "-":
+	switch opts.file {
+	case "-":
 		build.Dockerfile, build.Source = "", s.In
-	case opts.file == "":
+	case "":
 		build.Dockerfile = filepath.Join(opts.context, "Dockerfile")
 	}
 	return nil

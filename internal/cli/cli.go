@@ -44,10 +44,10 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	ctx, stop := notify(ctx)
 	defer stop()
 	s := &session{Streams: streams}
-	root := newRootCommand(s)
+	root := newRootCommand(s) //nolint:contextcheck // commands get ctx from ExecuteContext
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if closeErr := s.close(); err == nil {
+	if closeErr := s.close(); err == nil { //nolint:contextcheck // ctx may be cancelled already
 		err = closeErr
 	}
 	code := exitCode(err)

@@ -101,25 +101,25 @@ func argsBetween(low, high int) cobra.PositionalArgs {
 		case high == 0:
 			want = "accepts no arguments"
 		case low == high:
-			want = fmt.Sprintf("requires %d %s", low, plural("argument", low))
+			want = fmt.Sprintf("requires %d %s", low, arguments(low))
 		case high < 0:
-			want = fmt.Sprintf("requires at least %d %s", low, plural("argument", low))
+			want = fmt.Sprintf("requires at least %d %s", low, arguments(low))
 			hint = strings.Replace(hint, "Run", "See", 1) // as docker has it
 		case low == 0:
-			want = fmt.Sprintf("requires at most %d %s", high, plural("argument", high))
+			want = fmt.Sprintf("requires at most %d %s", high, arguments(high))
 		default:
-			want = fmt.Sprintf("requires at least %d and at most %d %s", low, high, plural("argument", high))
+			want = fmt.Sprintf("requires at least %d and at most %d %s", low, high, arguments(high))
 		}
 		return fmt.Errorf("%s: '%s' %s"+hint,
 			cmd.Root().Name(), cmd.CommandPath(), want, cmd.UseLine(), cmd.CommandPath())
 	}
 }
 
-func plural(word string, n int) string {
+func arguments(n int) string {
 	if n == 1 {
-		return word
+		return "argument"
 	}
-	return word + "s"
+	return "arguments"
 }
 
 // unknownCommand is what a command says that only has subcommands.

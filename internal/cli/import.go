@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -42,7 +43,7 @@ func newImportCommand(s *session) *cobra.Command {
 	return cmd
 }
 
-func runImport(ctx context.Context, s *session, opts importOptions) error {
+func runImport(ctx context.Context, s *session, opts importOptions) (err error) {
 	options := engine.ImportOptions{Name: opts.name, Changes: opts.changes, Message: opts.message, Platform: opts.platform}
 	switch {
 	case opts.source == "-":
@@ -54,7 +55,7 @@ func runImport(ctx context.Context, s *session, opts importOptions) error {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { err = errors.Join(err, f.Close()) }()
 		options.Source = f
 	}
 	env, err := s.engine(ctx)

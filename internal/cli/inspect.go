@@ -94,7 +94,7 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 	var errs []error
 	for _, ref := range opts.refs {
 		if opts.noun == "container" {
-			errs = append(errs, fromEngine(fmt.Errorf("No such container: %s", ref)))
+			errs = append(errs, fromEngine(engine.NoSuchContainer(ref)))
 			continue
 		}
 		resp, err := engine.Inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: opts.platform})

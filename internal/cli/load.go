@@ -36,7 +36,7 @@ func newLoadCommand(s *session) *cobra.Command {
 	return cmd
 }
 
-func runLoad(ctx context.Context, s *session, opts loadOptions) error {
+func runLoad(ctx context.Context, s *session, opts loadOptions) (err error) {
 	if len(opts.platforms) > 1 {
 		return errors.New("loading several platforms is not yet supported")
 	}
@@ -49,7 +49,7 @@ func runLoad(ctx context.Context, s *session, opts loadOptions) error {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { err = errors.Join(err, f.Close()) }()
 		load.Input = f
 	} else if isTerminal(s.In) {
 		return errors.New("requested load from stdin, but stdin is empty")

@@ -84,19 +84,19 @@ func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 	if err != nil {
 		return fromEngine(err)
 	}
-	any := false
+	updated := false
 	for _, tag := range tags {
 		tagged, err := reference.WithTag(named, tag)
 		if err != nil {
 			return fromEngine(err)
 		}
-		updated, err := pullOne(ctx, env, out, tagged, platform)
+		newer, err := pullOne(ctx, env, out, tagged, platform)
 		if err != nil {
 			return err
 		}
-		any = any || updated
+		updated = updated || newer
 	}
-	printStatus(out, any, reference.FamiliarName(named))
+	printStatus(out, updated, reference.FamiliarName(named))
 	return nil
 }
 

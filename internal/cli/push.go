@@ -92,7 +92,7 @@ func allNames(ctx context.Context, env *engine.Env, named reference.Named) ([]re
 		return nil, err
 	}
 	if len(tags) == 0 {
-		return nil, fmt.Errorf("An image does not exist locally with the tag: %s", reference.FamiliarName(named))
+		return []reference.Named{reference.TagNameOnly(named)}, nil // Push says what is missing
 	}
 	names := make([]reference.Named, 0, len(tags))
 	for _, tag := range tags {

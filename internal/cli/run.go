@@ -211,13 +211,12 @@ func environment(opts runOptions) ([]string, error) {
 	return vars, nil
 }
 
-func readEnvFile(path string) ([]string, error) {
+func readEnvFile(path string) (vars []string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var vars []string
+	defer func() { err = errors.Join(err, f.Close()) }()
 	lines := bufio.NewScanner(f)
 	invalid := func(err error) error { return fmt.Errorf("invalid env file (%s): %w", path, err) }
 	for n := 1; lines.Scan(); n++ {

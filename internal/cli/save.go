@@ -109,7 +109,7 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil //nolint:nilerr // the file is in place; only its durability is not certain
+		return nil // the file is in place; only its durability is not certain
 	}
 	return errors.Join(d.Sync(), d.Close())
 }

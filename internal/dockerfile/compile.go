@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -56,6 +57,9 @@ type compiler struct {
 	stages   []*stage
 	byName   map[string]*stage
 	implicit bool // no platform was asked for
+
+	mu     sync.Mutex
+	images map[string]*baseImage
 }
 
 // Compile resolves the base images that the target needs and makes its
@@ -74,6 +78,7 @@ func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, err
 	c := &compiler{
 		opts: opts, file: f, lex: shell.NewLex(f.escape),
 		native: platforms.DefaultSpec(), byName: map[string]*stage{},
+		images: map[string]*baseImage{},
 	}
 	c.target, c.implicit = c.native, opts.Platform == nil
 	if opts.Platform != nil {

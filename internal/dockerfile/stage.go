@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/build"
@@ -107,9 +109,9 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 		return fmt.Errorf("failed to parse stage name %q: %w", s.BaseName, err)
 	}
 	name := reference.TagNameOnly(ref).String()
-	p := c.opts.Solver.Begin("[internal] load metadata for " + name)
-	img, err := c.opts.Images.Resolve(ctx, name, *platform, c.opts.Pull)
-	if err = p.End(ctx, err); err != nil {
+	base := c.baseImage(name, *platform)
+	img, err := base.resolve(ctx, c.opts)
+	if err != nil {
 		return fmt.Errorf("%s: failed to resolve source metadata for %s: %w", s.BaseName, name, err)
 	}
 	if err := json.Unmarshal(img.Config, &s.image); err != nil {
@@ -126,13 +128,52 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 	if img.Manifest.Digest != "" {
 		title += "@" + img.Manifest.Digest.String()
 	}
-	s.vertex = &build.Vertex{
-		Op:    &build.Base{Layers: img.Layers},
-		Name:  s.prefix(title),
-		Lines: linesOf(s.Location),
-	}
+	s.vertex = base.vertex(s.prefix(title), img.Layers, linesOf(s.Location))
 	s.dispatched = s.external
 	return nil
+}
+
+// baseImage is an image that stages are FROM, however many they are.
+type baseImage struct {
+	name     string
+	platform ocispec.Platform
+
+	once sync.Once
+	img  build.Image
+	err  error
+
+	mu sync.Mutex
+	v  *build.Vertex
+}
+
+func (c *compiler) baseImage(name string, platform ocispec.Platform) *baseImage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := name + " " + platforms.FormatAll(platform)
+	if c.images[key] == nil {
+		c.images[key] = &baseImage{name: name, platform: platform}
+	}
+	return c.images[key]
+}
+
+// resolve finds the image, once.
+func (b *baseImage) resolve(ctx context.Context, opts Options) (build.Image, error) {
+	b.once.Do(func() {
+		p := opts.Solver.Begin("[internal] load metadata for " + b.name)
+		b.img, b.err = opts.Images.Resolve(ctx, b.name, b.platform, opts.Pull)
+		b.err = p.End(ctx, b.err)
+	})
+	return b.img, b.err
+}
+
+// vertex is the image's vertex, made once.
+func (b *baseImage) vertex(name string, layers []digest.Digest, lines []int) *build.Vertex {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.v == nil {
+		b.v = &build.Vertex{Op: &build.Base{Layers: layers}, Name: name, Lines: lines}
+	}
+	return b.v
 }
 
 // matchHistory makes the history have one entry that is not empty per layer.

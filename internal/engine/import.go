@@ -147,7 +147,7 @@ func applyChanges(ctx context.Context, changes []string) (imagespec.DockerOCIIma
 	if config.WorkingDir == empty.WorkingDir {
 		config.WorkingDir = ""
 	}
-	config.ArgsEscaped = false
+	config.ArgsEscaped = false //nolint:staticcheck // deprecated, and therefore left out
 	return config, nil
 }
 

@@ -62,6 +62,12 @@ func Inspect(ctx context.Context, env *Env, opts InspectOptions) (imagetypes.Ins
 	return resp, nil
 }
 
+// NoSuchContainer is docker's error for a container that is not there. There
+// are none here yet.
+func NoSuchContainer(ref string) error {
+	return messageError{"No such container: " + ref, errdefs.ErrNotFound}
+}
+
 func readConfig(ctx context.Context, env *Env, img Image) (imagespec.DockerOCIImage, error) {
 	manifest, _, err := image.ReadManifest(ctx, env.Store, img.Manifest)
 	if err != nil {

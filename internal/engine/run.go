@@ -81,7 +81,7 @@ func Run(ctx context.Context, env *Env, opts RunOptions) (result RunResult, err 
 	}
 	defer closing(&err, func() error { return os.RemoveAll(dir) })
 	for _, name := range []string{"rootfs", "upper", "work"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil { //nolint:gosec // the upper directory is the container's root
 			return RunResult{}, fmt.Errorf("make container: %w", err)
 		}
 	}
@@ -258,7 +258,7 @@ func parseVolume(v string) (executor.Mount, error) {
 			}
 		}
 	}
-	if err := os.MkdirAll(source, 0o755); err != nil && !errors.Is(err, os.ErrExist) && !isFile(source) {
+	if err := os.MkdirAll(source, 0o755); err != nil && !isFile(source) { //nolint:gosec // as docker makes it
 		return executor.Mount{}, fmt.Errorf("error while creating mount source path '%s': %w", source, err)
 	}
 	return executor.Mount{Type: "bind", Source: filepath.Clean(source), Target: target, Options: options}, nil

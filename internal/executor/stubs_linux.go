@@ -118,10 +118,12 @@ func (m *stubMaker) removeOne(s stub) error {
 	return setTimes(dir, &before)
 }
 
-// untouched reports whether a stub still is the inode that was made, with its mode and owner and nothing in it.
+// untouched reports whether a stub has the mode and owner that it was made with, and, if a file, is the one that was made and has
+// nothing in it. A directory in an overlay may change its inode number; only an empty one can be removed anyway.
 func untouched(made, now *unix.Stat_t) bool {
-	same := made.Dev == now.Dev && made.Ino == now.Ino && made.Mode == now.Mode && made.Uid == now.Uid && made.Gid == now.Gid
-	return same && (now.Mode&unix.S_IFMT == unix.S_IFDIR || now.Size == 0 && now.Nlink == 1)
+	same := made.Mode == now.Mode && made.Uid == now.Uid && made.Gid == now.Gid
+	isDir := now.Mode&unix.S_IFMT == unix.S_IFDIR
+	return same && (isDir || made.Dev == now.Dev && made.Ino == now.Ino && now.Size == 0 && now.Nlink == 1)
 }
 
 // openDir opens a directory of the root file system by a path that must not lead over links or mounts.

@@ -62,11 +62,11 @@ type State int
 
 // States, in the order in which they come.
 const (
-	StateWaiting  State = iota // found, not begun
-	StateExists                // the target has it (final)
-	StateMounted               // taken from another repository (final)
-	StateCopying               // Offset of Size bytes moved
-	StateDone                  // copied (final)
+	StateWaiting State = iota // found, not begun
+	StateExists               // the target has it (final)
+	StateMounted              // taken from another repository (final)
+	StateCopying              // Offset of Size bytes moved
+	StateDone                 // copied (final)
 )
 
 // Event is one step of a Copy.

@@ -28,7 +28,7 @@ func EROFS(index string, devices []string, target string) error {
 
 // erofs mounts an image from files or block devices.
 func erofs(index string, devices []string, target string) error {
-	settings := []setting{{"source", index}}
+	settings := []setting{{"source", index}, {"ro", ""}}
 	for _, d := range devices {
 		settings = append(settings, setting{"device", d})
 	}

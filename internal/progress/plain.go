@@ -8,22 +8,24 @@ import (
 	"time"
 )
 
-// A step that is not the one shown last is shown when it has maxPending lines,
-// or when nothing was shown for patience.
+// A step that begins is shown after grace, or when there is more to tell of it.
+// While another step is shown, it waits until it has ended or has maxPending
+// lines, or until nothing was shown for patience.
 const (
+	grace      = 100 * time.Millisecond
 	maxPending = 64
 	patience   = time.Second
 )
 
-// plain shows steps as lines. Output of steps that run at once is not mixed
-// line by line: another step's lines wait until the one shown last has ended or
-// has been silent, and each change of step is marked.
+// plain shows steps as lines. Those of steps that run at once are not mixed line
+// by line, and each change of step is marked.
 type plain struct {
 	steps
 	w       io.Writer
 	current *step     // shown last, and running
 	shown   time.Time // when something was shown last
 	first   bool
+	closed  bool
 	err     error
 }
 
@@ -34,11 +36,23 @@ func (p *plain) Handle(e Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := p.apply(e)
-	if p.current != nil && p.current != st && !st.state.Final() &&
-		len(st.pending) < maxPending && time.Since(p.shown) < patience {
-		return // it is shown when it ends, or when there is enough of it
+	switch {
+	case e.State == Started:
+		time.AfterFunc(grace, func() { p.late(st) })
+	case st.state.Final(), p.current == nil, p.current == st:
+		p.show(st)
+	case len(st.pending) >= maxPending, time.Since(p.shown) >= patience:
+		p.show(st)
 	}
-	p.show(st)
+}
+
+// late shows a step that began a while ago and has told nothing since.
+func (p *plain) late(st *step) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed && p.current == nil && !st.state.Final() {
+		p.show(st)
+	}
 }
 
 // show writes what is new of a step.
@@ -86,6 +100,7 @@ func (p *plain) show(st *step) {
 func (p *plain) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed = true
 	for _, st := range p.order {
 		if len(st.pending) > 0 || len(st.events) > 0 {
 			p.show(st)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -377,5 +379,38 @@ func TestCache(t *testing.T) {
 	}
 	if v, err := s.LastCache(t.Context(), "slot"); err != nil || !bytes.Equal(v, []byte{2}) {
 		t.Errorf("last value %v, %v", v, err)
+	}
+}
+
+// BenchmarkImages lists a store of 5,000 images, each with a name and a digest.
+func BenchmarkImages(b *testing.B) {
+	s, err := Open(b.Context(), Options{Root: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	err = s.db.Update(b.Context(), func(tx *sql.Tx) error {
+		for i := range 5000 {
+			id := digest.FromString(fmt.Sprint(i))
+			desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: id, Size: 1000}
+			if err := recordImage(b.Context(), tx, desc, id, dockerspec.DockerOCIImage{}); err != nil {
+				return err
+			}
+			if err := setName(b.Context(), tx, fmt.Sprintf("docker.io/library/image:%d", i), desc, id); err != nil {
+				return err
+			}
+			if err := recordRepoDigest(b.Context(), tx, "docker.io/library/image", id.String(), desc, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if list, err := s.Images(b.Context()); err != nil || len(list) != 5000 {
+			b.Fatal(len(list), err)
+		}
 	}
 }

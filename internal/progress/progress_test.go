@@ -1,0 +1,114 @@
+package progress
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// script plays events of steps one second apart.
+func script(d Display, events ...Event) {
+	at := time.Unix(1000, 0)
+	for _, e := range events {
+		e.Time = at
+		at = at.Add(time.Second)
+		d.Handle(e)
+	}
+}
+
+var events = []Event{
+	{ID: "1", Name: "[internal] load build definition from Dockerfile", State: Started},
+	{ID: "1", Name: "[internal] load build definition from Dockerfile", State: Moved, Item: Item{ID: "transferring dockerfile:", Current: 1234, Done: true}},
+	{ID: "1", Name: "[internal] load build definition from Dockerfile", State: Done},
+	{ID: "2", Name: "[1/3] FROM x", State: Started},
+	{ID: "2", Name: "[1/3] FROM x", State: Cached},
+	{ID: "3", Name: "[2/3] RUN a", State: Started},
+	{ID: "3", Name: "[2/3] RUN a", State: Logged, Log: []byte("one\ntw")},
+	{ID: "4", Name: "[3/3] RUN b", State: Started},
+	{ID: "4", Name: "[3/3] RUN b", State: Logged, Log: []byte("other\n")},
+	{ID: "3", Name: "[2/3] RUN a", State: Logged, Log: []byte("o\r10%\r20%\n")},
+	{ID: "3", Name: "[2/3] RUN a", State: Failed, Err: errors.New("exit code: 1")},
+	{ID: "4", Name: "[3/3] RUN b", State: Canceled},
+}
+
+func TestPlain(t *testing.T) {
+	var b bytes.Buffer
+	d, err := New(Options{Out: &b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	script(d, events...)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := `#1 [internal] load build definition from Dockerfile
+#1 transferring dockerfile: 1.23kB done
+#1 DONE 2.0s
+
+#2 [1/3] FROM x
+#2 CACHED
+
+#3 [2/3] RUN a
+#3 1.000 one
+#3 4.000 20%
+#3 ERROR: exit code: 1
+
+#4 [3/3] RUN b
+#4 1.000 other
+#4 CANCELED
+------
+ > [2/3] RUN a:
+one
+20%
+------
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTable(t *testing.T) {
+	d := &table{verb: "Building"}
+	var b bytes.Buffer
+	d.out, d.size = &b, func() (int, int) { return 60, 10 }
+	script(d, events[:9]...)
+	got := d.rows(time.Unix(1009, 0), 60, 10, false)
+	want := []string{
+		"[+] Building 9.0s (2/4)",
+		blue + " => [internal] load build definition from Dockerfile    2.0s" + reset,
+		blue + " => CACHED [1/3] FROM x                                 0.0s" + reset,
+		" => [2/3] RUN a                                         4.0s",
+		faint + " => => # one" + reset,
+		faint + " => => # tw" + reset,
+		" => [3/3] RUN b                                         2.0s",
+		faint + " => => # other" + reset,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for width := range 50 {
+		for _, r := range d.rows(time.Unix(1009, 0), width, 3, false) {
+			r = strings.NewReplacer(blue, "", faint, "", reset, "").Replace(r)
+			if len(r) > max(width, 8) {
+				t.Fatalf("width %d: %q", width, r)
+			}
+		}
+	}
+	d.draw(false)
+	d.draw(true)
+	if strings.Count(b.String(), "\x1b[?25l") != 2 {
+		t.Errorf("two drawings are two writes: %q", b.String())
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, mode := range []string{"fancy", ModeTTY} {
+		if _, err := New(Options{Out: &bytes.Buffer{}, Mode: mode}); err == nil {
+			t.Errorf("%s: no error", mode)
+		}
+	}
+}
