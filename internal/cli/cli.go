@@ -50,15 +50,18 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	if closeErr := s.close(); err == nil { //nolint:contextcheck // ctx may be cancelled already
 		err = closeErr
 	}
-	code := exitCode(err)
+	if err == nil {
+		return 0
+	}
+	var status statusError
 	var sig terminated
-	if err != nil && errors.As(context.Cause(ctx), &sig) && code == exitFailure {
+	if !errors.As(err, &status) && errors.As(context.Cause(ctx), &sig) {
 		return 128 + int(sig.signal)
 	}
-	if err != nil && err.Error() != "" {
+	if err.Error() != "" {
 		fmt.Fprintln(streams.Err, err)
 	}
-	return code
+	return exitCode(err)
 }
 
 // engine returns what the verbs work on, and opens the store at the first call.

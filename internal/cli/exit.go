@@ -60,9 +60,6 @@ func fromEngine(err error) error {
 }
 
 func exitCode(err error) int {
-	if err == nil {
-		return 0
-	}
 	var status statusError
 	if errors.As(err, &status) {
 		return status.code

@@ -125,13 +125,14 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 	if opts.interactive {
 		run.Stdin = s.In
 	}
+	runCtx := ctx
 	if opts.sigProxy {
 		signals := make(chan os.Signal, 16)
 		run.Signals = signals
 		defer proxySignals(signals)()
-		ctx = context.WithoutCancel(ctx)
+		runCtx = context.WithoutCancel(ctx) // the process decides what a signal does
 	}
-	result, err := engine.Run(ctx, env, run)
+	result, err := engine.Run(runCtx, env, run)
 	if errdefs.IsNotFound(err) && isMissingImage(err) && opts.pull != "never" && opts.pull != "always" {
 		if named, parseErr := engine.ParseName(opts.image); parseErr == nil && !opts.quiet {
 			fmt.Fprintf(s.Err, "Unable to find image '%s' locally\n", reference.FamiliarString(named))
@@ -139,7 +140,7 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 		if err := pullForRun(ctx, s, env, opts); err != nil {
 			return 0, err
 		}
-		result, err = engine.Run(ctx, env, run)
+		result, err = engine.Run(runCtx, env, run)
 	}
 	return result.ExitCode, fromEngine(err)
 }

@@ -20,7 +20,6 @@ type transfer struct {
 	verbs transferVerbs
 	lines map[string]int // a layer's line, counted from the first
 	last  map[string]layerStatus
-	drawn time.Time
 }
 
 // transferVerbs are the words for a layer's states.
@@ -30,6 +29,7 @@ type transferVerbs struct{ waiting, exists, copying, copied, done string }
 type layerStatus struct {
 	text  string
 	begun time.Time // when bytes began to move
+	drawn time.Time // when its bar was drawn last
 }
 
 var (
@@ -68,8 +68,7 @@ func (t *transfer) event(e engine.Event) {
 		}
 		t.status(id, t.verbs.done, "")
 	case engine.StateCopying:
-		if t.width > 0 && time.Since(t.drawn) >= redrawEvery {
-			t.drawn = time.Now()
+		if t.width > 0 && time.Since(t.last[id].drawn) >= redrawEvery {
 			t.status(id, t.verbs.copying, t.bar(id, e.Offset, e.Desc.Size))
 		}
 	}
@@ -84,8 +83,11 @@ func (t *transfer) status(id, text, bar string) {
 	}
 	state := t.last[id]
 	state.text = text
-	if bar != "" && state.begun.IsZero() {
-		state.begun = time.Now()
+	if bar != "" {
+		state.drawn = time.Now()
+		if state.begun.IsZero() {
+			state.begun = state.drawn
+		}
 	}
 	t.last[id] = state
 	if t.width == 0 {

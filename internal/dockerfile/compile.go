@@ -381,6 +381,9 @@ func (c *compiler) resolve(ctx context.Context, target *stage) (map[*stage]bool,
 		}
 		more := false
 		for _, s := range slices.Clone(c.stages) {
+			if reach[s] {
+				s.begin()
+			}
 			if !reach[s] || s.triggered || s.external {
 				continue
 			}

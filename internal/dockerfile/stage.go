@@ -16,7 +16,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/build"
@@ -43,6 +42,7 @@ type stage struct {
 
 	resolved, triggered, dispatched bool
 
+	from   *baseImage // nil: scratch or another stage
 	image  dockerspec.DockerOCIImage
 	vertex *build.Vertex
 	env    envList // of the image and of the ARGs so far
@@ -124,13 +124,26 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 		own := s.image.Platform
 		s.platform = &own
 	}
-	title := "FROM " + name
-	if img.Manifest.Digest != "" {
-		title += "@" + img.Manifest.Digest.String()
-	}
-	s.vertex = base.vertex(s.prefix(title), img.Layers, linesOf(s.Location))
+	s.from = base
 	s.dispatched = s.external
 	return nil
+}
+
+// begin makes the vertex of the stage's base image. It is called for one stage
+// after the other: the first gives a shared base its name.
+func (s *stage) begin() {
+	if s.from == nil || s.vertex != nil {
+		return
+	}
+	title := "FROM " + s.from.name
+	if d := s.from.img.Manifest.Digest; d != "" {
+		title += "@" + d.String()
+	}
+	title = s.prefix(title)
+	if s.from.vertex == nil {
+		s.from.vertex = &build.Vertex{Op: &build.Base{Layers: s.from.img.Layers}, Name: title, Lines: linesOf(s.Location)}
+	}
+	s.vertex = s.from.vertex
 }
 
 // baseImage is an image that stages are FROM, however many they are.
@@ -142,8 +155,7 @@ type baseImage struct {
 	img  build.Image
 	err  error
 
-	mu sync.Mutex
-	v  *build.Vertex
+	vertex *build.Vertex
 }
 
 func (c *compiler) baseImage(name string, platform ocispec.Platform) *baseImage {
@@ -164,16 +176,6 @@ func (b *baseImage) resolve(ctx context.Context, opts Options) (build.Image, err
 		b.err = p.End(ctx, b.err)
 	})
 	return b.img, b.err
-}
-
-// vertex is the image's vertex, made once.
-func (b *baseImage) vertex(name string, layers []digest.Digest, lines []int) *build.Vertex {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.v == nil {
-		b.v = &build.Vertex{Op: &build.Base{Layers: layers}, Name: name, Lines: lines}
-	}
-	return b.v
 }
 
 // matchHistory makes the history have one entry that is not empty per layer.

@@ -244,7 +244,7 @@ type baseImages struct{ env *Env }
 
 // Resolve implements build.Images.
 func (b baseImages) Resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (build.Image, error) {
-	img, err := b.env.Store.Image(ctx, ref)
+	img, err := b.env.Store.Use(ctx, ref)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return build.Image{}, err
 	}

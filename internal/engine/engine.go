@@ -97,6 +97,16 @@ func find(ctx context.Context, env *Env, ref string) (Image, error) {
 	return img, nil
 }
 
+// use is find for a verb that reads the image's layers: they stay until it is
+// done, whoever removes the image.
+func use(ctx context.Context, env *Env, ref string) (Image, error) {
+	img, err := env.Store.Use(ctx, ref)
+	if err != nil {
+		return Image{}, imageError(ref, err)
+	}
+	return img, nil
+}
+
 // imageError gives an error of the store that concerns ref docker's text.
 func imageError(ref string, err error) error {
 	switch {

@@ -39,7 +39,7 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if _, ok := named.(reference.Digested); ok {
 		return PushResult{}, messageError{"cannot push a digest reference", errdefs.ErrInvalidArgument}
 	}
-	img, err := env.Store.Image(ctx, named.String())
+	img, err := env.Store.Use(ctx, named.String())
 	if errdefs.IsNotFound(err) {
 		return PushResult{}, missingName(ctx, env, named)
 	}

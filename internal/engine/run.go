@@ -54,7 +54,7 @@ type RunResult struct {
 // not exist, with errdefs.ErrPermissionDenied where it cannot be executed.
 // Cancelling ctx kills it.
 func Run(ctx context.Context, env *Env, opts RunOptions) (result RunResult, err error) {
-	img, err := find(ctx, env, opts.Ref)
+	img, err := use(ctx, env, opts.Ref)
 	if err != nil {
 		return RunResult{}, err
 	}

@@ -59,7 +59,7 @@ func savedImages(ctx context.Context, env *Env, opts SaveOptions) ([]layout.Arch
 			return nil, err
 		}
 		for _, name := range names {
-			img, err := env.Store.Image(ctx, name)
+			img, err := env.Store.Use(ctx, name)
 			if errdefs.IsNotFound(err) {
 				return nil, messageError{"No such image: " + ref, errdefs.ErrNotFound}
 			}

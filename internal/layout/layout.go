@@ -16,12 +16,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
 	"strake/internal/image"
@@ -292,7 +292,7 @@ func (l *Layout) Tag(_ context.Context, desc ocispec.Descriptor, ref string) (er
 		return fmt.Errorf("lock layout: %w", err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("lock layout: %w", err)
 	}
 	x, err := l.index()

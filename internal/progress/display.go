@@ -75,7 +75,7 @@ const maxLine = 8 << 10
 
 // step is what a display knows of one step.
 type step struct {
-	index   int // in the order of beginning, from 1
+	index   int // plain: in the order of being shown, from 1
 	name    string
 	begun   time.Time
 	ended   time.Time
@@ -107,7 +107,7 @@ func (s *steps) apply(e Event) *step {
 		if s.byID == nil {
 			s.byID, s.begun = map[string]*step{}, e.Time
 		}
-		st = &step{index: len(s.order) + 1, name: e.Name, begun: e.Time}
+		st = &step{name: e.Name, begun: e.Time}
 		s.byID[e.ID] = st
 		s.order = append(s.order, st)
 	}

@@ -21,12 +21,13 @@ const (
 // by line, and each change of step is marked.
 type plain struct {
 	steps
-	w       io.Writer
-	current *step     // shown last, and running
-	shown   time.Time // when something was shown last
-	first   bool
-	closed  bool
-	err     error
+	w        io.Writer
+	current  *step     // shown last, and running
+	shown    time.Time // when something was shown last
+	first    bool
+	numbered int // steps shown
+	closed   bool
+	err      error
 }
 
 func newPlain(w io.Writer) *plain { return &plain{w: w, first: true} }
@@ -59,6 +60,10 @@ func (p *plain) late(st *step) {
 func (p *plain) show(st *step) {
 	var b strings.Builder
 	p.shown = time.Now()
+	if st.index == 0 {
+		p.numbered++
+		st.index = p.numbered
+	}
 	if st != p.current {
 		if p.current != nil && !p.current.state.Final() {
 			fmt.Fprintf(&b, "#%d ...\n", p.current.index)
