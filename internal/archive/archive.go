@@ -37,7 +37,7 @@ const (
 	maxComponent = 255       // bytes of one name
 	maxXattr     = 1<<16 - 1 // bytes of one attribute's value
 	maxXattrs    = 192 << 10 // bytes of all attributes of an entry
-	maxHeader    = 4 << 20   // bytes of all headers of an entry
+	maxHeader    = 1 << 20   // bytes of a header that describes the next one
 	maxInodes    = 2 << 20   // files and directories of a tree
 	maxImplied   = 256 << 10 // directories of a tree that no entry names
 	maxSymlinks  = 40        // symlinks followed on the way to one entry
@@ -84,6 +84,9 @@ func cleanName(name string) (string, error) {
 	if len(name) > maxPath {
 		return "", fmt.Errorf("name of %d bytes: %w", len(name), errdefs.ErrInvalidArgument)
 	}
+	if isClean(name) {
+		return name, nil
+	}
 	rooted := strings.HasPrefix(name, "/")
 	var parts []string
 	for part := range strings.SplitSeq(name, "/") {
@@ -106,4 +109,22 @@ func cleanName(name string) (string, error) {
 		return parts[0], nil
 	}
 	return strings.Join(parts, "/"), nil
+}
+
+// isClean tells, for most names that are, that a name is clean.
+func isClean(name string) bool {
+	start := 0
+	for i := 0; i <= len(name); i++ {
+		if i < len(name) && name[i] != '/' {
+			if name[i] == 0 {
+				return false
+			}
+			continue
+		}
+		if i == start || name[start] == '.' || i-start > maxComponent {
+			return false
+		}
+		start = i + 1
+	}
+	return true
 }

@@ -216,7 +216,7 @@ func (a *aheadReader) run(open func() (io.Reader, func(), error), c Compression)
 	defer close(a.full)
 	r, end, err := open()
 	if err != nil {
-		a.err = broken(c, noEOF(err))
+		a.err = brokenStream(c, noEOF(err))
 		return
 	}
 	defer end()
@@ -240,7 +240,7 @@ func (a *aheadReader) run(open func() (io.Reader, func(), error), c Compression)
 		}
 		if err != nil {
 			if a.err = err; !errors.Is(err, io.EOF) {
-				a.err = broken(c, err)
+				a.err = brokenStream(c, err)
 			}
 			return
 		}
@@ -258,7 +258,7 @@ func fill(r io.Reader, p []byte) (n int, err error) {
 	return n, err
 }
 
-func broken(c Compression, err error) error {
+func brokenStream(c Compression, err error) error {
 	return fmt.Errorf("decompress %s: %w: %w", c, err, errdefs.ErrDataLoss)
 }
 

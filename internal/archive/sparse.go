@@ -1,56 +1,26 @@
 package archive
 
 import (
-	"archive/tar"
 	"bytes"
-	"fmt"
+	"cmp"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/errdefs"
 )
 
-// The standard library reads sparse files and checks their maps, but keeps the
-// maps to itself and hands out holes as zeros. A map is what lets a file of any
-// size be served from the tar, so it is read here a second time, from the
-// headers that were recorded while the library read them.
-
-const (
-	paxSparseMap   = "GNU.sparse.map"
-	paxSparseMajor = "GNU.sparse.major"
-	paxSparseMinor = "GNU.sparse.minor"
-)
-
-// sparseFile is a map of a sparse file, checked by the standard library.
+// sparseFile is the map of a sparse file.
 type sparseFile struct {
-	runs   []int64 // offset, length, offset, length...
-	stored int64   // bytes of data in the tar
+	size int64   // of the file
+	runs []int64 // of data: offset, length, offset, length...
 }
 
-// isSparse tells whether the standard library took hdr for a sparse file.
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	major, minor := hdr.PAXRecords[paxSparseMajor], hdr.PAXRecords[paxSparseMinor]
-	switch {
-	case major == "0" && (minor == "0" || minor == "1"), major == "1" && minor == "0":
-		return true
-	case major != "" || minor != "":
-		return false
-	}
-	return hdr.PAXRecords[paxSparseMap] != ""
-}
-
-// extents places the runs in a tar whose data for this file begins at data.
-// Runs that touch are joined.
-func (m *sparseFile) extents(data, size int64) []Extent {
+// extents places the runs in a tar whose data for the file begins at data. Runs
+// that touch are joined.
+func (m *sparseFile) extents(data int64) []Extent {
 	var list []Extent
 	for i := 0; i+1 < len(m.runs); i += 2 {
 		e := Extent{Offset: m.runs[i], Data: data, Size: m.runs[i+1]}
 		data += e.Size
-		e.Size = min(e.Size, size-e.Offset)
-		if e.Size <= 0 {
+		if e.Size == 0 {
 			continue
 		}
 		if n := len(list); n > 0 && list[n-1].Offset+list[n-1].Size == e.Offset {
@@ -62,120 +32,119 @@ func (m *sparseFile) extents(data, size int64) []Extent {
 	return list
 }
 
-// sparseMap reads the map of a sparse file from rec, the bytes from the entry's
-// first header up to its data.
-func sparseMap(hdr *tar.Header, rec []byte) (*sparseFile, error) {
-	errMap := fmt.Errorf("sparse map: %w", errdefs.ErrInvalidArgument)
-	main, ok := mainHeader(rec)
-	if !ok {
-		return nil, errMap
-	}
-	var runs []int64
-	switch {
-	case hdr.Typeflag == tar.TypeGNUSparse:
-		runs, ok = oldRuns(main)
-	case hdr.PAXRecords[paxSparseMajor] == "1":
-		lines := strings.Split(string(main[blockSize:]), "\n")
-		n, err := strconv.Atoi(lines[0])
-		if ok = err == nil && n >= 0 && n <= (len(lines)-1)/2; ok {
-			runs, ok = parseRuns(lines[1 : 1+2*n])
+// sparse finds the map of the file, or nil if it is not sparse. The reader goes
+// on to the file's data proper.
+func (h *header) sparse(r *Reader) (*sparseFile, error) {
+	p := &h.pax
+	m := sparseFile{runs: p.runs}
+	var err error
+	switch version := p.major + "." + p.minor; {
+	case h.kind == typeSparse:
+		m = h.old
+	case h.kind != typeRegular && h.kind != typeContiguous:
+		return nil, nil
+	case version == "1.0":
+		h.name = cmp.Or(p.sparseName, h.name)
+		if m.size, err = sparseSize(p, h.size); err == nil {
+			m.runs, err = h.runsInData(r)
 		}
-	case hdr.PAXRecords[paxSparseMap] != "":
-		runs, ok = parseRuns(strings.Split(hdr.PAXRecords[paxSparseMap], ","))
+	case version == "0.0", version == "0.1", version == "." && (p.sparseMap != "" || len(p.runs) > 0):
+		h.name = cmp.Or(p.sparseName, h.name)
+		if m.size, err = sparseSize(p, h.size); err == nil && p.sparseMap != "" {
+			m.runs, err = parseRuns(strings.Split(p.sparseMap, ","))
+		}
+	default:
+		return nil, nil
 	}
-	if !ok {
-		return nil, errMap
+	if err != nil {
+		return nil, err
 	}
-	size, ok := number(main[124:136])
-	if s := hdr.PAXRecords["size"]; s != "" {
-		var err error
-		size, err = strconv.ParseInt(s, 10, 64)
-		ok = err == nil
+	end, stored := int64(0), int64(0)
+	for i := 0; i+1 < len(m.runs); i += 2 {
+		off, n := m.runs[i], m.runs[i+1]
+		if off < end || n < 0 || off > m.size-n {
+			return nil, broken("sparse map")
+		}
+		end, stored = off+n, stored+n
 	}
-	if hdr.Typeflag != tar.TypeGNUSparse {
-		size -= int64(len(main) - blockSize)
+	if len(m.runs)%2 != 0 || m.size < 0 || stored != h.size {
+		return nil, broken("sparse map")
 	}
-	m := &sparseFile{runs: runs}
-	for i := 1; i < len(runs); i += 2 {
-		m.stored += runs[i]
-	}
-	if !ok || m.stored != size {
-		return nil, errMap
-	}
-	return m, nil
+	return &m, nil
 }
 
-// mainHeader passes over the headers that describe the next header, and
-// returns what begins with the file's own.
-func mainHeader(rec []byte) ([]byte, bool) {
-	for len(rec) >= blockSize {
-		switch rec[156] {
-		case tar.TypeXHeader, tar.TypeGNULongName, tar.TypeGNULongLink:
-			n, ok := number(rec[124:136])
-			if !ok || n < 0 || n > maxHeader || int64(len(rec)) < blockSize+align(n) {
-				return nil, false
+func sparseSize(p *pax, size int64) (int64, error) {
+	if p.realSize == "" {
+		return size, nil
+	}
+	n, err := strconv.ParseInt(p.realSize, 10, 64)
+	if err != nil {
+		return 0, broken("sparse size")
+	}
+	return n, nil
+}
+
+// runsInData reads the map of version 1.0: lines of decimal numbers at the
+// beginning of the data, filled up to whole blocks.
+func (h *header) runsInData(r *Reader) ([]int64, error) {
+	var text []byte
+	lines, want := 0, 1
+	for lines < want {
+		var b [blockSize]byte
+		if h.size -= blockSize; h.size < 0 || len(text) > maxHeader {
+			return nil, broken("sparse map")
+		}
+		if err := r.block(&b); err != nil {
+			return nil, noData(err)
+		}
+		text = append(text, b[:]...)
+		lines += bytes.Count(b[:], []byte("\n"))
+		if want == 1 && lines > 0 {
+			count, _, _ := bytes.Cut(text, []byte("\n"))
+			n, err := strconv.Atoi(string(count))
+			if err != nil || n < 0 || n > maxHeader {
+				return nil, broken("sparse map")
 			}
-			rec = rec[blockSize+align(n):]
-		default:
-			return rec, true
+			want = 1 + 2*n
 		}
 	}
-	return nil, false
+	return parseRuns(strings.Split(string(text), "\n")[1:want])
 }
 
-// oldRuns reads the map of GNU tar's own sparse format: four runs in the
-// header, 21 in each block that follows.
-func oldRuns(main []byte) ([]int64, bool) {
-	var runs []int64
-	table, more := main[386:482], main[482]
+// parseOld reads the map of GNU tar's first form: four runs in the header b, 21
+// in each block that follows.
+func (m *sparseFile) parseOld(r *Reader, b *[blockSize]byte) error {
+	var ok bool
+	if m.size, ok = number(b[483:495]); !ok || string(b[257:265]) != "ustar  \x00" {
+		return broken("sparse file")
+	}
+	table, more := b[386:482], b[482] > 0
 	for {
 		for ; len(table) >= 24 && table[0] != 0; table = table[24:] {
 			off, ok1 := number(table[:12])
 			n, ok2 := number(table[12:24])
-			if !ok1 || !ok2 {
-				return nil, false
+			if !ok1 || !ok2 || len(m.runs) > maxHeader/12 {
+				return broken("sparse map")
 			}
-			runs = append(runs, off, n)
+			m.runs = append(m.runs, off, n)
 		}
-		if more == 0 {
-			return runs, true
+		if !more {
+			return nil
 		}
-		main = main[blockSize:]
-		if len(main) < blockSize {
-			return nil, false
+		if err := r.block(b); err != nil {
+			return noData(err)
 		}
-		table, more = main[:504], main[504]
+		table, more = b[:504], b[504] > 0
 	}
 }
 
-func parseRuns(fields []string) ([]int64, bool) {
+func parseRuns(fields []string) ([]int64, error) {
 	runs := make([]int64, len(fields))
 	for i, f := range fields {
 		var err error
-		if runs[i], err = strconv.ParseInt(f, 10, 64); err != nil || runs[i] < 0 {
-			return nil, false
+		if runs[i], err = strconv.ParseInt(f, 10, 64); err != nil {
+			return nil, broken("sparse map")
 		}
 	}
-	return runs, len(runs)%2 == 0
-}
-
-// number reads a header's number: octal digits, or big-endian binary when the
-// first bit is set.
-func number(b []byte) (int64, bool) {
-	if b[0]&0x80 != 0 {
-		n := int64(b[0] & 0x7f)
-		for _, c := range b[1:] {
-			if n >= 1<<55 {
-				return 0, false
-			}
-			n = n<<8 | int64(c)
-		}
-		return n, true
-	}
-	b = bytes.Trim(b, " \x00")
-	if len(b) == 0 {
-		return 0, true
-	}
-	n, err := strconv.ParseInt(string(b), 8, 64)
-	return n, err == nil && n >= 0
+	return runs, nil
 }

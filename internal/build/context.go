@@ -349,22 +349,22 @@ func (s *scanner) dir(ctx context.Context, dir string, want [][]string, parent p
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	entries, err := f.ReadDir(-1)
+	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	found := make([]scanned, 0, len(entries))
-	for _, e := range entries {
-		below, ok := narrow(want, e.Name())
+	slices.Sort(names)
+	found := make([]scanned, 0, len(names))
+	for _, base := range names {
+		below, ok := narrow(want, base)
 		if !ok {
 			continue
 		}
-		name := e.Name()
+		name := base
 		if dir != "." {
-			name = dir + "/" + name
+			name = dir + "/" + base
 		}
-		n, st, err := statAt(f, e.Name(), name)
+		n, st, err := statAt(f, base, name)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && n.mode.Type() == fs.ModeSocket {
 			continue // gone, or nothing that an image can hold
 		}

@@ -58,14 +58,15 @@ func newStartError(message string) *StartError {
 	switch {
 	case has("executable file not found", "no such file or directory"):
 		e.Code, e.Err = CodeNotFound, errdefs.ErrNotFound
-	case has("permission denied", "is a directory"):
+	case has("permission denied", "is a directory", "open executable"):
 		e.Code, e.Err = CodeNotExecutable, errdefs.ErrPermissionDenied
 	}
 	return e
 }
 
-// faultFilter passes on what the process writes to stderr, without the line that the runtime itself adds when it cannot start
-// the process: the StartError has it. It holds such a line back until it is followed by more or End decides.
+// faultFilter passes on what the process writes to stderr, without the line that runc itself adds when it cannot start the
+// process: the StartError has it. It holds such a line back until it is followed by more or End decides. The line of crun, which
+// looks like any other, passes.
 type faultFilter struct {
 	w    io.Writer
 	line []byte // begun, and so far like runcFailed; or complete and like it

@@ -36,11 +36,13 @@ func newOwner(runtime, stateDir string) (*owner, error) {
 		return nil, fmt.Errorf("make the runtime's state directory: %w", err)
 	}
 	o := &owner{dir: filepath.Join(stateDir, rand.Text()[:12])}
-	lock, err := os.OpenFile(o.dir+lockSuffix, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(o.dir+".new", os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("own containers: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	// Locked before it has the name that Reap looks for.
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	if err := errors.Join(err, os.Rename(lock.Name(), o.dir+lockSuffix)); err != nil {
 		return nil, errors.Join(fmt.Errorf("own containers: %w", err), lock.Close())
 	}
 	o.lock = lock
@@ -107,7 +109,7 @@ func (o *owner) close() error {
 		_ = o.dog.Wait() // killed
 		failed = append(failed, o.life.Close())
 	}
-	failed = append(failed, os.RemoveAll(o.dir), os.Remove(o.lock.Name()), o.lock.Close())
+	failed = append(failed, os.RemoveAll(o.dir), os.Remove(o.dir+lockSuffix), o.lock.Close())
 	if err := errors.Join(failed...); err != nil {
 		return fmt.Errorf("give up the ownership of containers: %w", err)
 	}
@@ -115,7 +117,7 @@ func (o *owner) close() error {
 }
 
 // Reap ends the containers whose owners died, and removes their state. The watchdog of an owner does so at once; Reap is for what
-// that could not do. It may run at any time, in any number of processes.
+// that could not do, and the first Run begins with it. It may run at any time, in any number of processes.
 func (r *Runc) Reap(ctx context.Context) error {
 	locks, err := filepath.Glob(filepath.Join(r.stateDir, "*"+lockSuffix))
 	if err != nil {

@@ -85,7 +85,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 25 {
+	for i := range 30 {
 		dir := t.TempDir()
 		if err := os.MkdirAll(filepath.Join(dir, "root/bin"), 0o755); err != nil {
 			t.Fatal(err)
@@ -95,7 +95,7 @@ func TestKilled(t *testing.T) {
 		}
 		cmd := exec.Command(os.Args[0], "-test.run=^TestVictim$")
 		cmd.Env = append(os.Environ(), victimVariable+"="+dir)
-		if i == 0 {
+		if i%10 == 9 {
 			cmd.Env = append(cmd.Env, victimVariable+"_LONG=1")
 		}
 		var out bytes.Buffer
@@ -103,14 +103,24 @@ func TestKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(150*time.Millisecond + time.Duration(i)*4*time.Millisecond)
+		state := filepath.Join(dir, "state")
+		for owned := []string(nil); len(owned) == 0; time.Sleep(time.Millisecond) {
+			if owned, err = filepath.Glob(state + "/*.lock"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Duration(i) * 5 * time.Millisecond)
 		if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 			t.Fatal(err, out.String())
 		}
 		_ = cmd.Wait() // killed
 		name := fmt.Sprintf("victim-%d-", cmd.Process.Pid)
-		state := filepath.Join(dir, "state")
-		deadline := time.Now().Add(5 * time.Second)
+		r, err := executor.NewRunc(executor.RuncOptions{StateDir: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		deadline := start.Add(10 * time.Second)
 		for {
 			left, err := os.ReadDir(state)
 			if err == nil && len(left) == 0 && leftovers(t, name) == "" {
@@ -118,6 +128,11 @@ func TestKilled(t *testing.T) {
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("round %d: left: %v, %v, %s", i, left, err, leftovers(t, name))
+			}
+			if i < 2 && time.Since(start) > time.Second { // killed before it had a watchdog
+				if err := r.Reap(t.Context()); err != nil {
+					t.Error(err)
+				}
 			}
 			time.Sleep(10 * time.Millisecond)
 		}

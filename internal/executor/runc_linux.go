@@ -101,7 +101,7 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	own, err := r.own()
+	own, err := r.own(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -117,10 +117,11 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 }
 
 // own returns the owner of the containers of r.
-func (r *Runc) own() (*owner, error) {
+func (r *Runc) own(ctx context.Context) (*owner, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.owner == nil {
+		_ = r.Reap(ctx) // no matter for this Run; the next process tries again
 		own, err := newOwner(r.path, r.stateDir)
 		if err != nil {
 			return nil, err
@@ -181,7 +182,7 @@ type run struct {
 	stateDir string
 	log      string // file to which the runtime tells what went wrong
 	stubs    stubMaker
-	killed   bool // the runtime was, and could not clean up
+	killed   bool // the runtime was, or failed: it may not have cleaned up
 }
 
 // inside calls fn where the root file system is mounted.
@@ -339,6 +340,7 @@ func (x *run) result(cmd *exec.Cmd, err error, stderr *faultFilter) (int, error)
 		return 0, errors.Join(readErr, stderr.End(true))
 	}
 	if message != "" && (x.runc.isCrun || strings.HasPrefix(message, runcFailed)) {
+		x.killed = x.runc.isCrun // which leaves the cgroup behind
 		return 0, errors.Join(newStartError(message), stderr.End(false))
 	}
 	return exit.ExitCode(), stderr.End(true)

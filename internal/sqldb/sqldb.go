@@ -104,9 +104,36 @@ func (db *DB) Close() error {
 // busy for long, fn is called again after a rollback, so its effects outside the
 // transaction must bear that. fn must not call Update.
 func (db *DB) Update(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return retry(ctx, func() error { return transact(ctx, db.writer, nil, fn) })
+}
+
+// Note is Update for what nobody misses after a loss of power: it does not wait
+// for the disk. What it wrote becomes durable with the next Update, of whatever
+// process; a crash of the process alone loses nothing.
+func (db *DB) Note(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return retry(ctx, func() (err error) {
+		conn, err := db.writer.Conn(ctx)
+		if err != nil {
+			return fmt.Errorf("begin transaction: %w", err)
+		}
+		defer func() { err = errors.Join(err, conn.Close()) }()
+		if _, err := conn.ExecContext(ctx, "PRAGMA synchronous=NORMAL"); err != nil {
+			return fmt.Errorf("begin transaction: %w", err)
+		}
+		err = transact(ctx, conn, nil, fn)
+		// The connection is the one that Update uses.
+		if _, fullErr := conn.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous=FULL"); fullErr != nil {
+			return errors.Join(err, fmt.Errorf("end transaction: %w", fullErr))
+		}
+		return err
+	})
+}
+
+// retry calls try again while it fails because the database is busy.
+func retry(ctx context.Context, try func() error) error {
 	start := time.Now()
 	for pause := time.Millisecond; ; pause = min(2*pause, retryPause) {
-		err := transact(ctx, db.writer, nil, fn)
+		err := try()
 		if !isBusy(err) || time.Since(start) > retryFor {
 			return err
 		}
@@ -124,8 +151,13 @@ func (db *DB) View(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return transact(ctx, db.reader, &sql.TxOptions{ReadOnly: true}, fn)
 }
 
+// beginner is a pool of connections, or one.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
 // transact calls fn in one transaction of pool.
-func transact(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn func(tx *sql.Tx) error) error {
+func transact(ctx context.Context, pool beginner, opts *sql.TxOptions, fn func(tx *sql.Tx) error) error {
 	tx, err := pool.BeginTx(ctx, opts)
 	if err != nil {
 		return fmt.Errorf("begin transaction: %w", err)

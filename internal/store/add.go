@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -41,6 +42,9 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		return Image{}, err
 	}
 	id := manifest.Config.Digest
+	if img, err := s.Image(ctx, id.String()); err == nil && opts.done(ctx, s, img, m) {
+		return img, nil
+	}
 	err = s.db.Update(ctx, func(tx *sql.Tx) error {
 		if err := recordImage(ctx, tx, m, id, config); err != nil {
 			return err
@@ -59,6 +63,19 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		return Image{}, fmt.Errorf("add image %s: %w", id, err)
 	}
 	return s.Image(ctx, id.String())
+}
+
+// done reports whether the image and all its names are as they are to be.
+func (o AddImageOptions) done(ctx context.Context, s *Store, img Image, manifest ocispec.Descriptor) bool {
+	if img.Manifest.Digest != manifest.Digest || o.RepoDigest != "" && !slices.Contains(img.RepoDigests, o.RepoDigest) {
+		return false
+	}
+	for _, name := range o.Names {
+		if root, err := s.Resolve(ctx, name); err != nil || root.Digest != o.Root.Digest || !slices.Contains(img.Names, name) {
+			return false
+		}
+	}
+	return true
 }
 
 // Tag implements image.Target: ref is a canonical name with its tag.

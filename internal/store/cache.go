@@ -12,7 +12,8 @@ import (
 	"strake/internal/sqldb"
 )
 
-// cache keeps what builds remember.
+// cache keeps what builds remember. Losing the last of it to a loss of power
+// costs a step that runs again, so nothing here waits for the disk.
 type cache struct{ db *sqldb.DB }
 
 // LoadCache returns what was saved under key, or fails with
@@ -24,7 +25,7 @@ func (c *cache) LoadCache(ctx context.Context, key string) ([]byte, error) {
 // SaveCache saves value under key. The record keeps the layers from GC; slot
 // names the step that it belongs to, for LastCache.
 func (c *cache) SaveCache(ctx context.Context, key, slot string, layers []digest.Digest, value []byte) error {
-	err := c.db.Update(ctx, func(tx *sql.Tx) error {
+	err := c.db.Note(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO cache (key, slot, value, created, used) VALUES ($1, $2, $3, $4, $4)
 			ON CONFLICT (key) DO UPDATE SET slot = excluded.slot, value = excluded.value,
 			created = excluded.created, used = excluded.used`, key, slot, value, now())
@@ -75,7 +76,7 @@ func (c *cache) value(ctx context.Context, query, arg string) ([]byte, error) {
 
 // SaveContextIndex saves the stat cache of a build context directory.
 func (c *cache) SaveContextIndex(ctx context.Context, dir string, value []byte) error {
-	err := c.db.Update(ctx, func(tx *sql.Tx) error {
+	err := c.db.Note(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO contexts (dir, value, used) VALUES ($1, $2, $3)
 			ON CONFLICT (dir) DO UPDATE SET value = excluded.value, used = excluded.used`, dir, value, now())
 		return err

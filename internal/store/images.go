@@ -151,7 +151,7 @@ func (s *Store) Use(ctx context.Context, ref string) (Image, error) {
 		return Image{}, err
 	}
 	var img Image
-	err = s.db.Update(ctx, func(tx *sql.Tx) error {
+	err = s.db.Note(ctx, func(tx *sql.Tx) error {
 		var root ocispec.Descriptor
 		if img, root, err = lookUp(ctx, tx, ref); err != nil {
 			return err
@@ -307,7 +307,7 @@ func setName(ctx context.Context, tx *sql.Tx, name string, root ocispec.Descript
 
 // RecordSource notes that a repository (canonical name) holds blobs.
 func (s *Store) RecordSource(ctx context.Context, repository string, digests ...digest.Digest) error {
-	return s.db.Update(ctx, func(tx *sql.Tx) error {
+	return s.db.Note(ctx, func(tx *sql.Tx) error {
 		for _, d := range digests {
 			if _, err := tx.ExecContext(ctx, "INSERT INTO sources (digest, repository) VALUES ($1, $2) ON CONFLICT DO NOTHING",
 				d.String(), repository); err != nil {

@@ -41,7 +41,7 @@ func (s *leases) hold(ctx context.Context, digests ...digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	return s.db.Update(ctx, func(tx *sql.Tx) error {
+	return s.db.Note(ctx, func(tx *sql.Tx) error {
 		return insertLease(ctx, tx, l.id, digests)
 	})
 }
@@ -126,7 +126,7 @@ func (s *leases) drop(ctx context.Context, id string) error {
 	if err := os.RemoveAll(s.workDir(id)); err != nil {
 		return fmt.Errorf("release lease: %w", err)
 	}
-	err := s.db.Update(ctx, func(tx *sql.Tx) error {
+	err := s.db.Note(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "DELETE FROM leases WHERE lease = $1", id)
 		return err
 	})

@@ -81,7 +81,11 @@ func (p *pending) readFrom(ctx context.Context, tar io.Reader) error {
 	}
 	p.tar = counted.n
 	for _, f := range []*os.File{p.index, p.side} {
-		if err := f.Sync(); err != nil {
+		info, err := f.Stat()
+		if err == nil && info.Size() > 0 {
+			err = f.Sync()
+		}
+		if err != nil {
 			return fmt.Errorf("make index: %w", err)
 		}
 	}
