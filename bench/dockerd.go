@@ -29,19 +29,26 @@ type daemon struct {
 	log bytes.Buffer
 	// pidFiles name further processes whose CPU counts.
 	pidFiles []string
-	stopped  chan error
+	// stopped closes when the process has ended, ended says how.
+	stopped chan struct{}
+	ended   error
 }
 
 // startDaemon runs a server until Close. It is ready when ready returns nil.
 func startDaemon(ctx context.Context, argv, env []string, ready func() error) (*daemon, error) {
-	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...), stopped: make(chan error, 1)} // #nosec G204 -- fixed commands
+	// The context must not kill it: Close stops it in order.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), argv[0], argv[1:]...) // #nosec G204 -- fixed commands
+	d := &daemon{cmd: cmd, stopped: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { d.stopped <- d.cmd.Wait() }()
+	go func() {
+		d.ended = d.cmd.Wait()
+		close(d.stopped)
+	}()
 	deadline := time.After(30 * time.Second)
 	for {
 		err := ready()
@@ -51,8 +58,8 @@ func startDaemon(ctx context.Context, argv, env []string, ready func() error) (*
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(ctx.Err(), d.Close())
-		case e := <-d.stopped:
-			return nil, fmt.Errorf("%s ended: %w: %s", argv[0], e, lastLines(d.log.String(), 4))
+		case <-d.stopped:
+			return nil, fmt.Errorf("%s ended: %w: %s", argv[0], d.ended, lastLines(d.log.String()))
 		case <-deadline:
 			return nil, errors.Join(fmt.Errorf("%s is not ready: %w", argv[0], err), d.Close())
 		case <-time.After(20 * time.Millisecond):
@@ -66,7 +73,7 @@ func (d *daemon) Close() error {
 		return err
 	}
 	select {
-	case <-d.stopped: // how it ended does not matter
+	case <-d.stopped:
 		return nil
 	case <-time.After(20 * time.Second):
 	}
@@ -170,7 +177,7 @@ func startDockerd(ctx context.Context, dir, run string) (*daemon, error) {
 		"--pidfile", filepath.Join(run, "d.pid"), "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2",
 	}
 	d, err := startDaemon(ctx, argv, nil, func() error {
-		c, err := net.Dial("unix", sock)
+		c, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)
 		if err != nil {
 			return err
 		}

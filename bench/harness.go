@@ -71,6 +71,8 @@ type result struct {
 	failure error
 }
 
+func (r *result) failed() bool { return r.failure != nil }
+
 // harness holds one run of the benchmark.
 type harness struct {
 	opts     options
@@ -129,7 +131,7 @@ func (h *harness) runGroup(ctx context.Context, g group) error {
 
 // runSession runs the steps of g with t on a new volume and leaves nothing behind.
 func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (err error) {
-	if f := h.result(g.steps[0].name, t.name).failure; f != nil {
+	if h.result(g.steps[0].name, t.name).failed() {
 		return nil // it failed in an earlier round: no second attempt
 	}
 	dir, err := os.MkdirTemp(h.dir, "s")
@@ -162,8 +164,11 @@ func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (
 			continue
 		}
 		if err := h.runStep(ctx, st, s, vol); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			h.result(st.name, t.name).failure = err
-			return fmt.Errorf("%s: %w", st.name, err)
+			log.Printf("%s %s round %d: %v", st.name, t.name, round+1, err)
 		}
 	}
 	return nil
@@ -172,8 +177,8 @@ func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (
 // runStep times one step, checks its result and keeps the sample.
 func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume) error {
 	r := h.result(st.name, s.tool.name)
-	if r.failure != nil {
-		return nil
+	if r.failed() {
+		return nil // in an earlier round
 	}
 	args := st.args(s)
 	var all []sample

@@ -61,7 +61,7 @@ func timeCommand(ctx context.Context, s *session, vol *volume, verb string, args
 	err = c.Run()
 	wall := time.Since(start)
 	if err != nil {
-		return sample{}, fmt.Errorf("%s: %w: %s", s.display(verb, args), err, lastLines(stderr.String(), 4))
+		return sample{}, fmt.Errorf("%s: %w: %s", s.display(verb, args), err, lastLines(stderr.String()))
 	}
 	if err := vol.sync(); err != nil {
 		return sample{}, err
@@ -79,7 +79,9 @@ func timeCommand(ctx context.Context, s *session, vol *volume, verb string, args
 	return sm, nil
 }
 
-func lastLines(s string, n int) string {
+// lastLines keeps what matters of a command's output.
+func lastLines(s string) string {
+	const n = 4
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], " | ")
 }

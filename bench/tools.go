@@ -69,7 +69,7 @@ func (c *client) output(ctx context.Context, verb string, args ...string) (strin
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", c.display(verb, args), err, lastLines(stderr.String(), 4))
+		return "", fmt.Errorf("%s: %w: %s", c.display(verb, args), err, lastLines(stderr.String()))
 	}
 	return strings.TrimSpace(stdout.String()), nil
 }

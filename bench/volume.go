@@ -129,7 +129,7 @@ func diskUsage(root string) (int64, error) {
 func runQuiet(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput() // #nosec G204 -- fixed commands
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, lastLines(string(out), 4))
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, lastLines(string(out)))
 	}
 	return nil
 }

@@ -84,8 +84,8 @@ func cleanName(name string) (string, error) {
 	if len(name) > maxPath {
 		return "", fmt.Errorf("name of %d bytes: %w", len(name), errdefs.ErrInvalidArgument)
 	}
-	if isClean(name) {
-		return name, nil
+	if short := strings.TrimSuffix(strings.TrimPrefix(name, "./"), "/"); isClean(short) {
+		return short, nil
 	}
 	rooted := strings.HasPrefix(name, "/")
 	var parts []string

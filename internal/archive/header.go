@@ -35,6 +35,12 @@ const (
 	typeLongLink   = 'K'
 )
 
+// Prefixes of PAX keys for attributes.
+const (
+	paxXattr    = "SCHILY.xattr."
+	paxLibXattr = "LIBARCHIVE.xattr."
+)
+
 // header is what the headers of one entry say together.
 type header struct {
 	kind           byte
@@ -283,11 +289,11 @@ func (p *pax) parse(b []byte) error {
 		}
 		b = rest
 		switch {
-		case bytes.HasPrefix(key, []byte("SCHILY.xattr.")):
-			p.xattrs = append(p.xattrs, Xattr{Name: string(key[13:]), Value: string(value)})
+		case bytes.HasPrefix(key, []byte(paxXattr)):
+			p.xattrs = append(p.xattrs, Xattr{Name: string(key[len(paxXattr):]), Value: string(value)})
 			total += len(key) + len(value)
-		case bytes.HasPrefix(key, []byte("LIBARCHIVE.xattr.")):
-			if x, ok := libarchiveXattr(string(key[17:]), string(value)); ok {
+		case bytes.HasPrefix(key, []byte(paxLibXattr)):
+			if x, ok := libarchiveXattr(string(key[len(paxLibXattr):]), string(value)); ok {
 				lib = append(lib, x)
 				total += len(key) + len(value)
 			}

@@ -55,24 +55,28 @@ func newOwner(runtime, stateDir string) (*owner, error) {
 	return o, nil
 }
 
-// watchdog waits until its standard input ends, and then ends the containers of the owner directory $2 by the runtime $1. A
-// runtime that was killed while it made a container leaves empty cgroups, which have no state.
+// watchdog waits until its standard input ends, and then ends the containers of the owner directory $2 by the runtime $1. It gives
+// the runtimes of a dead owner time to die. A runtime that was killed while it made a container leaves a directory without
+// state, and cgroups.
 const watchdog = `read -r _
-for c in "$2"/*/; do
-	[ -d "$c" ] || continue
-	c=${c%/}
-	c=${c##*/}
-	"$1" --root "$2" delete --force "$c"
-	for g in /sys/fs/cgroup/strake-"$c" /sys/fs/cgroup/*/strake-"$c"; do
-		n=0
-		while [ -d "$g" ] && ! rmdir "$g" && [ $n -lt 100 ]; do
-			n=$((n + 1))
-			for p in $(cat "$g/cgroup.procs"); do kill -9 "$p"; done
-			sleep 0.01
+for n in 1 2 3 4 5 6 7 8 9; do
+	sleep 0.05
+	for c in "$2"/*/; do
+		[ -d "$c" ] || continue
+		c=${c%/}
+		c=${c##*/}
+		"$1" --root "$2" delete --force "$c"
+		for g in /sys/fs/cgroup/strake-"$c" /sys/fs/cgroup/*/strake-"$c"; do
+			m=0
+			while [ -d "$g" ] && ! rmdir "$g" && [ $m -lt 100 ]; do
+				m=$((m + 1))
+				for p in $(cat "$g/cgroup.procs"); do kill -9 "$p"; done
+				sleep 0.01
+			done
 		done
 	done
-done
-rmdir "$2" && rm -f "$2.lock"`
+	rmdir "$2" && rm -f "$2.lock" && break
+done`
 
 // watch starts the watchdog, in a session of its own so that signals of the terminal pass it by. Without a shell there is none,
 // and Reap does its work.
@@ -119,25 +123,28 @@ func (o *owner) close() error {
 // Reap ends the containers whose owners died, and removes their state. The watchdog of an owner does so at once; Reap is for what
 // that could not do, and the first Run begins with it. It may run at any time, in any number of processes.
 func (r *Runc) Reap(ctx context.Context) error {
-	locks, err := filepath.Glob(filepath.Join(r.stateDir, "*"+lockSuffix))
-	if err != nil {
+	entries, err := os.ReadDir(r.stateDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("reap containers: %w", err)
 	}
 	var failed []error
-	for _, lock := range locks {
-		if err := r.reapOwner(ctx, lock); err != nil {
+	for _, e := range entries {
+		name, isLock := strings.CutSuffix(e.Name(), lockSuffix)
+		if !isLock && !e.IsDir() {
+			continue // a lock file to be
+		}
+		if err := r.reapOwner(ctx, filepath.Join(r.stateDir, name)); err != nil {
 			failed = append(failed, fmt.Errorf("reap containers: %w", err))
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// reapOwner ends an owner's containers unless it lives.
-func (r *Runc) reapOwner(ctx context.Context, lock string) error {
-	f, err := os.OpenFile(lock, os.O_RDWR, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+// reapOwner ends the containers of the owner whose directory is dir unless it lives. A directory without a lock file is one that
+// a dying runtime made again.
+func (r *Runc) reapOwner(ctx context.Context, dir string) error {
+	lock := dir + lockSuffix
+	f, err := os.OpenFile(lock, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -148,7 +155,6 @@ func (r *Runc) reapOwner(ctx context.Context, lock string) error {
 		}
 		return fmt.Errorf("lock %s: %w", lock, err)
 	}
-	dir := strings.TrimSuffix(lock, lockSuffix)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

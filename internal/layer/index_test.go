@@ -17,35 +17,24 @@ import (
 	"strake/internal/archive"
 )
 
+// memory is a tar in memory.
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
+
 // openBytes indexes a tar in memory and opens it.
-func openBytes(t testing.TB, tar []byte) (*Layer, error) {
+func openBytes(t testing.TB, tar []byte, side *os.File) (*Layer, error) {
 	t.Helper()
-	dir := t.TempDir()
-	files := Files{Tar: filepath.Join(dir, "tar"), Index: filepath.Join(dir, "index"), Side: filepath.Join(dir, "side")}
-	if err := os.WriteFile(files.Tar, tar, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	side, err := os.Create(files.Side)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer side.Close()
 	var index bytes.Buffer
 	if _, err := WriteIndex(t.Context(), bytes.NewReader(tar), &index, side); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(files.Index, index.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l, err := Open(files)
+	l, err := openIndex(index.Bytes())
 	if err != nil {
 		t.Fatalf("an index that was just written: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	l.tar = memory{bytes.NewReader(tar)}
+	l.side = side
 	return l, nil
 }
 
@@ -175,11 +164,15 @@ func FuzzWriteIndex(f *testing.F) {
 	for _, seed := range seeds(f) {
 		f.Add(seed)
 	}
+	side, err := os.Create(filepath.Join(f.TempDir(), "side"))
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, tar []byte) {
 		if len(tar) > 1<<20 {
 			return
 		}
-		l, err := openBytes(t, tar)
+		l, err := openBytes(t, tar, side)
 		if err != nil {
 			return
 		}

@@ -22,25 +22,31 @@ type Layer struct {
 
 	files    Files
 	index    []byte
-	tar      *os.File
-	side     *os.File
+	tar      dataFile
+	side     dataFile
 	tarBlock uint32 // where the tar begins among the blocks
 
 	whiteouts bool // there are some
 }
 
+// dataFile is what files' data is read from.
+type dataFile interface {
+	io.ReaderAt
+	io.Closer
+}
+
 // Open opens a layer for reading; Close closes it. The index is checked as it is
 // read: a damaged one gives errors of the kind DataLoss.
 func Open(files Files) (*Layer, error) {
-	l := &Layer{files: files}
-	l.FS = FS{layers: []*Layer{l}, raw: true}
-	var err error
-	if l.index, err = os.ReadFile(files.Index); err != nil {
+	index, err := os.ReadFile(files.Index)
+	if err != nil {
 		return nil, fmt.Errorf("open layer index: %w", err)
 	}
-	if err := l.checkSuper(); err != nil {
+	l, err := openIndex(index)
+	if err != nil {
 		return nil, fmt.Errorf("open layer index %q: %w", files.Index, err)
 	}
+	l.files = files
 	if l.tar, err = openData(files.Tar); err == nil {
 		l.side, err = openData(files.Side)
 	}
@@ -50,13 +56,19 @@ func Open(files Files) (*Layer, error) {
 	return l, nil
 }
 
+func openIndex(index []byte) (*Layer, error) {
+	l := &Layer{index: index}
+	l.FS = FS{layers: []*Layer{l}, raw: true}
+	return l, l.checkSuper()
+}
+
 // Files are the files of the layer.
 func (l *Layer) Files() Files { return l.files }
 
 // Close closes the layer's files. Files opened from it cannot be read any more.
 func (l *Layer) Close() error {
 	var errs []error
-	for _, f := range []*os.File{l.tar, l.side} {
+	for _, f := range []dataFile{l.tar, l.side} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
@@ -64,11 +76,15 @@ func (l *Layer) Close() error {
 	return errors.Join(errs...)
 }
 
-func openData(name string) (*os.File, error) {
+func openData(name string) (dataFile, error) {
 	if name == "" {
 		return nil, nil
 	}
-	return os.Open(name)
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (l *Layer) checkSuper() error {
@@ -348,7 +364,7 @@ func (l *Layer) readAt(n *inode, p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-func readFull(f *os.File, p []byte, off int64) (int, error) {
+func readFull(f dataFile, p []byte, off int64) (int, error) {
 	if f == nil {
 		return 0, fmt.Errorf("layer opened without its data: %w", errdefs.ErrFailedPrecondition)
 	}

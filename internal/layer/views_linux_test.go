@@ -124,7 +124,7 @@ func TestToolsTars(t *testing.T) {
 		}
 	}
 	extract := func(t *testing.T, tar, dir string) {
-		runTool(t, dir, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "-pxf", tar)
+		runTool(t, dir, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--delay-directory-restore", "-pxf", tar)
 	}
 	for _, c := range []struct {
 		name    string

@@ -122,21 +122,23 @@ func (a *Archive) place(ctx context.Context, r io.Reader, opts ReadOptions) erro
 	}
 	a.file, a.own = f, true
 	buf := make([]byte, 256<<10)
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, ctxReader{ctx, plain}, buf)
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, until(ctx, plain), buf)
 	return errors.Join(err, plain.Close(), os.Remove(f.Name()))
 }
 
-// ctxReader ends when its context does.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
+// readerFunc is a Read.
+type readerFunc func(p []byte) (int, error)
 
-func (c ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// until reads r until ctx ends.
+func until(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return r.Read(p)
+	})
 }
 
 // compressed returns the media type's suffix for what head begins; "" is plain.

@@ -179,7 +179,7 @@ func (a *archiveWriter) blob(ctx context.Context, desc ocispec.Descriptor, name 
 	}
 	verifier := desc.Digest.Verifier()
 	buf := make([]byte, 256<<10)
-	n, err := io.CopyBuffer(io.MultiWriter(struct{ io.Writer }{a.tw}, verifier), ctxReader{ctx, rc}, buf)
+	n, err := io.CopyBuffer(io.MultiWriter(struct{ io.Writer }{a.tw}, verifier), until(ctx, rc), buf)
 	if err := errors.Join(err, rc.Close()); err != nil {
 		return err
 	}

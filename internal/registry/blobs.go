@@ -12,8 +12,7 @@ import (
 )
 
 // blobHeader sets what every answer about a blob has.
-func (c *call) blobHeader(dgst digest.Digest, length int64) {
-	h := c.w.Header()
+func blobHeader(h http.Header, dgst digest.Digest, length int64) {
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Length", strconv.FormatInt(length, 10))
 	h.Set("Docker-Content-Digest", dgst.String())
@@ -28,7 +27,7 @@ func (c *call) statBlob() error {
 	if err != nil {
 		return err
 	}
-	c.blobHeader(desc.Digest, desc.Size)
+	blobHeader(c.w.Header(), desc.Digest, desc.Size)
 	c.w.WriteHeader(http.StatusOK)
 	return nil
 }
@@ -68,7 +67,7 @@ func (c *call) getBlob() (err error) {
 		last = size - 1
 	}
 	length := last - first + 1
-	c.blobHeader(dgst, length)
+	blobHeader(c.w.Header(), dgst, length)
 	status := http.StatusOK
 	if ranged {
 		status = http.StatusPartialContent

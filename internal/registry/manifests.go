@@ -83,7 +83,7 @@ func (c *call) putManifest() error {
 	if probe.Subject.Digest != "" {
 		c.w.Header().Set("Oci-Subject", probe.Subject.Digest.String())
 	}
-	return c.created("manifests", desc.Digest)
+	return created(c, "manifests", desc.Digest)
 }
 
 func (c *call) deleteManifest() error {

@@ -30,7 +30,7 @@ func (c *call) startUpload() error {
 		if err := c.reg.PushBlob(ctx, c.repo, desc, c.r.Body); err != nil {
 			return err
 		}
-		return c.created("blobs", dgst)
+		return created(c, "blobs", dgst)
 	}
 	up, err := c.reg.StartUpload(ctx, c.repo)
 	if err != nil {
@@ -53,7 +53,7 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 	}
 	_, err := c.reg.MountBlob(c.r.Context(), c.repo, from, dgst)
 	if err == nil {
-		return true, c.created("blobs", dgst)
+		return true, created(c, "blobs", dgst)
 	}
 	for _, kind := range []error{errdefs.ErrNotFound, errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated, errdefs.ErrNotImplemented} {
 		if errors.Is(err, kind) {
@@ -64,7 +64,7 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 }
 
 // created answers 201 for a blob or manifest.
-func (c *call) created(kind string, dgst digest.Digest) error {
+func created(c *call, kind string, dgst digest.Digest) error {
 	h := c.w.Header()
 	h.Set("Location", "/v2/"+c.repo+"/"+kind+"/"+dgst.String())
 	h.Set("Docker-Content-Digest", dgst.String())
@@ -182,7 +182,7 @@ func (c *call) finishUpload() error {
 	if err != nil {
 		return err
 	}
-	return c.created("blobs", dgst)
+	return created(c, "blobs", dgst)
 }
 
 func (c *call) cancelUpload() error {

@@ -41,7 +41,7 @@ type challenge struct {
 
 // authorization returns the Authorization for the scopes, "" while the
 // registry has not asked for one.
-func (r *Registry) authorization(ctx context.Context, scopes []string) (string, error) {
+func (r *connection) authorization(ctx context.Context, scopes []string) (string, error) {
 	r.auth.mu.Lock()
 	defer r.auth.mu.Unlock()
 	if r.auth.asked == nil {
@@ -52,7 +52,7 @@ func (r *Registry) authorization(ctx context.Context, scopes []string) (string, 
 
 // authorize takes in the challenge of a 401 answer to a request that was sent
 // with the given Authorization, and fails when there is no better one.
-func (r *Registry) authorize(ctx context.Context, resp *http.Response, scopes []string, sent string) error {
+func (r *connection) authorize(ctx context.Context, resp *http.Response, scopes []string, sent string) error {
 	denied := answerError(resp)
 	asked := chooseChallenge(resp.Header.Values("Www-Authenticate"))
 	if asked == nil {
@@ -75,7 +75,7 @@ func (r *Registry) authorize(ctx context.Context, resp *http.Response, scopes []
 }
 
 // grant returns the Authorization that answers the challenge. r.auth is locked.
-func (r *Registry) grant(ctx context.Context, scopes []string) (string, error) {
+func (r *connection) grant(ctx context.Context, scopes []string) (string, error) {
 	if r.auth.cred == nil {
 		cred, err := r.client.opts.Credentials(ctx, r.host)
 		if err != nil {
@@ -116,7 +116,7 @@ func scopeKey(scopes []string) string {
 
 // fetchToken gets a token from the challenge's realm: anonymously, with the
 // user's password, or for an identity token.
-func (r *Registry) fetchToken(ctx context.Context, asked challenge, cred Credential, scopes []string) (token, error) {
+func (r *connection) fetchToken(ctx context.Context, asked challenge, cred Credential, scopes []string) (token, error) {
 	origin, err := r.origin(ctx)
 	if err != nil {
 		return token{}, err
@@ -141,7 +141,7 @@ func (r *Registry) fetchToken(ctx context.Context, asked challenge, cred Credent
 }
 
 // tokenRequest makes the request, whose body can be sent again.
-func (r *Registry) tokenRequest(realm *url.URL, service string, cred Credential, scopes []string) *http.Request {
+func (r *connection) tokenRequest(realm *url.URL, service string, cred Credential, scopes []string) *http.Request {
 	hr := &http.Request{Method: http.MethodGet, URL: realm, Host: realm.Host, Header: http.Header{}}
 	hr.Header.Set("User-Agent", r.client.opts.UserAgent)
 	if cred.IdentityToken != "" {
@@ -174,7 +174,7 @@ func (r *Registry) tokenRequest(realm *url.URL, service string, cred Credential,
 
 // tokenOnce asks for a token. Redirects are not followed: the request carries a
 // secret that is for the realm only.
-func (r *Registry) tokenOnce(ctx context.Context, hr *http.Request, origin *url.URL) (t token, err error) {
+func (r *connection) tokenOnce(ctx context.Context, hr *http.Request, origin *url.URL) (t token, err error) {
 	hr = hr.Clone(ctx)
 	if hr.GetBody != nil {
 		if hr.Body, err = hr.GetBody(); err != nil {

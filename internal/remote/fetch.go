@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -21,10 +22,12 @@ const stallTimeout = time.Minute
 
 // blobReader reads a blob from offset on over as many requests as it takes.
 type blobReader struct {
-	ctx    context.Context // of the OpenBlob that the reads belong to
-	reg    *Registry
-	repo   string
 	dgst   digest.Digest
+	log    *slog.Logger
+	get    func(req request) (*http.Response, context.CancelFunc, error) // within the OpenBlob that the reads belong to
+	wait   func(time.Duration) error                                     // likewise
+	path   string
+	scopes []string
 	offset int64
 	size   int64 // -1: not known yet
 	failed int   // times in a row without a byte
@@ -34,17 +37,31 @@ type blobReader struct {
 	stall  *time.Timer
 }
 
+// newBlobReader makes a reader whose requests end with ctx.
+func newBlobReader(ctx context.Context, r *Registry, repo string, dgst digest.Digest, offset int64) *blobReader {
+	return &blobReader{
+		dgst: dgst, log: r.client.opts.Log, path: blobPath(repo, dgst), scopes: pull(repo), offset: offset, size: -1,
+		wait: func(d time.Duration) error { return sleep(ctx, d) },
+		get: func(req request) (*http.Response, context.CancelFunc, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			resp, err := r.do(ctx, req)
+			if err != nil {
+				cancel()
+			}
+			return resp, cancel, err
+		},
+	}
+}
+
 // open asks for the bytes from offset on.
 func (b *blobReader) open() error {
-	ctx, cancel := context.WithCancel(b.ctx)
-	req := request{method: http.MethodGet, path: blobPath(b.repo, b.dgst), scopes: pull(b.repo), accept: []int{http.StatusOK}}
+	req := request{method: http.MethodGet, path: b.path, scopes: b.scopes, accept: []int{http.StatusOK}}
 	if b.offset > 0 {
 		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.offset)}}
 		req.accept = append(req.accept, http.StatusPartialContent)
 	}
-	resp, err := b.reg.do(ctx, req)
+	resp, cancel, err := b.get(req)
 	if err != nil {
-		cancel()
 		return err
 	}
 	if err := b.accept(resp); err != nil {
@@ -128,14 +145,11 @@ func (b *blobReader) Read(p []byte) (int, error) {
 func (b *blobReader) broke(err error) error {
 	_ = b.release() // it is broken
 	b.failed++
-	if b.ctx.Err() != nil {
-		return context.Cause(b.ctx)
-	}
 	if b.failed >= maxTries {
 		return fmt.Errorf("fetch %s: broken off at %d: %w", b.dgst, b.offset, err)
 	}
-	b.reg.client.opts.Log.Debug("blob broken off, resuming", "digest", b.dgst, "offset", b.offset, "err", err)
-	return sleep(b.ctx, backoff(b.failed))
+	b.log.Debug("blob broken off, resuming", "digest", b.dgst, "offset", b.offset, "err", err)
+	return b.wait(backoff(b.failed))
 }
 
 func (b *blobReader) release() error {

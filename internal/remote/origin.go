@@ -13,6 +13,12 @@ import (
 
 // Registry is one registry. It is a registry.Registry, safe for concurrent use.
 type Registry struct {
+	*connection
+}
+
+// connection is the way to one registry: it sends requests, with what the
+// registry wants to see, to where they belong.
+type connection struct {
 	client *Client
 	host   string // as image names have it
 	ways   *transports
@@ -29,17 +35,17 @@ func newRegistry(c *Client, host string) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{client: c, host: host, ways: ways, auth: auth{tokens: map[string]token{}}}, nil
+	return &Registry{&connection{client: c, host: host, ways: ways, auth: auth{tokens: map[string]token{}}}}, nil
 }
 
-func (r *Registry) closeIdle() { r.ways.closeIdle() }
+func (r *connection) closeIdle() { r.ways.closeIdle() }
 
 // Host is the registry's name.
 func (r *Registry) Host() string { return r.host }
 
 // origin returns where the API is. Where http is allowed at all it is used only
 // when https does not answer; that costs one request, once.
-func (r *Registry) origin(ctx context.Context) (*url.URL, error) {
+func (r *connection) origin(ctx context.Context) (*url.URL, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.base != nil {
@@ -67,7 +73,7 @@ func (r *Registry) origin(ctx context.Context) (*url.URL, error) {
 }
 
 // ping fails when nothing at u speaks HTTP.
-func (r *Registry) ping(ctx context.Context, u *url.URL) error {
+func (r *connection) ping(ctx context.Context, u *url.URL) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String()+"/v2/", nil)
 	if err != nil {
 		return err

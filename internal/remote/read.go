@@ -52,7 +52,7 @@ func (r *Registry) OpenBlob(ctx context.Context, repo string, dgst digest.Digest
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return registry.Blob{}, err
 	}
-	b := &blobReader{ctx: ctx, reg: r, repo: repo, dgst: dgst, offset: offset, size: -1}
+	b := newBlobReader(ctx, r, repo, dgst, offset)
 	if err := b.open(); err != nil {
 		return registry.Blob{}, err
 	}
@@ -162,7 +162,7 @@ func (r *Registry) Tags(ctx context.Context, repo, last string) iter.Seq2[string
 }
 
 // list reads a list page by page.
-func (r *Registry) list(ctx context.Context, path, last string, scopes []string) iter.Seq2[string, error] {
+func (r *connection) list(ctx context.Context, path, last string, scopes []string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		req := request{method: http.MethodGet, path: path, scopes: scopes, query: url.Values{"n": {"1000"}}}
 		if last != "" {
@@ -223,7 +223,7 @@ func (r *Registry) Referrers(ctx context.Context, repo string, dgst digest.Diges
 }
 
 // getJSON reads an answer into v and returns where the next page is, or nil.
-func (r *Registry) getJSON(ctx context.Context, req request, v any) (next *url.URL, err error) {
+func (r *connection) getJSON(ctx context.Context, req request, v any) (next *url.URL, err error) {
 	resp, err := r.do(ctx, req)
 	if err != nil {
 		return nil, err

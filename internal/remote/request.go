@@ -48,7 +48,7 @@ type request struct {
 
 // do sends req, again after passing failures, and returns an answer with one of
 // the accepted statuses, whose body the caller closes.
-func (r *Registry) do(ctx context.Context, req request) (*http.Response, error) {
+func (r *connection) do(ctx context.Context, req request) (*http.Response, error) {
 	if req.accept == nil {
 		req.accept = []int{http.StatusOK}
 	}
@@ -141,7 +141,7 @@ func retryAfter(resp *http.Response, wait time.Duration) (time.Duration, bool) {
 
 // send sends req once: to where redirects lead, with a token where the origin
 // asks for one.
-func (r *Registry) send(ctx context.Context, req request) (*http.Response, error) {
+func (r *connection) send(ctx context.Context, req request) (*http.Response, error) {
 	origin, err := r.origin(ctx)
 	if err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (r *Registry) send(ctx context.Context, req request) (*http.Response, error
 
 // sendTo sends req to target, with credentials only if that is the origin. sent
 // is the Authorization that went along.
-func (r *Registry) sendTo(ctx context.Context, req request, target *url.URL, own bool) (resp *http.Response, sent string, err error) {
+func (r *connection) sendTo(ctx context.Context, req request, target *url.URL, own bool) (resp *http.Response, sent string, err error) {
 	hr := (&http.Request{Method: req.method, URL: target, Header: req.header.Clone(), Host: target.Host}).WithContext(ctx)
 	if hr.Header == nil {
 		hr.Header = http.Header{}
@@ -287,7 +287,7 @@ func isRedirect(resp *http.Response, method string) bool {
 }
 
 // follow returns where resp redirects to, if a registry at origin may.
-func (r *Registry) follow(origin, from *url.URL, resp *http.Response) (*url.URL, error) {
+func (r *connection) follow(origin, from *url.URL, resp *http.Response) (*url.URL, error) {
 	discard(resp)
 	to, err := from.Parse(resp.Header.Get("Location"))
 	if err != nil || resp.Header.Get("Location") == "" {

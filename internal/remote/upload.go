@@ -21,7 +21,7 @@ const chunkSize = 8 << 20
 
 // upload is a registry.Upload: what is written goes out in chunks.
 type upload struct {
-	ctx      context.Context // of the call that opened it; Write has none of its own
+	send     func() error // flush, within the call that opened it: Write and Close have no context
 	reg      *Registry
 	repo     string
 	location *url.URL
@@ -40,7 +40,7 @@ func (r *Registry) StartUpload(ctx context.Context, repo string) (registry.Uploa
 	if err != nil {
 		return nil, err
 	}
-	return &upload{ctx: ctx, reg: r, repo: repo, location: location}, nil
+	return newUpload(ctx, r, repo, location), nil
 }
 
 // ResumeUpload implements registry.Writer. Only uploads at the registry's
@@ -63,11 +63,19 @@ func (r *Registry) ResumeUpload(ctx context.Context, repo, id string) (registry.
 		strings.HasPrefix(location.Path, "/v2/") && !strings.HasPrefix(location.Path, "/v2/"+repo+"/blobs/uploads/") {
 		return nil, unknown
 	}
-	u := &upload{ctx: ctx, reg: r, repo: repo}
-	if u.location, u.offset, err = r.uploadState(ctx, repo, location); err != nil {
+	location, offset, err := r.uploadState(ctx, repo, location)
+	if err != nil {
 		return nil, err
 	}
+	u := newUpload(ctx, r, repo, location)
+	u.offset = offset
 	return u, nil
+}
+
+func newUpload(ctx context.Context, r *Registry, repo string, location *url.URL) *upload {
+	u := &upload{reg: r, repo: repo, location: location}
+	u.send = func() error { return u.flush(ctx) }
+	return u
 }
 
 // ID implements registry.Upload: it is the path of the Location.
@@ -91,7 +99,7 @@ func (u *upload) Write(p []byte) (int, error) {
 		u.buf = append(u.buf, p[:k]...)
 		p, n = p[k:], n+k
 		if len(u.buf) == chunkSize {
-			if err := u.flush(u.ctx); err != nil {
+			if err := u.send(); err != nil {
 				return n, err
 			}
 		}
@@ -138,5 +146,5 @@ func (u *upload) Close() error {
 	if u.done {
 		return nil
 	}
-	return u.flush(u.ctx)
+	return u.send()
 }

@@ -118,7 +118,7 @@ func (r *Registry) startUpload(ctx context.Context, repo string) (*url.URL, erro
 
 // location returns where resp says that its upload goes on; keep when it says
 // nothing.
-func (r *Registry) location(ctx context.Context, keep *url.URL, resp *http.Response) (*url.URL, error) {
+func (r *connection) location(ctx context.Context, keep *url.URL, resp *http.Response) (*url.URL, error) {
 	s := resp.Header.Get("Location")
 	if s == "" && keep != nil {
 		return keep, nil
@@ -284,7 +284,7 @@ func (r *Registry) DeleteTag(ctx context.Context, repo, tag string) error {
 	return r.delete(ctx, repo, manifestPath(repo, tag))
 }
 
-func (r *Registry) delete(ctx context.Context, repo, path string) error {
+func (r *connection) delete(ctx context.Context, repo, path string) error {
 	resp, err := r.do(ctx, request{
 		method: http.MethodDelete, path: path, scopes: []string{"repository:" + repo + ":delete"},
 		accept: []int{http.StatusAccepted, http.StatusOK, http.StatusNoContent},
