@@ -146,15 +146,6 @@ func tail(s string) string {
 	return s
 }
 
-// exitCode is the exit code in the error of a command.
-func exitCode(err error) int {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	return 0
-}
-
 // serve starts a server and waits until addr answers HTTP; the test's end stops it.
 func (w *world) serve(addr string, cmd *exec.Cmd) {
 	w.Helper()

@@ -131,18 +131,12 @@ func (h *header) parse(b *[blockSize]byte) error {
 	h.mode, h.uid, h.gid = num(b[100:108]), num(b[108:116]), num(b[116:124])
 	h.size = num(b[124:136])
 	h.mtime = time.Unix(num(b[136:148]), 0)
-	magic := string(b[257:263])
-	if magic == "ustar\x00" || magic == "ustar " {
+	ustar, gnu := string(b[257:263]) == "ustar\x00", string(b[257:265]) == "ustar  \x00"
+	if ustar || gnu {
 		h.major, h.minor = num(b[329:337]), num(b[337:345])
 	}
-	if magic == "ustar\x00" {
-		prefix := b[345:500]
-		if string(b[508:512]) == "tar\x00" { // star
-			prefix = b[345:476]
-		}
-		if prefix[0] != 0 {
-			h.name = cString(prefix) + "/" + h.name
-		}
+	if prefix := namePrefix(b, ustar, gnu); prefix != "" {
+		h.name = prefix + "/" + h.name
 	}
 	if !ok {
 		return broken("number")
@@ -151,6 +145,27 @@ func (h *header) parse(b *[blockSize]byte) error {
 		return broken("negative size")
 	}
 	return nil
+}
+
+// namePrefix is the part of a name that is too long for its field.
+func namePrefix(b *[blockSize]byte, ustar, gnu bool) string {
+	switch {
+	case ustar && string(b[508:512]) == "tar\x00": // star
+		return cString(b[345:476])
+	case ustar:
+		return cString(b[345:500])
+	case gnu:
+		// GNU's header has access and change times there, but Go before 1.8
+		// wrote prefixes.
+		_, atime := number(b[345:357])
+		_, ctime := number(b[357:369])
+		if s := cString(b[345:500]); b[345] != 0 && !atime || b[357] != 0 && !ctime {
+			if strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 }) < 0 {
+				return s
+			}
+		}
+	}
+	return ""
 }
 
 // complete puts into the header what those before it say.

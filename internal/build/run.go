@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"strake/internal/archive"
 	"strake/internal/executor"
 	"strake/internal/layer"
@@ -72,7 +74,7 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 		return err
 	}
 	var files []layer.Files
-	for _, id := range w.parent().Layers {
+	for _, id := range highest(w.parent().Layers) {
 		f, err := s.opts.Store.Layer(ctx, id)
 		if err != nil {
 			return fmt.Errorf("open the stage: %w", err)
@@ -117,6 +119,19 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 		return fmt.Errorf("read what the step changed: %w", err)
 	}
 	return tw.Close()
+}
+
+// highest is the chain without the layers that are in it again further up: all
+// that such a one says the higher one says too. Commands that change nothing
+// make equal layers, and overlayfs refuses one directory twice.
+func highest(chain []digest.Digest) []digest.Digest {
+	var out []digest.Digest
+	for i, id := range chain {
+		if !slices.Contains(chain[i+1:], id) {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec {

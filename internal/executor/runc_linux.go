@@ -107,10 +107,10 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	}
 	run := &run{runc: r, spec: spec, stateDir: own.dir, log: filepath.Join(spec.Bundle, "runtime.log")}
 	if err := run.inside(run.prepare); err != nil {
-		return 0, errors.Join(err, run.cleanUp())
+		return 0, errors.Join(err, run.cleanUp(ctx))
 	}
 	code, err := run.execute(ctx)
-	if cleanErr := run.cleanUp(); cleanErr != nil {
+	if cleanErr := run.cleanUp(ctx); cleanErr != nil {
 		err = errors.Join(err, cleanErr)
 	}
 	return code, err
@@ -249,8 +249,8 @@ func (x *run) makeStubs(mounts []Mount) error {
 	return nil
 }
 
-// cleanUp removes what prepare made and what the runtime left.
-func (x *run) cleanUp() error {
+// cleanUp removes what prepare made and what the runtime left, even if ctx is cancelled.
+func (x *run) cleanUp(ctx context.Context) error {
 	var failed []error
 	if x.stubs.root != nil {
 		failed = append(failed, x.inside(x.stubs.remove), x.stubs.root.Close())
@@ -261,7 +261,7 @@ func (x *run) cleanUp() error {
 		}
 	}
 	if x.killed || exists(filepath.Join(x.stateDir, x.spec.ID)) {
-		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 		defer cancel()
 		failed = append(failed, x.runc.destroy(ctx, x.stateDir, x.spec.ID))
 	}
@@ -386,14 +386,14 @@ func (x *run) watch(ctx context.Context, process *os.Process, ended <-chan struc
 		case <-ended:
 			return
 		case <-ctx.Done():
-			x.kill(process)
+			x.kill(ctx, process)
 			<-ended
 			return
 		case s, ok := <-x.spec.Signals:
 			if !ok {
 				x.spec.Signals = nil
 			} else if s == syscall.SIGKILL {
-				x.kill(process)
+				x.kill(ctx, process)
 			} else {
 				_ = process.Signal(s) // it may have ended
 			}
@@ -402,10 +402,10 @@ func (x *run) watch(ctx context.Context, process *os.Process, ended <-chan struc
 }
 
 // kill ends the runtime and every process of the container.
-func (x *run) kill(process *os.Process) {
+func (x *run) kill(ctx context.Context, process *os.Process) {
 	x.killed = true
 	_ = process.Kill() // it may have ended
-	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
 	_ = x.runc.destroy(ctx, x.stateDir, x.spec.ID) // cleanUp tries again and reports
 }

@@ -94,13 +94,13 @@ func (m *stubMaker) remove() error {
 func (m *stubMaker) removeOne(s stub) error {
 	dir, err := m.openDir(s.parent)
 	if err != nil {
-		return nil //nolint:nilerr // the process replaced the directory: what is there now is its own
+		return nil // the process replaced the directory: what is there now is its own
 	}
 	defer func() { _ = dir.Close() }() // nothing was written through it
 	fd := int(dir.Fd())
 	var now, before unix.Stat_t
 	if err := unix.Fstatat(fd, s.name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || !untouched(&s.stat, &now) {
-		return nil //nolint:nilerr // removed or replaced by the process
+		return nil // removed or replaced by the process
 	}
 	if err := unix.Fstat(fd, &before); err != nil {
 		return err

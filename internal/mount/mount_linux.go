@@ -123,7 +123,7 @@ func Bind(source, target string, readOnly bool) error {
 	if err != nil {
 		return failed(what, err)
 	}
-	defer unix.Close(tree)
+	defer func() { _ = unix.Close(tree) }() // the mount, if any, does not need it
 	if readOnly {
 		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {
@@ -169,7 +169,7 @@ func mountNew(fstype string, settings []setting, attrs int, target string) error
 	if err != nil {
 		return failed(what, err)
 	}
-	defer unix.Close(fs)
+	defer func() { _ = unix.Close(fs) }() // the mount, if any, does not need it
 	for _, s := range settings {
 		if s.value == "" {
 			err = unix.FsconfigSetFlag(fs, s.key)
@@ -187,7 +187,7 @@ func mountNew(fstype string, settings []setting, attrs int, target string) error
 	if err != nil {
 		return failed(what, withLog(fs, err))
 	}
-	defer unix.Close(tree)
+	defer func() { _ = unix.Close(tree) }() // the mount, if any, does not need it
 	return attach(tree, what, target)
 }
 

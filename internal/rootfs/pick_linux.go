@@ -37,7 +37,7 @@ func Pick(ctx context.Context, o PickOptions) (m Mounter, reason string, err err
 	}
 	e := NewEROFS(o.Dir, o.NS)
 	if err := e.try(ctx); err != nil {
-		return NewUnpacked(o.UnpackedDir, o.NS), "erofs does not work here: " + err.Error(), nil
+		return NewUnpacked(o.UnpackedDir, o.NS), "erofs does not work here: " + err.Error(), nil //nolint:nilerr // the reason
 	}
 	return e, "the kernel mounts erofs images", nil
 }

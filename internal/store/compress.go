@@ -52,7 +52,7 @@ func (s *contents) Compress(ctx context.Context, id digest.Digest) (ocispec.Desc
 	}
 }
 
-func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Writer) (ocispec.Descriptor, error) {
+func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Writer) (desc ocispec.Descriptor, err error) {
 	if err := w.Truncate(0); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -60,7 +60,7 @@ func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Wri
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	defer tar.Close()
+	defer closing(&err, tar.Close)
 	z, err := archive.Compress(w, archive.Gzip, 0)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -69,7 +69,7 @@ func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Wri
 	if err := errors.Join(err, z.Close()); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: w.Digest(), Size: w.Offset()}
+	desc = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: w.Digest(), Size: w.Offset()}
 	if err := s.hold(ctx, desc.Digest); err != nil {
 		return desc, err
 	}

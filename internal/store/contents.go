@@ -49,8 +49,7 @@ func openGate(root string, how int) (*os.File, error) {
 			return f, nil
 		}
 		if !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("commit gate: %w", err)
+			return nil, errors.Join(fmt.Errorf("commit gate: %w", err), f.Close())
 		}
 	}
 }

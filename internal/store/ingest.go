@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -96,12 +94,12 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *contents) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
+func (s *contents) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) (err error) {
 	if isLayer(desc.MediaType) {
 		return s.ingestLayer(ctx, desc, w, open)
 	}
 	src := resume(ctx, open, w.Offset(), desc.Size)
-	defer src.Close()
+	defer closing(&err, src.Close)
 	if _, err := io.Copy(w, io.LimitReader(src, desc.Size+1-w.Offset())); err != nil {
 		return err
 	}
@@ -127,12 +125,12 @@ func (s *contents) adopt(ctx context.Context, desc ocispec.Descriptor) error {
 }
 
 // adoptLayer takes a layer in from its compressed (or plain) blob in the store.
-func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) error {
+func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) (err error) {
 	r, err := s.blobs.Open(ctx, desc.Digest)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer closing(&err, r.Close)
 	return s.unpack(ctx, desc, io.NewSectionReader(r, 0, r.Size()), func() error { return nil })
 }
 
@@ -157,25 +155,22 @@ func (s *contents) commit(ctx context.Context, files func() error, rows func(*sq
 // ingestLayer streams a layer from open through w (which keeps the bytes as
 // they come) into its tar and its index. The part that an earlier attempt left
 // in w is read from disk, not fetched again.
-func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) error {
+func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) (err error) {
 	src := resume(ctx, open, w.Offset(), desc.Size)
-	defer src.Close()
+	defer closing(&err, src.Close)
+	held := io.NewSectionReader(w, 0, w.Offset())
 	rest := io.TeeReader(io.LimitReader(src, desc.Size+1-w.Offset()), w)
-	var all io.Reader = rest
-	if n := w.Offset(); n > 0 {
-		all = io.MultiReader(io.NewSectionReader(w, 0, n), rest)
-	}
-	return s.unpack(ctx, desc, all, func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
+	return s.unpack(ctx, desc, io.MultiReader(held, rest), func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
 }
 
 // unpack reads the layer desc from r to its end, makes its tar and index, and
 // commits the three together; commitBlob puts the blob itself in place.
-func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader, commitBlob func() error) error {
+func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Reader, commitBlob func() error) (err error) {
 	tar, compression, err := archive.Decompress(r)
 	if err != nil {
 		return err
 	}
-	defer tar.Close()
+	defer closing(&err, tar.Close)
 	if compression == archive.None {
 		return s.indexPlain(ctx, desc, tar, commitBlob)
 	}
@@ -183,7 +178,7 @@ func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	defer closing(&err, p.Close)
 	if err := p.readFrom(ctx, tar); err != nil {
 		return errors.Join(err, p.discard(ctx))
 	}
@@ -208,12 +203,12 @@ func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 }
 
 // indexPlain indexes a layer that came uncompressed: its blob is its tar.
-func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar io.Reader, commitBlob func() error) error {
+func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar io.Reader, commitBlob func() error) (err error) {
 	p, err := s.newIndex(ctx)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	defer closing(&err, p.Close)
 	if err := p.readFrom(ctx, tar); err != nil {
 		return err
 	}
@@ -227,17 +222,12 @@ func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar 
 
 // WriteLayer takes in the layer whose tar write writes. It is hashed and
 // indexed as it is written, and becomes visible whole or not at all.
-func (s *contents) WriteLayer(ctx context.Context, write func(w io.Writer) error) (layer.Files, error) {
-	dir, err := s.TempDir(ctx)
+func (s *contents) WriteLayer(ctx context.Context, write func(w io.Writer) error) (files layer.Files, err error) {
+	p, err := s.newLayer(ctx, "")
 	if err != nil {
 		return layer.Files{}, err
 	}
-	p, err := s.newLayer(ctx, refBuild+filepath.Base(filepath.Dir(dir))+"-"+filepath.Base(dir))
-	if err != nil {
-		return layer.Files{}, err
-	}
-	defer p.Close()
-	defer os.Remove(dir)
+	defer closing(&err, p.Close)
 	pr, pw := io.Pipe()
 	go func() {
 		buf := bufio.NewWriterSize(pw, streamBuffer)
@@ -314,8 +304,9 @@ func (r *resuming) Read(b []byte) (int, error) {
 		if r.tries++; r.tries >= maxTries {
 			return n, err
 		}
-		r.r.Close() // the read's error is the one that counts
-		r.r = nil
+		if err := r.Close(); err != nil {
+			return n, err
+		}
 		if n > 0 {
 			return n, nil
 		}
@@ -326,7 +317,9 @@ func (r *resuming) Close() error {
 	if r.r == nil {
 		return nil
 	}
-	return r.r.Close()
+	err := r.r.Close()
+	r.r = nil
+	return err
 }
 
 // writeError marks an error of the function that writes a layer: the caller

@@ -91,18 +91,16 @@ func lockNew(path string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, nil
+			err = nil
 		}
-		return nil, err
+		return nil, errors.Join(err, f.Close())
 	}
 	if _, err := os.Lstat(path); err != nil {
-		f.Close()
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, nil
+			err = nil
 		}
-		return nil, err
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
@@ -156,8 +154,7 @@ func (s *leases) reap(ctx context.Context) error {
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			err = s.drop(ctx, e.Name())
 		}
-		f.Close()
-		if err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 	}

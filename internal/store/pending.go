@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -19,6 +20,7 @@ import (
 // elsewhere) and, in scratch, its index and side data.
 type pending struct {
 	s     *contents
+	dir   string // scratch
 	ref   string
 	w     content.Writer
 	index *os.File
@@ -32,34 +34,36 @@ func (s *contents) newIndex(ctx context.Context) (*pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	index, err := os.CreateTemp(dir, "index-")
-	if err != nil {
-		return nil, fmt.Errorf("make index: %w", err)
+	p := &pending{s: s, dir: dir}
+	if p.index, err = os.Create(filepath.Join(dir, "index")); err == nil {
+		p.side, err = os.Create(filepath.Join(dir, "side"))
 	}
-	side, err := os.CreateTemp(dir, "side-")
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make index: %w", err), index.Close())
+		return nil, errors.Join(fmt.Errorf("make index: %w", err), p.Close())
 	}
-	return &pending{s: s, index: index, side: side}, nil
+	return p, nil
 }
 
-// newLayer begins a layer whose tar is written as the ingest ref. What an
-// earlier attempt left of it is dropped: tar and index are made in one pass. It
-// fails with errBusy while another process writes the ref.
+// newLayer begins a layer whose tar is written as the ingest ref, or as one of
+// its own when ref is empty. What an earlier attempt left of it is dropped: tar
+// and index are made in one pass. It fails with errBusy while another process
+// writes the ref.
 func (s *contents) newLayer(ctx context.Context, ref string) (*pending, error) {
 	p, err := s.newIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.blobs.Writer(ctx, ref, content.WriterOptions{})
+	if p.ref = ref; ref == "" {
+		p.ref = refBuild + filepath.Base(filepath.Dir(p.dir)) + "-" + filepath.Base(p.dir)
+	}
+	p.w, err = s.blobs.Writer(ctx, p.ref, content.WriterOptions{})
 	if errdefs.IsUnavailable(err) {
 		err = errBusy
 	}
-	if err != nil {
-		return nil, errors.Join(err, p.Close())
+	if err == nil {
+		err = p.w.Truncate(0)
 	}
-	p.w, p.ref = w, ref
-	if err := w.Truncate(0); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
@@ -155,17 +159,17 @@ func (p *pending) discard(ctx context.Context) error {
 	return nil
 }
 
-// Close releases the files, and removes those that were not committed.
+// Close releases the files, and removes those that were not committed but the
+// tar's, which discard drops.
 func (p *pending) Close() error {
 	var errs []error
 	for _, f := range []*os.File{p.index, p.side} {
-		errs = append(errs, f.Close())
-		if err := os.Remove(f.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+		if f != nil {
+			errs = append(errs, f.Close())
 		}
 	}
 	if p.w != nil {
 		errs = append(errs, p.w.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll(p.dir))...)
 }

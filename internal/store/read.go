@@ -58,8 +58,8 @@ func (s *contents) Fetch(ctx context.Context, desc ocispec.Descriptor, offset in
 		return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
 	}
 	if offset > r.Size() {
-		r.Close()
-		return nil, fmt.Errorf("read %s: offset %d of %d bytes: %w", desc.Digest, offset, r.Size(), errdefs.ErrOutOfRange)
+		err := fmt.Errorf("read %s: offset %d of %d bytes: %w", desc.Digest, offset, r.Size(), errdefs.ErrOutOfRange)
+		return nil, errors.Join(err, r.Close())
 	}
 	return section{io.NewSectionReader(r, offset, r.Size()-offset), r}, nil
 }

@@ -86,8 +86,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	if err := db.Migrate(ctx, files); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("open store %s: %w", root, err)
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", root, err), db.Close())
 	}
 	held := &leases{root: root, db: db}
 	return &Store{root: root, db: db, contents: &contents{root, db, blobs, held}, cache: &cache{db}}, nil
@@ -96,11 +95,14 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 // Close gives up the lease, removes the store's scratch directories and closes
 // the database.
 func (s *Store) Close() error {
-	return errors.Join(s.leases.close(), s.db.Close())
+	return errors.Join(s.close(), s.db.Close())
 }
 
 // Root is the store's directory.
 func (s *Store) Root() string { return s.root }
+
+// closing adds the error of a Close to err.
+func closing(err *error, closer func() error) { *err = errors.Join(*err, closer()) }
 
 // exists reports whether the query, one that selects a count, finds a row.
 func exists(ctx context.Context, tx *sql.Tx, query string, args ...any) (bool, error) {
