@@ -116,7 +116,8 @@ func (r *Reader) drain() error {
 	return io.EOF
 }
 
-// skipData goes on to the next header. A tar may end without the last padding.
+// skipData goes on to the next header. A tar that ends within the padding of its
+// last file is cut short: the kernel reads whole blocks of it.
 func (r *Reader) skipData() error {
 	for r.tap != nil && r.off < r.dataEnd {
 		p, err := r.br.Peek(int(min(r.dataEnd-r.off, readAhead)))
@@ -130,10 +131,7 @@ func (r *Reader) skipData() error {
 			return err
 		}
 	}
-	if err := r.discard(r.dataEnd - r.off); err != nil {
-		return noData(err)
-	}
-	return r.discard(align(r.off) - r.off)
+	return noData(r.discard(align(r.dataEnd) - r.off))
 }
 
 func (r *Reader) discard(n int64) error {

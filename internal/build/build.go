@@ -49,7 +49,8 @@ type Images interface {
 
 // LayerStore keeps layers.
 type LayerStore interface {
-	// WriteLayer stores the tar that write writes, all of it or nothing.
+	// WriteLayer stores the tar that write writes, all of it or nothing. write
+	// makes many small writes.
 	WriteLayer(ctx context.Context, write func(io.Writer) error) (layer.Files, error)
 	// Layer finds a stored layer, or fails with errdefs.ErrNotFound.
 	Layer(ctx context.Context, diffID digest.Digest) (layer.Files, error)

@@ -39,8 +39,9 @@ type ContextOptions struct {
 // its symlinks say. It is safe for concurrent use.
 type Context struct {
 	dir   *os.Root
-	files []node // in the order of comparePath, without the root
-	bytes int64  // hashed anew by LoadContext
+	last  sync.Pool // of *lastDir; what it drops, the runtime closes
+	files []node    // in the order of comparePath, without the root
+	bytes int64     // hashed anew by LoadContext
 	match *patternmatcher.PatternMatcher
 }
 
@@ -156,7 +157,7 @@ func (c *Context) sum(n *node, buf []byte) (int64, error) {
 		return 0, err
 	}
 	h := sha256.New()
-	size, err := io.CopyBuffer(h, f, buf)
+	size, err := io.CopyBuffer(h, struct{ io.Reader }{f}, buf) // a file's WriteTo would not use buf
 	if err = errors.Join(err, f.Close()); err != nil {
 		return 0, fmt.Errorf("hash %s: %w", n.path, err)
 	}
@@ -167,7 +168,16 @@ func (c *Context) sum(n *node, buf []byte) (int64, error) {
 // open opens a regular file of the context: neither a symlink, nor through one,
 // nor a fifo that took its place.
 func (c *Context) open(name string) (io.ReadCloser, error) {
-	f, err := c.dir.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	last, ok := c.last.Get().(*lastDir)
+	if !ok {
+		last = &lastDir{}
+	}
+	defer c.last.Put(last)
+	dir, err := last.in(c.dir, path.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	f, err := dir.OpenFile(path.Base(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +189,30 @@ func (c *Context) open(name string) (io.ReadCloser, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// lastDir is the directory that a file was opened in last: the next one is
+// likely there too, and is opened without walking to it again.
+type lastDir struct {
+	name string
+	root *os.Root
+}
+
+func (l *lastDir) in(top *os.Root, name string) (*os.Root, error) {
+	if l.root != nil && l.name == name {
+		return l.root, nil
+	}
+	next, err := top.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	if l.root != nil {
+		if err := l.root.Close(); err != nil {
+			return nil, errors.Join(err, next.Close())
+		}
+	}
+	l.name, l.root = name, next
+	return next, nil
 }
 
 // find returns the index of the first file that is not before name.

@@ -220,7 +220,7 @@ func (o *opened) list(b *bytes.Buffer) error {
 			}
 			o.line(b, n, inodes)
 			b.WriteByte(' ')
-			name := m + strings.TrimPrefix(n.path, real)
+			name := path.Join(m, below(real, n.path))
 			if strings.ContainsAny(name, "\n\\") {
 				name = strconv.Quote(name)
 			}

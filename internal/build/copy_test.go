@@ -247,6 +247,10 @@ var copyCases = []copyCase{
 		name: "several sources, the last wins", context: []string{"d/a data=1", "e/a data=2"}, sources: []string{"d", "e"}, dest: "/x/",
 		want: []string{"x/ 755", "x/a 644 data=2"},
 	},
+	{
+		name: "all of the context", context: []string{"hidden data=1", ".hidden data=2", "d/.x data=3"}, sources: []string{"."}, dest: "/",
+		want: []string{".hidden 644 data=2", "d/ 755", "d/.x 644 data=3", "hidden 644 data=1"},
+	},
 	{name: "no whiteouts", context: []string{".wh.etc"}, sources: []string{".wh.etc"}, dest: "/", err: "cannot hold a file of this name"},
 }
 

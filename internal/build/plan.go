@@ -171,10 +171,7 @@ func (p *plan) copy(from tree, name, dest string) error {
 // place plans one file of a copied tree.
 func (p *plan) place(from tree, n node, root, target string, links map[uint64]string) error {
 	source := n.path
-	n.path = path.Join(target, strings.TrimPrefix(strings.TrimPrefix(n.path, root), "/"))
-	if root == "." {
-		n.path = path.Join(target, source)
-	}
+	n.path = path.Join(target, below(root, source))
 	old, err := p.lstat(n.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

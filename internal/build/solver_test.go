@@ -272,3 +272,62 @@ func TestUnpack(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestWorkdirThroughSymlink(t *testing.T) {
+	s := newDirStore(t)
+	outside := t.TempDir()
+	base := tarOf(t, s, "up -> ../../../../.."+outside, "real/", "l -> /real")
+	for path, want := range map[string][]string{
+		"/l/a/b": {"real/a/ 755", "real/a/b/ 755"},
+		"/real":  nil,
+	} {
+		res, err := NewSolver(Options{Store: s}).Solve(t.Context(), &Vertex{
+			Op: &Mkdir{Path: path}, Inputs: []*Vertex{{Op: &Base{Layers: []digest.Digest{base}}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, contents(t, s, res.Layers[1])); diff != "" {
+			t.Errorf("%s: %s", path, diff)
+		}
+	}
+	if _, err := NewSolver(Options{Store: s}).Solve(t.Context(), &Vertex{
+		Op: &Mkdir{Path: "/up/made"}, Inputs: []*Vertex{{Op: &Base{Layers: []digest.Digest{base}}}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(outside, "made")); err == nil {
+		t.Error("a directory was made on the host")
+	}
+}
+
+func TestIgnoreFileIsNoWayOut(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(outside, []byte("[bad pattern with a secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(dir, ".dockerignore")); err != nil {
+		t.Fatal(err)
+	}
+	l := NewSolver(Options{}).LazyContext(LazyContextOptions{Dir: dir})
+	if _, err := l.Load(t.Context()); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDockerfileIgnoreWins(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, "a", "b", ".dockerignore data=a", "X.Dockerfile.dockerignore data=b\nX*\n.dockerignore\n")
+	l := NewSolver(Options{}).LazyContext(LazyContextOptions{Dir: dir, Dockerfile: filepath.Join(dir, "X.Dockerfile")})
+	c, err := l.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Files() != 1 || c.files[0].path != "a" {
+		t.Errorf("got %v", c.files)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}

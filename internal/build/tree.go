@@ -112,6 +112,14 @@ func follow(lstat func(string) (node, error), p string) (string, error) {
 	return at, nil
 }
 
+// below is name as seen from root, a directory above it or name itself.
+func below(root, name string) string {
+	if root == "." {
+		return name
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(name, root), "/")
+}
+
 // memTree is a tree of one regular file: an inline document, or what was
 // downloaded.
 type memTree struct {

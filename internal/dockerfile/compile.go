@@ -178,7 +178,7 @@ func (c *compiler) globalArgs() error {
 			if arg.Value == nil {
 				continue
 			}
-			v, _, err := c.lex.ProcessWord(*arg.Value, c.globals)
+			v, err := expandWord(c.lex, *arg.Value, c.globals)
 			if err != nil {
 				return parser.WithLocation(err, cmd.Location())
 			}
@@ -204,7 +204,7 @@ func (c *compiler) proxyArgs() {
 // addStages makes the stages and numbers their steps.
 func (c *compiler) addStages() error {
 	for i, st := range c.file.stages {
-		name, _, err := c.lex.ProcessWord(st.BaseName, c.globals)
+		name, err := expandWord(c.lex, st.BaseName, c.globals)
 		if err != nil {
 			return parser.WithLocation(err, st.Location)
 		}
@@ -239,7 +239,7 @@ func (c *compiler) addStages() error {
 }
 
 func (c *compiler) stagePlatform(st instructions.Stage) (*ocispec.Platform, error) {
-	v, _, err := c.lex.ProcessWord(st.Platform, c.globals)
+	v, err := expandWord(c.lex, st.Platform, c.globals)
 	if err != nil {
 		return nil, fmt.Errorf("failed to process arguments for platform %s: %w", st.Platform, err)
 	}

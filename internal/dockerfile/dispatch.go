@@ -110,8 +110,7 @@ func (c *compiler) expand(s *stage, cmd command) error {
 	}
 	if ex, ok := cmd.Command.(instructions.SupportsSingleWordExpansion); ok {
 		err := ex.Expand(func(word string) (string, error) {
-			w, _, err := c.lex.ProcessWord(word, &s.env)
-			return w, err
+			return expandWord(c.lex, word, &s.env)
 		})
 		if err != nil {
 			return err
@@ -121,9 +120,37 @@ func (c *compiler) expand(s *stage, cmd command) error {
 		return ex.ExpandRaw(func(word string) (string, error) {
 			lex := shell.NewLex('\\')
 			lex.SkipProcessQuotes = true
-			w, _, err := lex.ProcessWord(word, &s.env)
-			return w, err
+			return expandWord(lex, word, &s.env)
 		})
+	}
+	return nil
+}
+
+// maxExpansion bounds what one word may become, in bytes: a few lines of
+// variables that name each other twice would fill any memory.
+const maxExpansion = 16 << 20
+
+// expandWord replaces the variables of one word.
+func expandWord(lex *shell.Lex, word string, env *envList) (string, error) {
+	if err := checkExpansion(word, env); err != nil {
+		return "", err
+	}
+	w, _, err := lex.ProcessWord(word, env)
+	return w, err
+}
+
+// checkExpansion refuses a word that could become larger than maxExpansion: each
+// "$" the longest value, and with "${a//b/$c}" that for each byte of another.
+func checkExpansion(word string, env *envList) error {
+	longest := 1
+	for _, v := range env.values {
+		longest = max(longest, len(v))
+	}
+	if strings.Contains(word, "${") && strings.Contains(word, "/") && longest > 4<<10 {
+		longest *= longest
+	}
+	if n := strings.Count(word, "$"); n > 0 && n > maxExpansion/longest {
+		return fmt.Errorf("the variables of %.40q... are too large", word)
 	}
 	return nil
 }
@@ -137,7 +164,7 @@ func (c *compiler) arg(s *stage, in *instructions.ArgCommand) error {
 		case given:
 			a.Value = &v
 		case a.Value != nil:
-			w, _, err := c.lex.ProcessWord(*a.Value, &s.env)
+			w, err := expandWord(c.lex, *a.Value, &s.env)
 			if err != nil {
 				return err
 			}

@@ -9,10 +9,16 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 )
 
+// maxPorts bounds one EXPOSE: every port of every protocol.
+const maxPorts = 3 << 16
+
 // expose adds an EXPOSE.
 func (c *compiler) expose(s *stage, in *instructions.ExposeCommand) error {
 	var ports []string
 	for _, word := range in.Ports {
+		if err := checkExpansion(word, &s.env); err != nil {
+			return err
+		}
 		specs, err := c.lex.ProcessWords(word, &s.env)
 		if err != nil {
 			return err
@@ -23,6 +29,9 @@ func (c *compiler) expose(s *stage, in *instructions.ExposeCommand) error {
 				return err
 			}
 			ports = append(ports, p...)
+			if len(ports) > maxPorts {
+				return fmt.Errorf("EXPOSE of more than %d ports", maxPorts)
+			}
 		}
 	}
 	if s.image.Config.ExposedPorts == nil {

@@ -273,7 +273,7 @@ func (s *stage) prefix(text string) string {
 // title of a step as BuildKit shows it: variables expanded.
 func (c *compiler) stepName(s *stage, cmd command, lex *shell.Lex, source string) string {
 	text := source
-	if w, _, err := lex.ProcessWord(source, &s.env); err == nil {
+	if w, err := expandWord(lex, source, &s.env); err == nil {
 		text = w
 	}
 	verb, rest, ok := strings.Cut(text, " ")

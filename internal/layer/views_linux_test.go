@@ -149,15 +149,3 @@ func TestToolsTars(t *testing.T) {
 		})
 	}
 }
-
-// TestEndsWithinABlock has a tar that ends with its last file's last byte.
-func TestEndsWithinABlock(t *testing.T) {
-	needRoot(t)
-	tar := writeTar(t, file("a"), file("last"))
-	if err := os.Truncate(tar, 3*512+4); err != nil {
-		t.Fatal(err)
-	}
-	if shown := allViews(t, tar); shown["last"].Size != 4 {
-		t.Errorf("%+v", shown)
-	}
-}
