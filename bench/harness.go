@@ -87,19 +87,23 @@ type harness struct {
 
 func groups() []group { return []group{pullGroup(), loadGroup(), buildGroup(), pushGroup()} }
 
-// findTools keeps the selected tools that are installed, with their versions.
-func (h *harness) findTools(ctx context.Context) {
+// findTools keeps the selected tools that are installed, with their versions. Peers may be missing, strake may not.
+func (h *harness) findTools(ctx context.Context) error {
 	for _, t := range allTools(h.opts.Strake, h.opts.Fresh) {
 		if !selected(h.opts.Tools, t.name) {
 			continue
 		}
 		if err := t.findVersion(ctx); err != nil {
+			if t.name == "strake" {
+				return err
+			}
 			h.missing = append(h.missing, fmt.Sprintf("%s: %v", t.name, err))
 			log.Printf("%s is left out: %v", t.name, err)
 			continue
 		}
 		h.tools = append(h.tools, t)
 	}
+	return nil
 }
 
 func (h *harness) result(step, tool string) *result {

@@ -140,7 +140,9 @@ func measure(ctx context.Context, o options, dir string) (err error) {
 	if h.limits, err = measureLimits(ctx, in); err != nil {
 		return err
 	}
-	h.findTools(ctx)
+	if err := h.findTools(ctx); err != nil {
+		return err
+	}
 	for _, g := range groups() {
 		if !selected(o.Only, g.name) {
 			continue

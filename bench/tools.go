@@ -188,7 +188,7 @@ func podmanArgv(dir, run string) func(verb string, args []string) []string {
 		case "pull", "push":
 			words = append([]string{verb, "--tls-verify=false"}, args...)
 		case "run":
-			words = append([]string{"run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024"}, args...)
+			words = append([]string{"run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, args...)
 		}
 		return append(podman[:len(podman):len(podman)], words...)
 	}

@@ -57,9 +57,7 @@ func TestUsage(t *testing.T) {
 		"serve --data /dev/null/x":   {1, "strake-hub: "},
 		"serve --data=/tmp --addr=x": {1, "listen"},
 	} {
-		if strings.Contains(args, "/tmp") {
-			args = strings.Replace(args, "/tmp", t.TempDir(), 1)
-		}
+		args = strings.Replace(args, "/tmp", t.TempDir(), 1)
 		var out, errs bytes.Buffer
 		code := run(t.Context(), strings.Fields(args), &out, &errs)
 		if code != want.code || !strings.Contains(out.String()+errs.String(), want.text) {
@@ -77,7 +75,7 @@ func TestRestart(t *testing.T) {
 	host, stop = start(t, "--data", dir, "--read-only")
 	defer stop()
 	post(t, "http://"+host+"/v2/a/blobs/uploads/?digest="+dgst, http.StatusMethodNotAllowed)
-	resp, err := http.Get("http://" + host + "/v2/a/blobs/" + dgst) //nolint:noctx // a test
+	resp, err := http.Get("http://" + host + "/v2/a/blobs/" + dgst)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +87,7 @@ func TestRestart(t *testing.T) {
 
 func post(t *testing.T, url string, status int) {
 	t.Helper()
-	resp, err := http.Post(url, "application/octet-stream", strings.NewReader("x")) //nolint:noctx // a test
+	resp, err := http.Post(url, "application/octet-stream", strings.NewReader("x"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -265,7 +265,7 @@ func (x *extractor) create(fd int, base string, n *Inode, content *Reader) error
 		return nil
 	default:
 		dev := unix.Mkdev(n.Major, n.Minor)
-		if err := unix.Mknodat(fd, base, n.Mode, int(dev)); err != nil { //nolint:gosec // 32 bits
+		if err := unix.Mknodat(fd, base, n.Mode, int(dev)); err != nil {
 			return fmt.Errorf("make node: %w", err)
 		}
 	}
@@ -277,7 +277,7 @@ func (x *extractor) createFile(fd int, base string, n *Inode, content *Reader) e
 	if err != nil {
 		return fmt.Errorf("create file: %w", err)
 	}
-	f := os.NewFile(uintptr(own), base) //nolint:gosec // a descriptor
+	f := os.NewFile(uintptr(own), base)
 	done := func(err error) error {
 		if err = errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("write file: %w", err)
@@ -438,7 +438,7 @@ func readNames(fd int, name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(own), name) //nolint:gosec // a descriptor
+	f := os.NewFile(uintptr(own), name)
 	names, err := f.Readdirnames(-1)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("read directory: %w", err)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net/url"
 	"slices"
 	"strconv"
@@ -73,11 +75,11 @@ func broken(what string) error {
 // header reads headers up to that of an entry, and io.EOF at the archive's end.
 func (r *Reader) header(h *header) error {
 	var longName, longLink string
-	var b [blockSize]byte
+	b := &r.blk
 	for first := true; ; first = false {
-		err := r.block(&b)
-		if err == nil && b == [blockSize]byte{} {
-			if err = r.block(&b); err == nil && b == [blockSize]byte{} {
+		err := r.block()
+		if err == nil && *b == [blockSize]byte{} {
+			if err = r.block(); err == nil && *b == [blockSize]byte{} {
 				err = io.EOF
 			} else if err == nil {
 				err = broken("zeros")
@@ -89,13 +91,13 @@ func (r *Reader) header(h *header) error {
 			}
 			return err
 		}
-		if err := h.parse(&b); err != nil {
+		if err := h.parse(b); err != nil {
 			return err
 		}
 		switch h.kind {
 		case typeGlobal, typePAX, typeLongName, typeLongLink:
 		default:
-			return h.complete(r, &b, longName, longLink)
+			return h.complete(r, b, longName, longLink)
 		}
 		data, err := r.special(h.size)
 		if err != nil {
@@ -202,19 +204,24 @@ func (h *header) complete(r *Reader, b *[blockSize]byte, longName, longLink stri
 	return nil
 }
 
-// checksumFits compares a header's checksum with its own, of signed or unsigned bytes.
+// checksumFits compares a header's checksum with its own, of unsigned bytes or, as
+// some tars have it, of signed ones. It adds eight bytes at a time.
 func checksumFits(b *[blockSize]byte) bool {
-	want, ok := octal(b[148:156])
-	var unsigned, negative int64
-	for _, c := range b {
-		unsigned += int64(c)
-		negative += int64(c >> 7)
+	const low, high = 0x00ff00ff00ff00ff, 0x8080808080808080
+	var lanes uint64 // four sums of 128 bytes each
+	negative := 0
+	for i := 0; i < blockSize; i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		lanes += x&low + x>>8&low
+		negative += bits.OnesCount64(x & high)
 	}
+	sum := int(lanes&0xffff + lanes>>16&0xffff + lanes>>32&0xffff + lanes>>48)
 	for _, c := range b[148:156] { // counted as spaces
-		unsigned += ' ' - int64(c)
-		negative -= int64(c >> 7)
+		sum += ' ' - int(c)
+		negative -= int(c >> 7)
 	}
-	return ok && (want == unsigned || want == unsigned-negative<<8)
+	want, ok := octal(b[148:156])
+	return ok && (want == int64(sum) || want == int64(sum-negative<<8))
 }
 
 // number reads octal digits or, when the first bit is set, big-endian binary.
@@ -237,9 +244,9 @@ func number(b []byte) (int64, bool) {
 		return 0, false
 	}
 	if inv == 0xff {
-		return ^int64(x), true //nolint:gosec // checked above
+		return ^int64(x), true
 	}
-	return int64(x), true //nolint:gosec // checked above
+	return int64(x), true
 }
 
 // octal reads digits with spaces and NULs around them.

@@ -22,7 +22,8 @@ const (
 // It is used by one goroutine.
 type Reader struct {
 	br  *bufio.Reader
-	off int64 // in the tar
+	off int64           // in the tar
+	blk [blockSize]byte // the last header
 	buf []byte
 
 	cur     *Entry
@@ -153,9 +154,9 @@ func noData(err error) error {
 	return err
 }
 
-// block reads a block into b; at the tar's end it fails with io.EOF.
-func (r *Reader) block(b *[blockSize]byte) error {
-	n, err := io.ReadFull(r.br, b[:])
+// block reads a block into blk; at the tar's end it fails with io.EOF.
+func (r *Reader) block() error {
+	n, err := io.ReadFull(r.br, r.blk[:])
 	r.off += int64(n)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errCut
@@ -189,7 +190,7 @@ func align(n int64) int64 { return (n + blockSize - 1) &^ (blockSize - 1) }
 // entry makes the entry that the header describes, and of a sparse file reads
 // the map that may come first in its data.
 func (h *header) entry(r *Reader) (*Entry, error) {
-	e := &Entry{Mode: uint32(h.mode & 0o7777), ModTime: h.mtime, Xattrs: h.pax.xattrs, Data: r.off} //nolint:gosec // masked
+	e := &Entry{Mode: uint32(h.mode & 0o7777), ModTime: h.mtime, Xattrs: h.pax.xattrs, Data: r.off}
 	sparse, err := h.sparse(r)
 	if err != nil {
 		return nil, err

@@ -90,15 +90,14 @@ func (h *header) runsInData(r *Reader) ([]int64, error) {
 	var text []byte
 	lines, want := 0, 1
 	for lines < want {
-		var b [blockSize]byte
 		if h.size -= blockSize; h.size < 0 || len(text) > maxHeader {
 			return nil, broken("sparse map")
 		}
-		if err := r.block(&b); err != nil {
+		if err := r.block(); err != nil {
 			return nil, noData(err)
 		}
-		text = append(text, b[:]...)
-		lines += bytes.Count(b[:], []byte("\n"))
+		text = append(text, r.blk[:]...)
+		lines += bytes.Count(r.blk[:], []byte("\n"))
 		if want == 1 && lines > 0 {
 			count, _, _ := bytes.Cut(text, []byte("\n"))
 			n, err := strconv.Atoi(string(count))
@@ -131,7 +130,7 @@ func (m *sparseFile) parseOld(r *Reader, b *[blockSize]byte) error {
 		if !more {
 			return nil
 		}
-		if err := r.block(b); err != nil {
+		if err := r.block(); err != nil {
 			return noData(err)
 		}
 		table, more = b[:504], b[504] > 0

@@ -150,7 +150,7 @@ type tarWriter struct{ w *archive.Writer }
 // hard link.
 func entryOf(n node) *archive.Entry {
 	e := &archive.Entry{
-		Name: n.path, Mode: toBits(n.mode), UID: uint32(n.uid), GID: uint32(n.gid), //nolint:gosec // checked where they are read
+		Name: n.path, Mode: toBits(n.mode), UID: uint32(n.uid), GID: uint32(n.gid),
 		Major: n.major, Minor: n.minor, ModTime: n.mtime, Xattrs: n.xattr, Linkname: n.link,
 	}
 	switch n.mode.Type() {

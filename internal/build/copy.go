@@ -184,9 +184,9 @@ func openSource(ctx context.Context, w *Work, src Source) (*opened, error) {
 		return nil, err
 	}
 	for _, m := range matches {
-		real, err := follow(o.tree.lstat, m)
+		resolved, err := follow(o.tree.lstat, m)
 		if err == nil {
-			_, err = o.tree.lstat(real)
+			_, err = o.tree.lstat(resolved)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &NotFoundError{
@@ -208,11 +208,11 @@ func openSource(ctx context.Context, w *Work, src Source) (*opened, error) {
 func (o *opened) list(b *bytes.Buffer) error {
 	inodes := map[uint64]string{}
 	for _, m := range o.matches {
-		real, err := follow(o.tree.lstat, m)
+		resolved, err := follow(o.tree.lstat, m)
 		if err != nil {
 			return err
 		}
-		err = o.tree.walk(real, func(n node) error {
+		err = o.tree.walk(resolved, func(n node) error {
 			if n.mode.IsRegular() && n.sum == [32]byte{} {
 				if n.sum, err = sumOf(o.tree, n); err != nil {
 					return err
@@ -220,7 +220,7 @@ func (o *opened) list(b *bytes.Buffer) error {
 			}
 			o.line(b, n, inodes)
 			b.WriteByte(' ')
-			name := path.Join(m, below(real, n.path))
+			name := path.Join(m, below(resolved, n.path))
 			if strings.ContainsAny(name, "\n\\") {
 				name = strconv.Quote(name)
 			}

@@ -79,7 +79,7 @@ func contents(t testing.TB, s *dirStore, id digest.Digest) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // a test
+	defer f.Close()
 	r := archive.NewReader(f)
 	var out []string
 	for {

@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -10,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"crypto/sha256"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -78,8 +77,8 @@ func (s *Solver) lookup(ctx context.Context, key string) (*record, string, error
 		return nil, "", fmt.Errorf("look in the cache: %w", err)
 	}
 	var r record
-	if err := json.Unmarshal(value, &r); err != nil || len(r.Layers) == 0 {
-		return nil, "its record cannot be read", nil
+	if json.Unmarshal(value, &r) != nil || len(r.Layers) == 0 {
+		return nil, "its record cannot be read", nil //nolint:nilerr // the step runs again
 	}
 	for _, l := range r.Layers {
 		if _, err := s.opts.Store.Layer(ctx, l); errdefs.IsNotFound(err) {

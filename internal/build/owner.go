@@ -74,11 +74,11 @@ func parseID(s string) (id int, numeric bool, err error) {
 // readUserFile reads a file of the stage, symlinks followed inside it. One that
 // is missing or no regular file has no users.
 func readUserFile(t tree, name string, fn func(io.Reader) error) (err error) {
-	real, err := follow(t.lstat, name)
+	resolved, err := follow(t.lstat, name)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
-	n, err := t.lstat(real)
+	n, err := t.lstat(resolved)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !n.mode.IsRegular() {
 		return nil
 	}
@@ -88,7 +88,7 @@ func readUserFile(t tree, name string, fn func(io.Reader) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
-	f, err := t.open(real)
+	f, err := t.open(resolved)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}

@@ -129,11 +129,11 @@ func (p *plan) mkdirAll(dir string) error {
 // copy plans to copy name of a tree to dest, as BuildKit does: the contents of
 // a directory, or one file.
 func (p *plan) copy(from tree, name, dest string) error {
-	real, err := follow(from.lstat, name)
+	resolved, err := follow(from.lstat, name)
 	if err != nil {
 		return err
 	}
-	src, err := from.lstat(real)
+	src, err := from.lstat(resolved)
 	if err != nil {
 		return err
 	}
@@ -163,8 +163,8 @@ func (p *plan) copy(from tree, name, dest string) error {
 		target = path.Join(target, path.Base(name))
 	}
 	links := map[uint64]string{}
-	return from.walk(real, func(n node) error {
-		return p.place(from, n, real, target, links)
+	return from.walk(resolved, func(n node) error {
+		return p.place(from, n, resolved, target, links)
 	})
 }
 

@@ -93,7 +93,7 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 		}
 	}
 	for _, f := range r.Scripts {
-		if err := os.WriteFile(filepath.Join(dir("scripts"), filepath.Base(f.Name)), f.Data, 0o755); err != nil { //nolint:gosec // it is run
+		if err := os.WriteFile(filepath.Join(dir("scripts"), filepath.Base(f.Name)), f.Data, 0o755); err != nil {
 			return fmt.Errorf("prepare the step: %w", err)
 		}
 	}
@@ -119,19 +119,6 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 		return fmt.Errorf("read what the step changed: %w", err)
 	}
 	return tw.Close()
-}
-
-// highest is the chain without the layers that are in it again further up: all
-// that such a one says the higher one says too. Commands that change nothing
-// make equal layers, and overlayfs refuses one directory twice.
-func highest(chain []digest.Digest) []digest.Digest {
-	var out []digest.Digest
-	for i, id := range chain {
-		if !slices.Contains(chain[i+1:], id) {
-			out = append(out, id)
-		}
-	}
-	return out
 }
 
 func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec {

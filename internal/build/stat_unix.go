@@ -15,7 +15,7 @@ import (
 // is its path in the context. The owner is root: who built does not matter.
 func statAt(dir *os.File, name, full string) (node, fileStat, error) {
 	var st unix.Stat_t
-	fd := int(dir.Fd()) //nolint:gosec // a descriptor fits
+	fd := int(dir.Fd())
 	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return node{}, fileStat{}, &fs.PathError{Op: "lstat", Path: full, Err: err}
 	}

@@ -109,7 +109,7 @@ func (x statIndex) apply(files []node, stats []fileStat) []*node {
 		if len(known) > 0 {
 			e := &known[0]
 			if e.trusted && e.path == n.path && e.stat == stats[i] &&
-				e.size == uint64(n.size) && e.mode == uint64(n.mode) { //nolint:gosec // a size is not negative
+				e.size == uint64(n.size) && e.mode == uint64(n.mode) {
 				copy(n.sum[:], e.sum)
 				continue
 			}
@@ -136,10 +136,10 @@ func encodeIndex(files []node, stats []fileStat, started time.Time) []byte {
 		}
 		before = n.path
 		st := stats[i]
-		b = binary.AppendUvarint(b, uint64(shared)) //nolint:gosec // not negative
+		b = binary.AppendUvarint(b, uint64(shared))
 		b = binary.AppendUvarint(b, uint64(len(n.path)-shared))
 		b = append(b, n.path[shared:]...)
-		b = binary.AppendUvarint(b, uint64(n.size)) //nolint:gosec // not negative
+		b = binary.AppendUvarint(b, uint64(n.size))
 		b = binary.AppendVarint(b, st.mtime)
 		b = binary.AppendVarint(b, st.ctime)
 		b = binary.AppendUvarint(b, st.inode)

@@ -46,7 +46,7 @@ func (s *dirStore) WriteLayer(ctx context.Context, write func(io.Writer) error) 
 	if err != nil {
 		return files, err
 	}
-	defer f.Close() //nolint:errcheck // a test
+	defer f.Close()
 	h := sha256.New()
 	if err := write(io.MultiWriter(f, h)); err != nil {
 		return files, errors.Join(err, os.Remove(f.Name()))
@@ -64,12 +64,12 @@ func (s *dirStore) WriteLayer(ctx context.Context, write func(io.Writer) error) 
 	if err != nil {
 		return files, err
 	}
-	defer idx.Close() //nolint:errcheck // a test
+	defer idx.Close()
 	side, err := os.Create(name + ".side")
 	if err != nil {
 		return files, err
 	}
-	defer side.Close() //nolint:errcheck // a test
+	defer side.Close()
 	info, err := layer.WriteIndex(ctx, f, idx, side)
 	if err != nil {
 		return files, err

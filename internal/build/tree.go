@@ -186,14 +186,14 @@ func globIn(t tree, dir, part string) ([]string, error) {
 		}
 		return []string{name}, nil
 	}
-	real, err := follow(t.lstat, dir)
+	resolved, err := follow(t.lstat, dir)
 	if err != nil {
 		return nil, err
 	}
-	if n, err := t.lstat(real); err != nil || !n.mode.IsDir() {
+	if n, err := t.lstat(resolved); err != nil || !n.mode.IsDir() {
 		return nil, nil //nolint:nilerr // no directory, no match
 	}
-	nodes, err := t.list(real)
+	nodes, err := t.list(resolved)
 	if err != nil {
 		return nil, err
 	}

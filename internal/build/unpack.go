@@ -16,21 +16,21 @@ import (
 // reports whether it is one. The entries are written as they come. They replace
 // what is there, and no name or link of theirs leads out of the stage.
 func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tarWriter) (is bool, err error) {
-	real, err := follow(from.lstat, name)
+	resolved, err := follow(from.lstat, name)
 	if err != nil {
 		return false, err
 	}
-	if n, err := from.lstat(real); err != nil || !n.mode.IsRegular() {
+	if n, err := from.lstat(resolved); err != nil || !n.mode.IsRegular() {
 		return false, err
 	}
-	f, err := from.open(real)
+	f, err := from.open(resolved)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	plain, _, err := archive.Decompress(f)
 	if err != nil {
-		return false, nil //nolint:nilerr // not an archive: it is copied
+		return false, nil // not an archive: it is copied
 	}
 	defer func() {
 		if cerr := plain.Close(); is {
@@ -40,7 +40,7 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 	r := archive.NewReader(plain)
 	e, err := r.Next()
 	if err != nil {
-		return false, nil //nolint:nilerr // likewise
+		return false, nil // likewise
 	}
 	if err := p.mkdirAll(dest); err != nil {
 		return true, err
@@ -78,7 +78,7 @@ func (p *plan) extract(ctx context.Context, root string, e *archive.Entry, conte
 	out := *e
 	out.Name = name
 	if p.owner != nil {
-		out.UID, out.GID = uint32(p.owner.uid), uint32(p.owner.gid) //nolint:gosec // within maxID
+		out.UID, out.GID = uint32(p.owner.uid), uint32(p.owner.gid)
 	}
 	n := node{path: name, uid: int(out.UID), gid: int(out.GID), mtime: e.ModTime, size: e.Size}
 	switch {

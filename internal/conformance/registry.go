@@ -203,8 +203,10 @@ func registryHostileNames(t *testing.T, r registry.Registry) {
 		_, err = r.StartUpload(ctx, repo)
 		wantCode(t, fmt.Sprintf("upload to %q", repo), err, registry.NameInvalid)
 	}
-	for _, d := range []digest.Digest{"", "sha256:", "sha256:../../../../etc/passwd", "sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e",
-		digest.Digest("sha256:" + strings.Repeat("A", 64)), digest.Digest("sha256:" + strings.Repeat("a", 63) + "/")} {
+	for _, d := range []digest.Digest{
+		"", "sha256:", "sha256:../../../../etc/passwd", "sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e",
+		digest.Digest("sha256:" + strings.Repeat("A", 64)), digest.Digest("sha256:" + strings.Repeat("a", 63) + "/"),
+	} {
 		_, err := r.OpenBlob(ctx, "a", d, 0)
 		wantCode(t, fmt.Sprintf("digest %q", d), err, registry.DigestInvalid)
 	}

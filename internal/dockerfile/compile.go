@@ -87,7 +87,7 @@ func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, err
 	if err := c.globalArgs(); err != nil {
 		return nil, err
 	}
-	c.proxyArgs()
+	c.proxies = proxies(opts.BuildArgs)
 	if err := c.addStages(); err != nil {
 		return nil, err
 	}
@@ -188,17 +188,17 @@ func (c *compiler) globalArgs() error {
 	return nil
 }
 
-// proxyArgs are the build arguments that RUN sees without an ARG and that are
+// proxies are the build arguments that RUN sees without an ARG and that are
 // neither in history nor in cache keys.
-func (c *compiler) proxyArgs() {
+func proxies(args map[string]string) (env []string) {
 	for _, name := range []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"} {
-		for _, k := range slices.Sorted(maps.Keys(c.opts.BuildArgs)) {
+		for _, k := range slices.Sorted(maps.Keys(args)) {
 			if strings.EqualFold(k, name) {
-				v := c.opts.BuildArgs[k]
-				c.proxies = append(c.proxies, strings.ToUpper(name)+"="+v, name+"="+v)
+				env = append(env, strings.ToUpper(name)+"="+args[k], name+"="+args[k])
 			}
 		}
 	}
+	return env
 }
 
 // addStages makes the stages and numbers their steps.

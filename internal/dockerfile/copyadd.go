@@ -132,7 +132,7 @@ func (c *compiler) addOp(s *stage, f files) error {
 	if f.cmd.from != nil {
 		from = append(from, f.cmd.from.vertex)
 	}
-	c.advance(s, f.cmd, op, c.stepName(s, f.cmd, c.lex, f.source), from...)
+	c.advance(s, f.cmd, op, s.stepName(f.cmd, c.lex, f.source), from...)
 	s.record(text+" # buildkit", true)
 	return nil
 }

@@ -54,13 +54,13 @@ func (c *compiler) dispatch(s *stage, cmd command) error {
 	case *instructions.VolumeCommand:
 		return volume(s, in)
 	default:
-		return c.setting(s, cmd)
+		return s.setting(cmd)
 	}
 	return nil
 }
 
 // setting adds an instruction that sets one field of the config.
-func (c *compiler) setting(s *stage, cmd command) error {
+func (s *stage) setting(cmd command) error {
 	cfg := &s.image.Config
 	switch in := cmd.Command.(type) {
 	case *instructions.CmdCommand:
@@ -192,7 +192,7 @@ func (c *compiler) workdir(s *stage, cmd command, in *instructions.WorkdirComman
 		s.record("WORKDIR /", false)
 		return
 	}
-	c.advance(s, cmd, &build.Mkdir{Path: dir, User: s.image.Config.User}, c.stepName(s, cmd, c.lex, in.String()))
+	c.advance(s, cmd, &build.Mkdir{Path: dir, User: s.image.Config.User}, s.stepName(cmd, c.lex, in.String()))
 	s.record("WORKDIR "+dir, true)
 }
 

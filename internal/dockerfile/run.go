@@ -18,9 +18,9 @@ import (
 func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error {
 	op := &build.Run{
 		Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
-		Hidden: c.hidden(s), ExtraHosts: c.opts.ExtraHosts,
+		Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
 	}
-	if err := c.runFlags(op, in); err != nil {
+	if err := runFlags(op, in, c.opts.Network); err != nil {
 		return err
 	}
 	args, name := in.CmdLine, in.String()
@@ -36,13 +36,13 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 	op.Args = args
 	lex := *c.lex
 	lex.RawQuotes, lex.SkipUnsetEnv = true, true
-	c.advance(s, cmd, op, c.stepName(s, cmd, &lex, name))
+	c.advance(s, cmd, op, s.stepName(cmd, &lex, name))
 	s.record("RUN "+s.runText(args)+" # buildkit", true)
 	return nil
 }
 
 // runFlags takes the flags over and refuses those that are not supported.
-func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
+func runFlags(op *build.Run, in *instructions.RunCommand, network string) error {
 	switch {
 	case len(instructions.GetMounts(in)) > 0:
 		return errors.New("RUN --mount is not supported")
@@ -52,7 +52,7 @@ func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
 		return errors.New("RUN --device is not supported")
 	}
 	op.Network = executor.NetworkHost
-	if c.opts.Network == executor.NetworkNone {
+	if network == executor.NetworkNone {
 		op.Network = executor.NetworkNone
 	}
 	switch instructions.GetNetwork(in) {
@@ -64,10 +64,10 @@ func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
 	return nil
 }
 
-// hidden is the proxy variables that the stage has not declared itself.
-func (c *compiler) hidden(s *stage) []string {
+// undeclared is those variables of env that the stage has not set itself.
+func (s *stage) undeclared(env []string) []string {
 	var out []string
-	for _, kv := range c.proxies {
+	for _, kv := range env {
 		k, _, _ := strings.Cut(kv, "=")
 		if _, ok := s.env.Get(k); !ok {
 			out = append(out, kv)

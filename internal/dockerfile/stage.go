@@ -270,8 +270,8 @@ func (s *stage) prefix(text string) string {
 	return fmt.Sprintf("[%s%*d/%d] %s", title, int(1+math.Log10(float64(s.total))), s.step, s.total, text)
 }
 
-// title of a step as BuildKit shows it: variables expanded.
-func (c *compiler) stepName(s *stage, cmd command, lex *shell.Lex, source string) string {
+// stepName is the name of a step as BuildKit shows it: variables expanded.
+func (s *stage) stepName(cmd command, lex *shell.Lex, source string) string {
 	text := source
 	if w, err := expandWord(lex, source, &s.env); err == nil {
 		text = w

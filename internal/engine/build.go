@@ -93,6 +93,7 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	solver := build.NewSolver(build.Options{
 		Store: env.Store, Runtime: run.open, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
 	})
+	defer closing(&err, solver.Close)
 	source, err := readDockerfile(ctx, solver, &opts)
 	if err != nil {
 		return BuildResult{}, err

@@ -95,7 +95,7 @@ func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last
 		for {
 			var names []string
 			err := h.db.View(ctx, func(tx *sql.Tx) error {
-				rows, err := read(tx, last)
+				rows, err := read(tx, last) //nolint:sqlclosecheck // scanAll closes them
 				if err != nil {
 					return err
 				}

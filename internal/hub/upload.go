@@ -214,7 +214,7 @@ func (h *Hub) expireUploads(ctx context.Context) error {
 	var ids []string
 	err := h.db.Update(ctx, func(tx *sql.Tx) error {
 		ids = nil
-		rows, err := tx.QueryContext(ctx, `DELETE FROM uploads WHERE created < $1 RETURNING id`, time.Now().Add(-uploadLife).Unix())
+		rows, err := tx.QueryContext(ctx, `DELETE FROM uploads WHERE created < $1 RETURNING id`, time.Now().Add(-uploadLife).Unix()) //nolint:sqlclosecheck // scanAll closes them
 		if err != nil {
 			return err
 		}

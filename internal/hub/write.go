@@ -90,7 +90,7 @@ func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst di
 			}
 		}
 		if bad != nil {
-			return nil
+			return nil //nolint:nilerr // the upload is gone all the same; bad is returned below
 		}
 		return linkBlob(ctx, tx, repo, desc)
 	})

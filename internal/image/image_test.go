@@ -45,8 +45,8 @@ func TestParse(t *testing.T) {
 
 // TestCVE_2021_41190_Ambiguous are bytes that two parsers could read in two ways.
 func TestCVE_2021_41190_Ambiguous(t *testing.T) {
-	replace := func(old, new string) string {
-		s := strings.Replace(good, old, new, 1)
+	replace := func(old, by string) string {
+		s := strings.Replace(good, old, by, 1)
 		if s == good {
 			t.Fatalf("%q does not occur", old)
 		}
@@ -100,8 +100,10 @@ func TestCVE_2021_41190_Ambiguous(t *testing.T) {
 }
 
 func TestCVE_2024_3727_CheckDigest(t *testing.T) {
-	for _, s := range []string{"", "x", "sha256", "sha256:", "sha256:../../x", someDigest + "/", someDigest + "\n", "sha1:" + strings.Repeat("a", 40),
-		"md5:" + strings.Repeat("a", 32), strings.ToUpper(someDigest), "sha256:" + strings.Repeat("g", 64), "sha512:" + strings.Repeat("a", 64)} {
+	for _, s := range []string{
+		"", "x", "sha256", "sha256:", "sha256:../../x", someDigest + "/", someDigest + "\n", "sha1:" + strings.Repeat("a", 40),
+		"md5:" + strings.Repeat("a", 32), strings.ToUpper(someDigest), "sha256:" + strings.Repeat("g", 64), "sha512:" + strings.Repeat("a", 64),
+	} {
 		if err := image.CheckDigest(digest.Digest(s)); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", s, err)
 		}

@@ -95,7 +95,7 @@ func (s *super) encode() []byte {
 		copy(sb[64:80], whiteoutVolume)
 	}
 	le.PutUint32(sb[80:], incompatChunked|incompatDevices)
-	le.PutUint16(sb[86:], uint16(s.devices())) //nolint:gosec // 2 at most
+	le.PutUint16(sb[86:], uint16(s.devices()))
 	le.PutUint16(sb[88:], (superOffset+superSize)/deviceSize)
 	if s.tarBlocks > 0 || s.sideBlocks > 0 {
 		dev := sb[superSize:]

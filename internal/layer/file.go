@@ -55,7 +55,7 @@ func (f *FS) info(e *entry) (*fileInfo, error) {
 	}
 	i := &fileInfo{name: e.name, size: n.size, mtime: n.mtime, stat: Stat{
 		Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink,
-		Ino: n.number | uint64(e.look.layer)<<40, Xattrs: attrs, //nolint:gosec // not negative
+		Ino: n.number | uint64(e.look.layer)<<40, Xattrs: attrs,
 		Implied: n.implied(), Opaque: opaque && f.raw,
 	}}
 	switch n.mode & archive.TypeMask {

@@ -50,9 +50,9 @@ func (im *image) write(w io.Writer, root *archive.Inode) (int64, error) {
 	s := super{
 		whiteouts:  im.whiteouts,
 		inodes:     uint64(len(im.inodes)),
-		tarBlocks:  uint32(alignBlock(im.tarSize) >> blockBits),  //nolint:gosec // checked below
-		sideBlocks: uint32(alignBlock(im.sideSize) >> blockBits), //nolint:gosec // bounded by sideWriter
-		blocks:     uint32(im.first + im.blocks),                 //nolint:gosec // checked below
+		tarBlocks:  uint32(alignBlock(im.tarSize) >> blockBits),
+		sideBlocks: uint32(alignBlock(im.sideSize) >> blockBits),
+		blocks:     uint32(im.first + im.blocks),
 	}
 	if im.first+im.blocks+alignBlock(im.tarSize)>>blockBits >= math.MaxUint32 {
 		return 0, fmt.Errorf("layer of %d bytes: %w", im.tarSize, errdefs.ErrResourceExhausted)
@@ -173,20 +173,20 @@ func (im *image) writeInode(out *output, n *node, tarBlock int64) {
 	var b [inodeSize]byte
 	le.PutUint16(b[0:], 1|n.layout<<1)
 	if len(n.xattrs) > 0 {
-		le.PutUint16(b[2:], uint16((len(n.xattrs)-xattrHeaderSize)/xattrEntrySize+1)) //nolint:gosec // bounded by archive
+		le.PutUint16(b[2:], uint16((len(n.xattrs)-xattrHeaderSize)/xattrEntrySize+1))
 	}
-	le.PutUint16(b[4:], uint16(n.Mode)) //nolint:gosec // 16 bits
-	le.PutUint64(b[8:], uint64(n.size)) //nolint:gosec // not negative
+	le.PutUint16(b[4:], uint16(n.Mode))
+	le.PutUint64(b[8:], uint64(n.size))
 	le.PutUint32(b[16:], im.place32(n, tarBlock))
-	ino := uint32(n.Number) //nolint:gosec // for 32-bit stat only
+	ino := uint32(n.Number)
 	if n.IsDir() && n.Implied {
 		ino = impliedIno
 	}
 	le.PutUint32(b[20:], ino)
 	le.PutUint32(b[24:], n.UID)
 	le.PutUint32(b[28:], n.GID)
-	le.PutUint64(b[32:], uint64(n.ModTime.Unix()))       //nolint:gosec // as the kernel reads it
-	le.PutUint32(b[40:], uint32(n.ModTime.Nanosecond())) //nolint:gosec // below 1e9
+	le.PutUint64(b[32:], uint64(n.ModTime.Unix()))
+	le.PutUint32(b[40:], uint32(n.ModTime.Nanosecond()))
 	le.PutUint32(b[44:], n.Nlink)
 	out.write(b[:])
 	out.write(n.xattrs)
@@ -204,11 +204,11 @@ func (im *image) writeInode(out *output, n *node, tarBlock int64) {
 func (im *image) place32(n *node, tarBlock int64) uint32 {
 	switch {
 	case n.layout == layoutChunks:
-		return uint32(im.tables[n.Inode].bits-blockBits) | chunkIndexes //nolint:gosec // 31 at most
+		return uint32(im.tables[n.Inode].bits-blockBits) | chunkIndexes
 	case isRegular(n.Inode) && n.size > 0:
-		return uint32(tarBlock + n.Data>>blockBits) //nolint:gosec // checked in write
+		return uint32(tarBlock + n.Data>>blockBits)
 	case n.IsDir() || n.Target != "":
-		return uint32(im.first + n.block) //nolint:gosec // checked in write
+		return uint32(im.first + n.block)
 	}
 	return deviceNumber(n.Major, n.Minor)
 }
@@ -229,7 +229,7 @@ func (im *image) writeChunks(out *output, n *node) {
 		for k := range r.count {
 			var b [chunkSize]byte
 			binary.LittleEndian.PutUint16(b[2:], device)
-			binary.LittleEndian.PutUint32(b[4:], uint32((r.data+k<<table.bits)>>blockBits)) //nolint:gosec // checked
+			binary.LittleEndian.PutUint32(b[4:], uint32((r.data+k<<table.bits)>>blockBits))
 			out.write(b[:])
 		}
 		next = r.first + r.count
@@ -266,8 +266,8 @@ func directoryBlocks(n *node) []byte {
 		off := count * direntSize
 		for _, name := range names[:count] {
 			child := n.child(name)
-			b = le.AppendUint64(b, uint64(child.Number)) //nolint:gosec // not negative
-			b = le.AppendUint16(b, uint16(off))          //nolint:gosec // below blockSize
+			b = le.AppendUint64(b, uint64(child.Number))
+			b = le.AppendUint16(b, uint16(off))
 			b = append(b, fileKind(child.Mode), 0)
 			off += len(name)
 		}

@@ -64,7 +64,7 @@ func WriteIndex(ctx context.Context, tar io.Reader, index io.Writer, side *os.Fi
 	if err != nil {
 		return IndexInfo{}, fmt.Errorf("index layer: %w", err)
 	}
-	im := &image{tarSize: r.Offset(), sideSize: sideSize, tables: s.tables}
+	im := &image{tarSize: r.Offset(), sideSize: sideSize, tables: s.tables, inodes: make([]node, 0, tree.Inodes()+1)}
 	size, err := im.write(index, tree.Root)
 	if err != nil {
 		return IndexInfo{}, fmt.Errorf("write layer index: %w", err)

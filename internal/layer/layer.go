@@ -142,18 +142,18 @@ func (l *Layer) inode(number uint64) (inode, error) {
 	if number < rootNumber || number > uint64(len(l.index)-inodeSize)/slotSize {
 		return inode{}, damaged("inode out of bounds")
 	}
-	at := int64(number) * slotSize //nolint:gosec // in bounds
+	at := int64(number) * slotSize
 	b, le := l.index[at:], binary.LittleEndian
 	n := inode{
 		number: number,
 		layout: le.Uint16(b) >> 1,
 		mode:   uint32(le.Uint16(b[4:])),
-		size:   int64(le.Uint64(b[8:])), //nolint:gosec // checked below
+		size:   int64(le.Uint64(b[8:])),
 		data:   le.Uint32(b[16:]),
 		ino:    le.Uint32(b[20:]),
 		uid:    le.Uint32(b[24:]),
 		gid:    le.Uint32(b[28:]),
-		mtime:  time.Unix(int64(le.Uint64(b[32:])), int64(le.Uint32(b[40:]))), //nolint:gosec // as written
+		mtime:  time.Unix(int64(le.Uint64(b[32:])), int64(le.Uint32(b[40:]))),
 		nlink:  le.Uint32(b[44:]),
 		body:   at + inodeSize,
 	}

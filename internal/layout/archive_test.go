@@ -105,7 +105,7 @@ func TestArchive(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close() //nolint:errcheck // only read
+			defer f.Close()
 			for form, r := range map[string]io.Reader{"file": f, "stream": bytes.NewReader(b), "gzip": &zipped} {
 				a := readArchive(t, r)
 				images := a.Images()
@@ -154,7 +154,7 @@ func TestForeignWriters(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close() //nolint:errcheck // only read
+			defer f.Close()
 			a := readArchive(t, f)
 			root, err := a.Resolve(t.Context(), "app:v1")
 			if err != nil {
@@ -333,7 +333,7 @@ func FuzzReadArchive(f *testing.F) {
 		if err != nil {
 			return
 		}
-		defer a.Close() //nolint:errcheck // a temporary file
+		defer a.Close()
 		for _, im := range a.Images() {
 			_ = image.Walk(t.Context(), a, im.Desc, func(ocispec.Descriptor, []byte) error { return nil })
 		}

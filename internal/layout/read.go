@@ -87,7 +87,7 @@ func (a *Archive) load(ctx context.Context, r io.Reader, opts ReadOptions) error
 		return err
 	}
 	if _, ok := a.tar.files[indexFile]; ok {
-		return a.loadOCI()
+		return a.loadOCI(ctx)
 	}
 	if _, ok := a.tar.files[manifestFile]; ok {
 		return a.loadDocker()
@@ -155,7 +155,7 @@ func compressed(head []byte) string {
 }
 
 // loadOCI reads index.json. Names that it has not, manifest.json may have.
-func (a *Archive) loadOCI() error {
+func (a *Archive) loadOCI(ctx context.Context) error {
 	version, err := a.tar.read(ocispec.ImageLayoutFile, 1<<10)
 	if err == nil {
 		err = checkVersion(version)
@@ -189,7 +189,7 @@ func (a *Archive) loadOCI() error {
 			a.images[i].Names = append(a.images[i].Names, name)
 		}
 	}
-	return a.nameFromManifestFile()
+	return a.nameFromManifestFile(ctx)
 }
 
 // nameOf returns the whole name that index.json gives d, or "".
@@ -218,7 +218,7 @@ func normalize(s string) string {
 
 // nameFromManifestFile names the images that have none after manifest.json,
 // where their config is.
-func (a *Archive) nameFromManifestFile() error {
+func (a *Archive) nameFromManifestFile(ctx context.Context) error {
 	if _, ok := a.tar.files[manifestFile]; !ok {
 		return nil
 	}
@@ -231,7 +231,7 @@ func (a *Archive) nameFromManifestFile() error {
 		if len(im.Names) > 0 || !image.IsManifest(im.Desc.MediaType) {
 			continue
 		}
-		m, _, err := image.ReadManifest(context.Background(), a, im.Desc)
+		m, _, err := image.ReadManifest(ctx, a, im.Desc)
 		if err != nil {
 			return err
 		}

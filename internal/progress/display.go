@@ -39,7 +39,7 @@ type Options struct {
 // is no terminal.
 func New(opts Options) (Display, error) {
 	f, isFile := opts.Out.(*os.File)
-	tty := isFile && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits
+	tty := isFile && term.IsTerminal(int(f.Fd()))
 	if opts.Verb == "" {
 		opts.Verb = "Building"
 	}

@@ -34,7 +34,7 @@ type table struct {
 func newTable(f *os.File, verb string) *table {
 	t := &table{out: f, verb: verb, stop: make(chan struct{}), done: make(chan struct{})}
 	t.size = func() (int, int) {
-		w, h, err := term.GetSize(int(f.Fd())) //nolint:gosec // a descriptor fits
+		w, h, err := term.GetSize(int(f.Fd()))
 		if err != nil || w <= 0 || h <= 0 {
 			return 80, 24
 		}

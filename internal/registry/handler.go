@@ -211,11 +211,17 @@ func (c *call) base() error {
 }
 
 // buffers are what bodies are copied through.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+const bufferSize = 256 << 10
+
+var buffers sync.Pool // of *[]byte
 
 // copyBody copies a request's body in big steps.
 func copyBody(dst io.Writer, src io.Reader) (int64, error) {
-	buf := buffers.Get().(*[]byte)
+	buf, ok := buffers.Get().(*[]byte)
+	if !ok {
+		b := make([]byte, bufferSize)
+		buf = &b
+	}
 	defer buffers.Put(buf)
 	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf)
 }

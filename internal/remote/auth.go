@@ -254,7 +254,7 @@ func parseChallenges(s string) []challenge {
 	}
 }
 
-const tokenChars = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+const tokenChars = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" //nolint:gosec // an alphabet
 
 // parseValue parses a token or a quoted string.
 func parseValue(s string) (value, rest string) {

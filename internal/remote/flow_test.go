@@ -134,7 +134,7 @@ func TestCredentialHelper(t *testing.T) {
 	dir := t.TempDir()
 	script := "#!/bin/sh\nread host\n[ \"$host\" = r.example ] || { echo 'credentials not found in native keychain'; exit 1; }\n" +
 		`echo '{"ServerURL":"r.example","Username":"user","Secret":"s3cr3t-w0rd"}'` + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "docker-credential-fake"), []byte(script), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-fake"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -304,7 +304,7 @@ func freeAddress(t *testing.T) string {
 func waitFor(t *testing.T, host string) {
 	t.Helper()
 	for range 200 {
-		resp, err := http.Get("http://" + host + "/v2/") //nolint:noctx // a test
+		resp, err := http.Get("http://" + host + "/v2/")
 		if err == nil {
 			_ = resp.Body.Close()
 			return

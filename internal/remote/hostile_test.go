@@ -41,7 +41,7 @@ func newSpy(t *testing.T, answer http.HandlerFunc) *spy {
 	s := &spy{}
 	s.host = serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
-		s.seen = append(s.seen, r.Clone(context.Background()))
+		s.seen = append(s.seen, r.Clone(context.WithoutCancel(r.Context())))
 		s.mu.Unlock()
 		answer(w, r)
 	}))
@@ -106,7 +106,7 @@ func TestCVE_2014_5277_NoPlainHTTPFallback(t *testing.T) {
 	}
 	plain := 0
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { plain++ }))
-	s.Listener.Close() //nolint:errcheck // replaced
+	s.Listener.Close()
 	s.Listener = l
 	s.Start()
 	defer s.Close()
@@ -387,7 +387,8 @@ func TestErrorText(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusForbidden)
 		_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]any{
-			"code": registry.Denied, "message": "\x1b[31mred\n" + strings.Repeat("x", 1<<20)}}})
+			"code": registry.Denied, "message": "\x1b[31mred\n" + strings.Repeat("x", 1<<20),
+		}}})
 	}))
 	_, err := newRegistry(t, host).StatManifest(t.Context(), "a", "tag")
 	if err == nil {

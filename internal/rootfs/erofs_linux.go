@@ -66,6 +66,7 @@ func (e *EROFS) Mount(ctx context.Context, o MountOptions) (*Mounted, error) {
 // lowers mounts what is not mounted yet of a chain. It returns the directories to unite, the top one first, and the one whose
 // attributes the union's root has.
 func (e *EROFS) lowers(ctx context.Context, layers []layer.Files) (lower []string, root string, err error) {
+	layers = highest(layers)
 	lower = make([]string, 0, len(layers)+3)
 	above := true // of the highest layer that implies directories
 	for i := len(layers) - 1; i >= 0; i-- {

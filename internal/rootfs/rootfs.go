@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -60,6 +61,18 @@ func chainKey(layers []layer.Files) string {
 		_, _ = io.WriteString(h, l.DiffID.String()+"\n") // a hash takes everything
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// highest is a chain without the layers that are in it again further up: all that such a one says the higher one says too.
+// Commands that change nothing make equal layers, and overlayfs refuses one directory twice.
+func highest(chain []layer.Files) []layer.Files {
+	var out []layer.Files
+	for i, l := range chain {
+		if !slices.ContainsFunc(chain[i+1:], func(above layer.Files) bool { return above.DiffID == l.DiffID }) {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // Mounted is a mounted chain.
