@@ -187,3 +187,34 @@ func TestRunLeavesNoTrace(t *testing.T) {
 		t.Errorf("the layer of RUN holds:\n%s", got)
 	}
 }
+
+// Layers that docker made, with whiteouts, opaque directories and hard links,
+// show the tree that docker shows.
+func TestDockerLayers(t *testing.T) {
+	w := newWorld(t)
+	docker := w.dockerd()
+	docker("import", w.busyboxTar(), "base")
+	w.write("app/Dockerfile", `FROM base
+RUN mkdir -p /d/sub /e && echo 1 > /d/gone && echo 1 > /d/kept && echo 1 > /d/sub/old && echo 1 > /e/f && ln /e/f /e/same
+RUN rm /d/gone && rm -r /d/sub && mkdir -m 0711 /d/sub && echo 2 > /d/sub/new && chmod 0600 /e/f
+RUN rm -r /e && ln -s /d/kept /e && mkfifo /pipe && mknod /null c 1 3 && touch -d '2001-02-03 04:05:06' /d/kept
+CMD ["cat", "/d/kept"]
+`)
+	w.run("sh", "-c", "cp -r "+w.path("app")+" "+w.path("ctx"))
+	docker("build", "--network", "host", "-q", "-t", "made", w.path("ctx"))
+	docker("save", "-o", w.path("made.tar"), "made")
+	container := docker("create", "made")
+	docker("export", "-o", w.path("export.tar"), container)
+	w.strake("a", "load", "-i", w.path("made.tar"))
+
+	// The size of a directory and the count of its links are the file system's business.
+	const list = `cd "$1" && for what in "-type d -exec stat -c %n|%F|%a|%u:%g|%Y" "! -type d -exec stat -c %n|%F|%a|%u:%g|%s|%Y|%h|%t:%T"
+		do find bin d e null pipe etc/passwd $what {} +; done | sort`
+	w.path("export", "x")
+	w.run("tar", "-C", w.path("export"), "-xf", w.path("export.tar"))
+	want := w.run("busybox", "sh", "-c", list, "sh", w.path("export"))
+	got := w.strake("a", "run", "--rm", "made", "sh", "-c", list, "sh", "/")
+	if got != want {
+		t.Errorf("docker's tree:\n%s\nhere:\n%s", tail(want), tail(got))
+	}
+}

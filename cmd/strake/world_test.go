@@ -311,7 +311,7 @@ func (w *world) debianTar() string {
 	if err != nil {
 		w.Fatal(err)
 	}
-	out := filepath.Join(cache, "strake-tests", "debian-bookworm.tar")
+	out := filepath.Join(cache, "strake-tests", "bookworm-minbase.tar")
 	if info, err := os.Stat(out); err == nil && time.Since(info.ModTime()) < 24*time.Hour {
 		return out
 	}
@@ -320,8 +320,8 @@ func (w *world) debianTar() string {
 	}
 	part := w.path("debian.tar")
 	w.run("mmdebstrap", "--variant=minbase", "bookworm", part)
-	w.run("cp", part, out+".part")
-	if err := os.Rename(out+".part", out); err != nil {
+	w.run("cp", part, out+".e2e")
+	if err := os.Rename(out+".e2e", out); err != nil {
 		w.Fatal(err)
 	}
 	return out

@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
-
 	"strake/internal/archive"
 	"strake/internal/executor"
 	"strake/internal/layer"
@@ -74,7 +72,7 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 		return err
 	}
 	var files []layer.Files
-	for _, id := range highest(w.parent().Layers) {
+	for _, id := range w.parent().Layers {
 		f, err := s.opts.Store.Layer(ctx, id)
 		if err != nil {
 			return fmt.Errorf("open the stage: %w", err)

@@ -36,6 +36,8 @@ func Mounter(t *testing.T, open func(t *testing.T, dir string, ns *mount.Namespa
 	}{
 		{"Tree", testMountTree},
 		{"Union", testMountUnion},
+		{"Hiding", testMountHiding},
+		{"Twice", testMountTwice},
 		{"Implied", testMountImplied},
 		{"Upper", testMountUpper},
 		{"ReadOnly", testMountReadOnly},
@@ -233,6 +235,24 @@ func testMountUnion(t *testing.T, m *mounter) {
 		"/b drwxr-x--- 0:0", `/b/shown -rw-r--r-- 0:0 n1 "2"`, "/c drwx------ 0:0", `/c/again -rw-r--r-- 0:0 n1 "3"`,
 		"/d drwxr-xr-x 0:0", `/d/f -rw-r--r-- 0:0 n1 "2"`, `/e -rw-r--r-- 0:0 n1 "2"`,
 	)
+}
+
+// testMountHiding: what overlayfs overlooks by itself, an opaque root and whiteouts in a directory of one layer.
+func testMountHiding(t *testing.T, m *mounter) {
+	layers := []layer.Files{
+		m.layer(t, dirEntry(".", 0o755), fileEntry("old", "1")),
+		m.layer(t, dirEntry(".", 0o750), fileEntry(".wh..wh..opq", ""), dirEntry("a", 0o755), fileEntry("a/f", "2")),
+		m.layer(t, dirEntry("only", 0o700), fileEntry("only/.wh.never", ""), fileEntry("only/f", "3")),
+	}
+	m.check(t, m.mount(t, rootfs.MountOptions{Layers: layers}).Target,
+		" drwxr-x--- 0:0", "/a drwxr-xr-x 0:0", `/a/f -rw-r--r-- 0:0 n1 "2"`, "/only drwx------ 0:0", `/only/f -rw-r--r-- 0:0 n1 "3"`)
+}
+
+// testMountTwice: the same layer twice, as commands that change nothing make it.
+func testMountTwice(t *testing.T, m *mounter) {
+	base, empty := m.layer(t, dirEntry(".", 0o755), fileEntry("f", "1")), m.layer(t, dirEntry("d", 0o700))
+	o := m.mount(t, rootfs.MountOptions{Layers: []layer.Files{base, empty, m.layer(t, fileEntry(".wh.d", "")), empty, empty}})
+	m.check(t, o.Target, " drwxr-xr-x 0:0", "/d drwx------ 0:0", `/f -rw-r--r-- 0:0 n1 "1"`)
 }
 
 // testMountImplied: a directory that a layer uses without naming it looks as the highest layer that names it says.

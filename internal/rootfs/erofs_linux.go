@@ -29,7 +29,8 @@ type EROFS struct {
 type mountedLayer struct {
 	dir         string
 	impliesRoot bool // it does not name the root directory
-	implies     bool // it does not name another directory that it uses
+	opaque      bool // its root hides all lower layers
+	needsDirs   bool // it does not name another directory that it uses, or has whiteouts
 }
 
 var _ Mounter = (*EROFS)(nil)
@@ -77,7 +78,7 @@ func (e *EROFS) lowers(ctx context.Context, layers []layer.Files) (lower []strin
 		if err != nil {
 			return nil, "", fmt.Errorf("layer %s: %w", layers[i].DiffID, err)
 		}
-		if l.implies && above && i > 0 {
+		if l.needsDirs && above && i > 0 {
 			above = false
 			dirs, err := e.chainDirs(ctx, layers[:i+1])
 			if err != nil {
@@ -88,8 +89,11 @@ func (e *EROFS) lowers(ctx context.Context, layers []layer.Files) (lower []strin
 			}
 		}
 		lower = append(lower, l.dir)
-		if root == "" && (!l.impliesRoot || i == 0) {
+		if root == "" && (!l.impliesRoot || i == 0 || l.opaque) {
 			root = l.dir
+		}
+		if l.opaque { // which overlayfs does not see on a root
+			break
 		}
 	}
 	return lower, root, nil
@@ -120,7 +124,7 @@ func (e *EROFS) layer(l layer.Files) (*mountedLayer, error) {
 	return m, nil
 }
 
-// inspect finds out which directories a layer implies.
+// inspect finds out what overlayfs cannot do for a layer.
 func (m *mountedLayer) inspect(files layer.Files) (err error) {
 	l, err := layer.Open(files)
 	if err != nil {
@@ -128,7 +132,7 @@ func (m *mountedLayer) inspect(files layer.Files) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	return fs.WalkDir(l, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
+		if err != nil || !d.IsDir() && d.Type()&fs.ModeCharDevice == 0 {
 			return err
 		}
 		info, err := d.Info()
@@ -139,10 +143,11 @@ func (m *mountedLayer) inspect(files layer.Files) (err error) {
 		if !ok {
 			return fmt.Errorf("stat %q: %T: %w", name, info.Sys(), errdefs.ErrInternal)
 		}
-		if st.Implied && name == "." {
-			m.impliesRoot = true
-		} else if st.Implied {
-			m.implies = true
+		switch {
+		case name == ".":
+			m.impliesRoot, m.opaque = st.Implied, st.Opaque
+		case st.Implied || st.Whiteout():
+			m.needsDirs = true
 			return fs.SkipAll
 		}
 		return nil
@@ -193,5 +198,9 @@ func writeDirs(ctx context.Context, chain []layer.Files, index *os.File) (count 
 		}
 		layers = append(layers, l)
 	}
-	return layer.WriteDirs(ctx, layers, index)
+	visible, err := layer.Visible(layers)
+	if err != nil {
+		return 0, err
+	}
+	return layer.WriteDirs(ctx, visible, index)
 }
