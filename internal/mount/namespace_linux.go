@@ -2,10 +2,12 @@ package mount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,7 +49,11 @@ func (ns *Namespace) start(ready chan<- error) {
 
 // unshare gives the calling thread a mount namespace from which nothing propagates back.
 func unshare() error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+	err := unix.Unshare(unix.CLONE_NEWNS)
+	if errors.Is(err, unix.EPERM) {
+		return needsRoot{}
+	}
+	if err != nil {
 		return failed("make a private mount namespace", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
@@ -55,6 +61,15 @@ func unshare() error {
 	}
 	return nil
 }
+
+// needsRoot is the kernel's answer to an ordinary user.
+type needsRoot struct{}
+
+func (needsRoot) Error() string {
+	return "running a process in a container needs root: an ordinary user may not make a mount namespace (a build without RUN works)"
+}
+
+func (needsRoot) Unwrap() error { return errdefs.ErrPermissionDenied }
 
 // failed says what was tried and classifies the kernel's answer by an errdefs kind.
 func failed(what string, err error) error {
