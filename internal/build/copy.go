@@ -82,12 +82,15 @@ func (c *Copy) Prepare(ctx context.Context, w *Work) (Step, error) {
 	var listing bytes.Buffer
 	sources := make([]*opened, len(c.Sources))
 	for i, src := range c.Sources {
+		if src.Unpack {
+			inputs = append(inputs, Input{Name: "unpack " + strconv.Itoa(i), Value: "true"})
+		}
 		if src.Stage > 0 {
 			sum, err := w.stageSum(ctx, src)
 			if err != nil {
 				return Step{}, err
 			}
-			inputs = append(inputs, Input{Name: "files of " + w.vertex.Inputs[src.Stage].Name + " " + src.Path, Value: sum})
+			inputs = append(inputs, Input{Name: "files " + strconv.Itoa(i) + " " + src.Path, Value: sum})
 			continue
 		}
 		o, err := openSource(ctx, w, src)
@@ -253,6 +256,9 @@ func (o *opened) line(b *bytes.Buffer, n node, inodes map[uint64]string) {
 		b.Write(hex.AppendEncode(b.AvailableBuffer(), n.sum[:]))
 	}
 	if o.Stage == 0 {
+		if special := n.mode & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 {
+			fmt.Fprintf(b, ":%o", uint32(special)) // no umask makes these
+		}
 		return
 	}
 	fmt.Fprintf(b, ":%o:%d:%d", uint32(n.mode), n.uid, n.gid)

@@ -18,7 +18,7 @@ import (
 
 // keyFormat is part of every key; a change of what inputs or layers mean
 // changes it.
-const keyFormat = "strake.build.1"
+const keyFormat = "strake.build.2"
 
 // maxChanges bounds the changes that one Explanation lists.
 const maxChanges = 20
@@ -44,14 +44,14 @@ type Change struct {
 	From, To string // "" where there was, or is, none
 }
 
-// cacheKey is the key of a step with these inputs.
-func cacheKey(inputs []Input) (string, error) {
-	b, err := json.Marshal(inputs)
-	if err != nil {
-		return "", fmt.Errorf("encode the inputs: %w", err)
+// cacheKey is the key of a step with these inputs, whatever bytes they have.
+func cacheKey(inputs []Input) string {
+	b := []byte(keyFormat + "\n")
+	for _, in := range inputs {
+		b = fmt.Appendf(b, "%d:%s%d:%s", len(in.Name), in.Name, len(in.Value), in.Value)
 	}
-	sum := sha256.Sum256(append([]byte(keyFormat+"\n"), b...))
-	return "step:" + hex.EncodeToString(sum[:]), nil
+	sum := sha256.Sum256(b)
+	return "step:" + hex.EncodeToString(sum[:])
 }
 
 // chainID names a chain of layers.

@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,12 +37,8 @@ const ScriptDir = "/dev/pipes"
 
 // Prepare is Op's.
 func (r *Run) Prepare(_ context.Context, w *Work) (Step, error) {
-	args, err := json.Marshal(r.Args)
-	if err != nil {
-		return Step{}, fmt.Errorf("encode the command: %w", err)
-	}
 	inputs := []Input{
-		{Name: "command", Value: string(args)},
+		{Name: "command", Value: fmt.Sprintf("%q", r.Args)},
 		{Name: "directory", Value: r.Cwd},
 		{Name: "user", Value: r.User},
 		{Name: "network", Value: r.Network},

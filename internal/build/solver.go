@@ -181,11 +181,10 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 		return Result{Layers: step.Base, Cached: true}, nil
 	}
 	all := append([]Input{{Name: "parent", Value: chainID(w.parent().Layers).String()}}, step.Inputs...)
-	key, err := cacheKey(all)
-	if err != nil {
-		return Result{}, err
+	if e := s.opts.Epoch; e != nil {
+		all = append(all, Input{Name: "SOURCE_DATE_EPOCH", Value: strconv.FormatInt(e.Unix(), 10)})
 	}
-
+	key := cacheKey(all)
 	s.mu.Lock()
 	f, running := s.keys[key]
 	if !running {

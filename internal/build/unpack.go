@@ -1,9 +1,12 @@
 package build
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"path"
@@ -20,7 +23,8 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 	if err != nil {
 		return false, err
 	}
-	if n, err := from.lstat(resolved); err != nil || !n.mode.IsRegular() {
+	n, err := from.lstat(resolved)
+	if err != nil || !n.mode.IsRegular() {
 		return false, err
 	}
 	f, err := from.open(resolved)
@@ -28,7 +32,9 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 		return false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	plain, _, err := archive.Decompress(f)
+	sum := sha256.New()
+	in := io.TeeReader(f, sum)
+	plain, _, err := archive.Decompress(in)
 	if err != nil {
 		return false, nil // not an archive: it is copied
 	}
@@ -57,10 +63,24 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 			return true, fmt.Errorf("%q: %w", e.Name, err)
 		}
 	}
-	if errors.Is(err, io.EOF) {
-		err = nil
+	if !errors.Is(err, io.EOF) {
+		return true, err
 	}
-	return true, err
+	return true, sameFile(n, plain, in, sum)
+}
+
+// sameFile reads an archive to its end and fails if it is not the one that was
+// hashed before: what was made of it must not be recorded for the other.
+func sameFile(n node, plain, in io.Reader, sum hash.Hash) error {
+	for _, r := range []io.Reader{plain, in} {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return err
+		}
+	}
+	if n.sum != [32]byte{} && !bytes.Equal(sum.Sum(nil), n.sum[:]) {
+		return errors.New("the file changed during the build")
+	}
+	return nil
 }
 
 // extract writes one entry of an archive.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,6 +47,11 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		return img, nil
 	}
 	err = s.db.Update(ctx, func(tx *sql.Tx) error {
+		for _, d := range []digest.Digest{opts.Root.Digest, m.Digest, id} {
+			if ok, err := exists(ctx, tx, "blobs WHERE digest = $1", d.String()); err != nil || !ok {
+				return errors.Join(err, fmt.Errorf("%s: %w", d, errdefs.ErrNotFound))
+			}
+		}
 		if err := recordImage(ctx, tx, m, id, config); err != nil {
 			return err
 		}
@@ -93,8 +99,9 @@ func (s *Store) RecordRepoDigest(ctx context.Context, id digest.Digest, reposito
 }
 
 func recordRepoDigest(ctx context.Context, tx *sql.Tx, repository, dgst string, root ocispec.Descriptor, id digest.Digest) error {
+	// An image that was removed meanwhile gets none: nothing would lead to it.
 	_, err := tx.ExecContext(ctx, `INSERT INTO repo_digests (repository, digest, root_type, root_size, image_id)
-		VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, repository, dgst, root.MediaType, root.Size, id.String())
+		SELECT $1, $2, $3, $4, id FROM images WHERE id = $5 ON CONFLICT DO NOTHING`, repository, dgst, root.MediaType, root.Size, id.String())
 	return err
 }
 

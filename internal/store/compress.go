@@ -104,6 +104,9 @@ func (s *Store) PushManifest(ctx context.Context, img Image) (ocispec.Descriptor
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	if !isImageConfig(m.Config.MediaType) {
+		return img.Manifest, nil // an artifact
+	}
 	config, _, err := image.ReadConfig(ctx, s, m.Config)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -111,7 +114,7 @@ func (s *Store) PushManifest(ctx context.Context, img Image) (ocispec.Descriptor
 	asIs := true
 	for i, l := range m.Layers {
 		if !isLayer(l.MediaType) {
-			return img.Manifest, nil // an artifact
+			return img.Manifest, nil
 		}
 		_, err := s.blobs.Stat(ctx, l.Digest)
 		if err != nil && !errdefs.IsNotFound(err) {

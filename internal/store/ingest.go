@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -41,9 +43,6 @@ func (s *contents) Push(ctx context.Context, desc ocispec.Descriptor, open image
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("store %q: %w: %w", desc.Digest, errdefs.ErrInvalidArgument, err)
 	}
-	if err := s.hold(ctx, desc.Digest); err != nil {
-		return err
-	}
 	for {
 		ok, err := s.Exists(ctx, desc)
 		if err != nil || ok {
@@ -71,6 +70,9 @@ func (s *contents) take(ctx context.Context, desc ocispec.Descriptor, open image
 		// The file is there but no row: a commit that is under way, or one
 		// that died before its transaction.
 		err = s.adopt(ctx, desc)
+		if errors.Is(err, errBusy) {
+			return err
+		}
 	case errdefs.IsUnavailable(err):
 		return errBusy
 	case err == nil:
@@ -121,17 +123,32 @@ func (s *contents) adopt(ctx context.Context, desc ocispec.Descriptor) error {
 	if isLayer(desc.MediaType) {
 		return s.adoptLayer(ctx, desc)
 	}
-	return s.commitBlob(ctx, desc, func() error { return nil })
+	return s.commitBlob(ctx, desc, s.present(ctx, desc.Digest))
 }
 
 // adoptLayer takes a layer in from its compressed (or plain) blob in the store.
 func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) (err error) {
 	r, err := s.blobs.Open(ctx, desc.Digest)
+	if errdefs.IsNotFound(err) {
+		return errBusy
+	}
 	if err != nil {
 		return err
 	}
 	defer closing(&err, r.Close)
-	return s.unpack(ctx, desc, io.NewSectionReader(r, 0, r.Size()), func() error { return nil })
+	return s.unpack(ctx, desc, io.NewSectionReader(r, 0, r.Size()), s.present(ctx, desc.Digest))
+}
+
+// present is the step of a commit that adopts a file: GC may have swept it
+// before the lease was there, and cannot behind the gate.
+func (s *contents) present(ctx context.Context, dgst digest.Digest) func() error {
+	return func() error {
+		_, err := s.blobs.Stat(ctx, dgst)
+		if errdefs.IsNotFound(err) {
+			return errBusy
+		}
+		return err
+	}
 }
 
 // commit makes files visible and reachable: files, the renames, and then rows,
@@ -160,7 +177,15 @@ func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w c
 	defer closing(&err, src.Close)
 	held := io.NewSectionReader(w, 0, w.Offset())
 	rest := io.TeeReader(io.LimitReader(src, desc.Size+1-w.Offset()), w)
-	return s.unpack(ctx, desc, io.MultiReader(held, rest), func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
+	err = s.unpack(ctx, desc, io.MultiReader(held, rest), func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
+	if err == nil || src.failed || ctx.Err() != nil || errors.Is(err, errBusy) {
+		return err
+	}
+	// What came is wrong, not the way it came: a part of it is of no use.
+	if dropErr := w.Truncate(0); dropErr != nil && !errors.Is(dropErr, fs.ErrClosed) { // closed: Commit dropped it
+		err = errors.Join(err, dropErr)
+	}
+	return err
 }
 
 // unpack reads the layer desc from r to its end, makes its tar and index, and
@@ -276,6 +301,7 @@ type resuming struct {
 	offset int64
 	size   int64
 	tries  int // that failed since the last byte
+	failed bool
 }
 
 // maxTries is how often in a row a read may fail without a byte between.
@@ -286,6 +312,7 @@ func (r *resuming) Read(b []byte) (int, error) {
 		if r.r == nil {
 			rc, err := r.open(r.offset)
 			if err != nil {
+				r.failed = true
 				return 0, err // an opener retries by itself what is worth it
 			}
 			r.r = rc
@@ -302,9 +329,11 @@ func (r *resuming) Read(b []byte) (int, error) {
 			return n, io.EOF
 		}
 		if r.tries++; r.tries >= maxTries {
+			r.failed = true
 			return n, err
 		}
 		if err := r.Close(); err != nil {
+			r.failed = true
 			return n, err
 		}
 		if n > 0 {

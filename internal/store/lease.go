@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -22,8 +23,9 @@ type leases struct {
 	root string // of the store
 	db   *sqldb.DB
 
-	mu  sync.Mutex // guards own
-	own *lease     // nil: none yet
+	mu   sync.Mutex // guards what follows
+	own  *lease     // nil: none yet
+	held map[digest.Digest]bool
 }
 
 // lease is a locked file that proves its owner lives; rows say which digests
@@ -41,9 +43,22 @@ func (s *leases) hold(ctx context.Context, digests ...digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	return s.db.Note(ctx, func(tx *sql.Tx) error {
-		return insertLease(ctx, tx, l.id, digests)
-	})
+	s.mu.Lock()
+	more := slices.DeleteFunc(slices.Clone(digests), func(d digest.Digest) bool { return s.held[d] })
+	s.mu.Unlock()
+	if len(more) == 0 {
+		return nil
+	}
+	err = s.db.Note(ctx, func(tx *sql.Tx) error { return insertLease(ctx, tx, l.id, more) })
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range more {
+		s.held[d] = true
+	}
+	return nil
 }
 
 func insertLease(ctx context.Context, tx *sql.Tx, id string, digests []digest.Digest) error {
@@ -63,8 +78,8 @@ func (s *leases) acquire(ctx context.Context) (*lease, error) {
 	if s.own != nil {
 		return s.own, nil
 	}
-	if err := s.reap(ctx); err != nil {
-		return nil, err
+	if err := s.reap(ctx); err != nil && ctx.Err() != nil {
+		return nil, err // what else cannot be reaped, GC reports
 	}
 	for {
 		var b [8]byte
@@ -77,7 +92,7 @@ func (s *leases) acquire(ctx context.Context) (*lease, error) {
 			return nil, fmt.Errorf("take lease: %w", err)
 		}
 		if f != nil {
-			s.own = &lease{id: id, file: f}
+			s.own, s.held = &lease{id: id, file: f}, map[digest.Digest]bool{}
 			return s.own, nil
 		}
 	}

@@ -28,9 +28,13 @@ func isLayer(mediaType string) bool {
 	return false
 }
 
-// Exists implements image.Target. A layer exists when its tar and index do,
+// Exists implements image.Target. What it finds stays until Close: it leases
+// first. A layer exists when its tar and index do,
 // whatever became of the compressed form it is named by.
 func (s *contents) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	if err := s.hold(ctx, desc.Digest); err != nil {
+		return false, err
+	}
 	var ok bool
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		var err error

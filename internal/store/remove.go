@@ -15,9 +15,6 @@ import (
 type RemoveOptions struct {
 	Ref   string // name, name@digest, ID or prefix of an ID
 	Force bool   // by ID: all names too
-
-	// InUse, when not nil, fails where the image must stay.
-	InUse func(Image) error
 }
 
 // RemoveResult says what was removed, in order.
@@ -67,11 +64,6 @@ func remove(ctx context.Context, tx *sql.Tx, img Image, f found, opts RemoveOpti
 		return untag(ctx, tx, img, f.name, res)
 	case f.name == "" && len(img.Names) > 0: // by digest, of an image with a tag: docker drops the digest alone
 		return dropRepoDigest(ctx, tx, img, opts.Ref, res)
-	}
-	if opts.InUse != nil {
-		if err := opts.InUse(img); err != nil {
-			return err
-		}
 	}
 	res.Untagged = append(append(res.Untagged, gone...), img.RepoDigests...)
 	res.Deleted = append(res.Deleted, img.ID)
