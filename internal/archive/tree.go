@@ -37,6 +37,13 @@ func (n *Inode) IsWhiteout() bool {
 	return n.Mode&TypeMask == TypeChar && n.Major == 0 && n.Minor == 0
 }
 
+// maxTreeBytes bounds what the entries of one layer take in memory beside their
+// inodes. A file system of a million long names stays well below it.
+const (
+	maxTreeBytes = 192 << 20
+	extentBytes  = 24
+)
+
 // Tree is what the entries of one layer come to. It follows docker, which
 // applies a layer to an empty directory:
 //
@@ -54,6 +61,7 @@ type Tree struct {
 	Root *Inode
 
 	inodes     int
+	bytes      int64 // of names, links, attributes and extents
 	implied    int
 	lastParent string // the parent of the last entry, as it was named
 	last       place
@@ -91,6 +99,13 @@ func (t *Tree) Inodes() int { return t.inodes }
 
 // Add gives the entry its place.
 func (t *Tree) Add(e *Entry) (Placed, error) {
+	t.bytes += int64(len(e.Name)+len(e.Linkname)) + extentBytes*int64(len(e.Extents))
+	for _, a := range e.Xattrs {
+		t.bytes += int64(len(a.Name) + len(a.Value))
+	}
+	if t.bytes > maxTreeBytes {
+		return Placed{}, fmt.Errorf("names and attributes of more than %d bytes: %w", maxTreeBytes, errdefs.ErrResourceExhausted)
+	}
 	kind, name, err := ParseWhiteout(e.Name)
 	if err != nil {
 		return Placed{}, err

@@ -64,6 +64,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
 	obsolete(flags, "disable-content-trust")
+	obsolete(flags, "load")
 	obsolete(flags, "rm")
 	obsolete(flags, "force-rm")
 	return cmd

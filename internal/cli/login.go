@@ -105,14 +105,8 @@ func runLogin(ctx context.Context, s *session, opts loginOptions) error {
 	if err := prompt(s, &opts); err != nil {
 		return err
 	}
-	result, err := engine.Login(ctx, env, engine.LoginOptions{Server: opts.server, Username: opts.username, Password: opts.password})
-	if err != nil {
+	if _, err := engine.Login(ctx, env, engine.LoginOptions{Server: opts.server, Username: opts.username, Password: opts.password}); err != nil {
 		return fromEngine(err)
-	}
-	if result.Helper == "" {
-		fmt.Fprintf(s.Err, "\nWARNING! Your credentials are stored unencrypted in '%s'.\n"+
-			"Configure a credential helper to remove this warning. See\n"+
-			"https://docs.docker.com/go/credential-store/\n\n", result.File)
 	}
 	_, err = fmt.Fprintln(s.Out, "Login Succeeded")
 	return err

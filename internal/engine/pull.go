@@ -54,9 +54,10 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 	if err != nil {
 		return PullResult{}, pullError(named, err)
 	}
-	result := PullResult{Name: named, Root: root.Digest, Updated: true}
-	if old, err := env.Store.Resolve(ctx, named.String()); err == nil {
-		result.Updated = old.Digest != root.Digest
+	result := PullResult{Name: named, Root: root.Digest}
+	old, err := env.Store.Image(ctx, named.String())
+	if err != nil && !errdefs.IsNotFound(err) {
+		return PullResult{}, err
 	}
 	manifest, err := choose(ctx, repo, root, named, opts.Platform != "", platform)
 	if err != nil {
@@ -76,6 +77,7 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 	if result.Image, err = env.Store.AddImage(ctx, add); err != nil {
 		return PullResult{}, err
 	}
+	result.Updated = result.Image.ID != old.ID
 	return result, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
 }
 

@@ -160,6 +160,19 @@ func runSpec(config imagespec.DockerOCIImage, opts RunOptions) (executor.Spec, e
 	default:
 		return spec, messageError{fmt.Sprintf("network %s not found", opts.Network), errdefs.ErrNotFound}
 	}
+	if spec.Hostname == "" && spec.Network == executor.NetworkHost {
+		name, err := os.Hostname()
+		if err != nil {
+			return spec, fmt.Errorf("name container: %w", err)
+		}
+		spec.Hostname = name
+	}
+	if spec.Hostname == "" {
+		spec.Hostname = spec.ID[:12]
+	}
+	if !slices.ContainsFunc(spec.Env, func(e string) bool { return strings.HasPrefix(e, "HOSTNAME=") }) {
+		spec.Env = append([]string{"HOSTNAME=" + spec.Hostname}, spec.Env...)
+	}
 	if spec.Terminal && !slices.ContainsFunc(spec.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
 		spec.Env = append(spec.Env, "TERM=xterm")
 	}

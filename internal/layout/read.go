@@ -274,6 +274,9 @@ func (a *Archive) manifestItems() ([]manifestItem, error) {
 	if err := json.Unmarshal(b, &items); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", manifestFile, err, errdefs.ErrInvalidArgument)
 	}
+	if len(items) == 0 {
+		return nil, fmt.Errorf("%s: no images: %w", manifestFile, errdefs.ErrInvalidArgument)
+	}
 	if len(items) > maxImages {
 		return nil, fmt.Errorf("%s: %d images: %w", manifestFile, len(items), errdefs.ErrResourceExhausted)
 	}

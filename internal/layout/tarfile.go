@@ -18,6 +18,9 @@ const (
 	maxLinkHops = 8
 )
 
+// maxNames bounds the names of an archive's files, in bytes.
+const maxNames = 32 << 20
+
 // tarFile is a tar whose files are read in place. Nothing of it is extracted,
 // so a name is only ever a key; still names that lead out of the archive, files
 // that are there twice and sparse files are refused, for no honest writer makes
@@ -25,6 +28,7 @@ const (
 type tarFile struct {
 	r     io.ReaderAt
 	files map[string]tarEntry
+	names int // bytes of their names
 }
 
 // tarEntry is a file's place, or what a link points to.
@@ -64,6 +68,9 @@ func (t *tarFile) add(hdr *tar.Header, offset, size int64) error {
 	name, err := cleanPath("", hdr.Name)
 	if err != nil {
 		return err
+	}
+	if t.names += len(name) + len(hdr.Linkname); t.names > maxNames {
+		return fmt.Errorf("names of more than %d bytes: %w", maxNames, errdefs.ErrResourceExhausted)
 	}
 	e := tarEntry{offset: offset, size: hdr.Size}
 	switch hdr.Typeflag {

@@ -38,8 +38,10 @@ func newTransports(c *Client, host string) (*transports, error) {
 	}
 	ownTLS := conf.Clone()
 	ownTLS.InsecureSkipVerify = c.insecure(host)
-	t.own = newTransport(ownTLS, func(_ string, ip netip.Addr) error {
-		t.private.Store(isPrivate(ip))
+	t.own = newTransport(ownTLS, func(addr string, ip netip.Addr) error {
+		if addr == host || addr == host+":443" || addr == host+":80" { // and not a proxy
+			t.private.Store(isPrivate(ip))
+		}
 		return nil
 	})
 	t.own.Proxy = http.ProxyFromEnvironment

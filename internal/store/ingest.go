@@ -123,7 +123,7 @@ func (s *contents) adopt(ctx context.Context, desc ocispec.Descriptor) error {
 	if isLayer(desc.MediaType) {
 		return s.adoptLayer(ctx, desc)
 	}
-	return s.commitBlob(ctx, desc, s.present(ctx, desc.Digest))
+	return s.commitBlob(ctx, desc, present(ctx, s.blobs, desc.Digest))
 }
 
 // adoptLayer takes a layer in from its compressed (or plain) blob in the store.
@@ -136,14 +136,14 @@ func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) (err
 		return err
 	}
 	defer closing(&err, r.Close)
-	return s.unpack(ctx, desc, io.NewSectionReader(r, 0, r.Size()), s.present(ctx, desc.Digest))
+	return s.unpack(ctx, desc, io.NewSectionReader(r, 0, r.Size()), present(ctx, s.blobs, desc.Digest))
 }
 
 // present is the step of a commit that adopts a file: GC may have swept it
 // before the lease was there, and cannot behind the gate.
-func (s *contents) present(ctx context.Context, dgst digest.Digest) func() error {
+func present(ctx context.Context, blobs *content.Dir, dgst digest.Digest) func() error {
 	return func() error {
-		_, err := s.blobs.Stat(ctx, dgst)
+		_, err := blobs.Stat(ctx, dgst)
 		if errdefs.IsNotFound(err) {
 			return errBusy
 		}

@@ -191,8 +191,8 @@ func TestLease(t *testing.T) {
 	if _, err := other.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := other.Exists(t.Context(), desc); !ok || err != nil {
-		t.Fatalf("leased blob is gone: %v", err)
+	if left := files(t, other, "blobs/sha256"); !cmp.Equal(left, []string{desc.Digest.Encoded()}) {
+		t.Fatalf("leased blob is gone: %v", left)
 	}
 	if err := s.own.file.Close(); err != nil { // as the death of the process would
 		t.Fatal(err)
@@ -200,8 +200,8 @@ func TestLease(t *testing.T) {
 	if _, err := other.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := other.Exists(t.Context(), desc); ok || err != nil {
-		t.Fatalf("blob of a dead lease is there still: %v", err)
+	if left := files(t, other, "blobs/sha256"); len(left) > 0 {
+		t.Fatalf("blob of a dead lease is there still: %v", left)
 	}
 	s.own = nil
 }
@@ -268,6 +268,21 @@ func TestWrongBytes(t *testing.T) {
 	if left := files(t, s, "blobs/sha256"); len(left) > 1 { // the config may have come
 		t.Errorf("blobs: %v", left)
 	}
+}
+
+// After wrong bytes the right ones are taken: nothing of the wrong is kept.
+func TestWrongPartIsDropped(t *testing.T) {
+	s := open(t, t.TempDir())
+	f := newFixture(t, "right")
+	right := f.blobs[f.layer.Digest]
+	wrong := bytes.Clone(right)
+	wrong[len(wrong)/2] ^= 0xff
+	f.blobs[f.layer.Digest] = wrong
+	if _, err := image.Copy(t.Context(), f, "", s, "docker.io/library/w:latest", image.CopyOptions{}); err == nil {
+		t.Fatal("wrong bytes were taken")
+	}
+	f.blobs[f.layer.Digest] = right
+	pull(t, s, f, "docker.io/library/w:latest")
 }
 
 // A manifest whose layers are not those of its config is refused.
