@@ -46,7 +46,8 @@ strake-hub serve --addr 127.0.0.1:0 --data "$dir/hub" > "$dir/hub.log" 2>&1 &
 hub=$!
 addr=
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-	addr=$(grep -oE '127\.0\.0\.1:[0-9]+' "$dir/hub.log" | head -n 1) && break
+	addr=$(grep -oE '127\.0\.0\.1:[0-9]+' "$dir/hub.log" | head -n 1)
+	[ -z "$addr" ] || break
 	sleep 0.1
 done
 [ -n "$addr" ] || { cat "$dir/hub.log" >&2; exit 1; }
