@@ -62,7 +62,7 @@ func wantStatus(t *testing.T, resp *http.Response, status int) []byte {
 func pushBlob(t *testing.T, h http.Handler, repo, text string) digest.Digest {
 	t.Helper()
 	d := digest.FromString(text)
-	wantStatus(t, call(t, h, "POST", "/v2/"+repo+"/blobs/uploads/?digest="+d.String(), strings.NewReader(text)), http.StatusCreated) //nolint:bodyclose // wantStatus does
+	wantStatus(t, call(t, h, "POST", "/v2/"+repo+"/blobs/uploads/?digest="+d.String(), strings.NewReader(text)), http.StatusCreated)
 	return d
 }
 
@@ -85,12 +85,12 @@ func TestRanges(t *testing.T) {
 		{"lines=0-1", "0123456789", "", 200},
 		{"bytes=99999999999999999999-", "0123456789", "", 200},
 	} {
-		resp := call(t, h, "GET", "/v2/a/blobs/"+d.String(), nil, "Range: "+c.header) //nolint:bodyclose // wantStatus does
+		resp := call(t, h, "GET", "/v2/a/blobs/"+d.String(), nil, "Range: "+c.header)
 		if b := wantStatus(t, resp, c.status); string(b) != c.body || resp.Header.Get("Content-Range") != c.contentRange {
 			t.Errorf("%s: %q, %q", c.header, b, resp.Header.Get("Content-Range"))
 		}
 	}
-	resp := call(t, h, "GET", "/v2/a/blobs/"+d.String(), nil, "Range: bytes=10-") //nolint:bodyclose // wantStatus does
+	resp := call(t, h, "GET", "/v2/a/blobs/"+d.String(), nil, "Range: bytes=10-")
 	wantStatus(t, resp, http.StatusRequestedRangeNotSatisfiable)
 	if got := resp.Header.Get("Content-Range"); got != "bytes */10" {
 		t.Errorf("Content-Range %q", got)
