@@ -236,14 +236,14 @@ func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry
 		header: http.Header{"Content-Type": {m.MediaType}}, accept: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
 		body: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Bytes)), nil }, size: desc.Size,
 	}
-	resp, err := r.do(ctx, req)
+	resp, err := r.do(ctx, req) //nolint:bodyclose // discard does
 	// The digest is right. distribution's file system driver says otherwise when
 	// somebody else writes the same manifest meanwhile.
 	for try := 1; hasCode(err, registry.DigestInvalid) && try < maxTries; try++ {
 		if err := sleep(ctx, backoff(try)); err != nil {
 			return desc, err
 		}
-		resp, err = r.do(ctx, req)
+		resp, err = r.do(ctx, req) //nolint:bodyclose // discard does
 	}
 	if err != nil {
 		return desc, fmt.Errorf("put manifest %s: %w", ref, err)
