@@ -200,8 +200,7 @@ RUN rm /d/gone && rm -r /d/sub && mkdir -m 0711 /d/sub && echo 2 > /d/sub/new &&
 RUN rm -r /e && ln -s /d/kept /e && mkfifo /pipe && mknod /null c 1 3 && touch -d '2001-02-03 04:05:06' /d/kept
 CMD ["cat", "/d/kept"]
 `)
-	w.run("sh", "-c", "cp -r "+w.path("app")+" "+w.path("ctx"))
-	docker("build", "--network", "host", "-q", "-t", "made", w.path("ctx"))
+	docker("build", "--network", "host", "-q", "-t", "made", w.path("app"))
 	docker("save", "-o", w.path("made.tar"), "made")
 	container := docker("create", "made")
 	docker("export", "-o", w.path("export.tar"), container)

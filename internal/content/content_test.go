@@ -278,37 +278,6 @@ func TestDirFifo(t *testing.T) {
 	}
 }
 
-// TestDirPublish checks that the visible step, and nothing else, is under the
-// caller's lock.
-func TestDirPublish(t *testing.T) {
-	d := newDir(t)
-	b := []byte("guarded")
-	dgst := digest.FromBytes(b)
-	refused := errors.New("refused")
-	d.Publish = func(context.Context, func() error) error { return refused }
-	if err := content.WriteBlob(t.Context(), d, dgst, 7, bytes.NewReader(b)); !errors.Is(err, refused) {
-		t.Error(err)
-	}
-	if _, err := d.Stat(t.Context(), dgst); !errdefs.IsNotFound(err) {
-		t.Error(err)
-	}
-	calls := 0
-	d.Publish = func(ctx context.Context, step func() error) error {
-		calls++
-		if _, err := d.Stat(ctx, dgst); !errdefs.IsNotFound(err) {
-			t.Errorf("visible before the step: %v", err)
-		}
-		err := step()
-		if _, err := d.Stat(ctx, dgst); err != nil {
-			t.Errorf("not visible after the step: %v", err)
-		}
-		return err
-	}
-	if err := content.WriteBlob(t.Context(), d, dgst, 7, bytes.NewReader(b)); err != nil || calls != 1 {
-		t.Error(calls, err)
-	}
-}
-
 func TestReader(t *testing.T) {
 	b := bytes.Repeat([]byte("0123456789"), 1000)
 	dgst, size := digest.FromBytes(b), int64(len(b))

@@ -25,12 +25,6 @@ import (
 // Directories have the mode 0700 and files 0600.
 type Dir struct {
 	root string
-
-	// Publish, when not nil, is called to make a blob visible: it calls step,
-	// which renames the file and makes the rename durable, while it holds
-	// whatever lock keeps a garbage collector away, and returns its error. Set
-	// it before the first use.
-	Publish func(ctx context.Context, step func() error) error
 }
 
 // NewDir returns the store in root and makes its directories where they lack.

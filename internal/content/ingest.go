@@ -250,11 +250,7 @@ func (w *dirWriter) Commit(ctx context.Context, size int64, expected digest.Dige
 	if err := w.file.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("commit ingest %q: %w", w.ref, err), w.drop())
 	}
-	publish := w.dir.Publish
-	if publish == nil {
-		publish = func(_ context.Context, step func() error) error { return step() }
-	}
-	if err := publish(ctx, func() error { return w.publish(dgst) }); err != nil {
+	if err := w.publish(dgst); err != nil {
 		return fmt.Errorf("commit ingest %q: %w", w.ref, err)
 	}
 	return w.drop()

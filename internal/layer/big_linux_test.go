@@ -71,6 +71,9 @@ func manyTar(t testing.TB, n int) string {
 			t.Fatal(err)
 		}
 	}
+	for _, dir := range []string{"./", "usr/", "usr/share/"} {
+		write(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755})
+	}
 	for i := range n {
 		dir := fmt.Sprintf("usr/share/dir-%d", i/100)
 		if i%100 == 0 {
@@ -91,7 +94,10 @@ func TestManyFiles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("100,000 files")
 	}
-	shown := allViews(t, manyTar(t, 100_000))
+	many, dir := manyTar(t, 100_000), t.TempDir()
+	runTool(t, dir, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-pxf", many)
+	shown := allViews(t, many)
+	same(t, "tar -x", walkDisk(t, dir), shown)
 	if len(shown) != 100_000+1000+3 {
 		t.Errorf("%d files", len(shown))
 	}

@@ -22,7 +22,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"modernc.org/sqlite"
@@ -176,10 +175,4 @@ func transact(ctx context.Context, pool beginner, opts *sql.TxOptions, fn func(t
 func isBusy(err error) bool {
 	var e *sqlite.Error
 	return errors.As(err, &e) && e.Code()&0xff == sqliteBusy
-}
-
-// IsUnique tells whether err says that a row with the same key is there.
-func IsUnique(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && strings.Contains(e.Error(), "UNIQUE constraint")
 }
