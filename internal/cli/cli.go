@@ -66,19 +66,21 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 
 // engine returns what the verbs work on, and opens the store at the first call.
 func (s *session) engine(ctx context.Context) (*engine.Env, error) {
-	return s.open(ctx, false)
+	return s.open(ctx, engine.OpenOptions{})
 }
 
-// registries returns what the verbs work on that need no store.
-func (s *session) registries(ctx context.Context) (*engine.Env, error) {
-	return s.open(ctx, true)
+// registries returns what the verbs work on that need no store. The insecure
+// registries may be spoken to without verified TLS.
+func (s *session) registries(ctx context.Context, insecure ...string) (*engine.Env, error) {
+	return s.open(ctx, engine.OpenOptions{NoStore: true, Insecure: insecure})
 }
 
-func (s *session) open(ctx context.Context, noStore bool) (*engine.Env, error) {
+func (s *session) open(ctx context.Context, opts engine.OpenOptions) (*engine.Env, error) {
 	if s.opened != nil {
 		return s.opened, nil
 	}
-	env, err := engine.Open(ctx, engine.OpenOptions{Root: s.root, Config: s.config, Version: release, NoStore: noStore})
+	opts.Root, opts.Config, opts.Version = s.root, s.config, release
+	env, err := engine.Open(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -45,6 +45,7 @@ func newRootCommand(s *session) *cobra.Command {
 			renamed(newRemoveCommand(s), "rm", "rmi", "remove"), newSaveCommand(s), newTagCommand(s)),
 		group("builder", "Manage builds", newBuildCommand(s)),
 		group("container", "Manage containers", newRunCommand(s)),
+		newManifestCommand(s),
 		group("system", "Manage Strake", newInfoCommand(s)),
 	)
 	return root

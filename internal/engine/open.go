@@ -13,6 +13,8 @@ type OpenOptions struct {
 	Config  string // the directory of docker's config.json; "" is the default one
 	Version string // Strake's, as registries are told
 	NoStore bool   // leave Env.Store nil, for verbs that need none: Login and Logout
+	// Insecure lists registries that may be spoken to without verified TLS.
+	Insecure []string
 }
 
 // Open opens the store. Registries are not contacted, and no configuration is
@@ -20,7 +22,7 @@ type OpenOptions struct {
 func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
 	config := &remote.Config{Dir: opts.Config}
 	env := &Env{
-		Remote:      remote.NewClient(remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version}),
+		Remote:      remote.NewClient(remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version, Insecure: opts.Insecure}),
 		Credentials: config,
 		Version:     opts.Version,
 	}
