@@ -39,6 +39,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"busybox": makeBusybox,
 			"trim":    trim,
+			"blob":    blobFile,
+			"flip":    flip,
 		},
 	})
 }
@@ -120,4 +122,18 @@ func makeBusybox(ts *testscript.TestScript, _ bool, args []string) {
 // trim VARIABLE FILE.
 func trim(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// blobFile stores where the store has a blob: blob VARIABLE-OF-DIGEST VARIABLE.
+func blobFile(ts *testscript.TestScript, _ bool, args []string) {
+	algorithm, hex, _ := strings.Cut(ts.Getenv(args[0]), ":")
+	ts.Setenv(args[1], filepath.Join(ts.Getenv("STRAKE_ROOT"), "blobs", algorithm, hex))
+}
+
+// flip changes one bit in the middle of a file.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := os.ReadFile(args[0])
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(args[0], b, 0o600))
 }

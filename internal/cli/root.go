@@ -46,6 +46,7 @@ func newRootCommand(s *session) *cobra.Command {
 		group("builder", "Manage builds", newBuildCommand(s)),
 		group("container", "Manage containers", newRunCommand(s)),
 		newManifestCommand(s),
+		group("store", "Look after the image store", newStoreCheckCommand(s)),
 		group("system", "Manage Strake", newInfoCommand(s)),
 	)
 	return root

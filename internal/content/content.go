@@ -27,6 +27,7 @@ type IngestInfo struct {
 	Ref     string
 	Offset  int64 // bytes written so far
 	ModTime time.Time
+	Held    bool // a Writer holds it
 }
 
 // ReaderAt reads one blob at random; the caller closes it.

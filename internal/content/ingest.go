@@ -384,18 +384,19 @@ func (d *Dir) ingestInfo(name string) (info IngestInfo, err error) {
 	if d.ingestPath(ref) != path {
 		ref = name
 	}
+	held := errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		fi, err = f.Stat()
 		if err != nil {
 			return IngestInfo{}, err
 		}
-		return IngestInfo{Ref: ref, ModTime: fi.ModTime()}, nil
+		return IngestInfo{Ref: ref, ModTime: fi.ModTime(), Held: held}, nil
 	}
 	if err != nil {
 		return IngestInfo{}, err
 	}
-	return IngestInfo{Ref: ref, Offset: fi.Size(), ModTime: fi.ModTime()}, nil
+	return IngestInfo{Ref: ref, Offset: fi.Size(), ModTime: fi.ModTime(), Held: held}, nil
 }
 
 // Abort implements Manager.

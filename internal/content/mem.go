@@ -105,7 +105,7 @@ func (m *Mem) Ingests(context.Context) ([]IngestInfo, error) {
 	var infos []IngestInfo
 	for _, ref := range slices.Sorted(maps.Keys(m.ingests)) {
 		in := m.ingests[ref]
-		infos = append(infos, IngestInfo{Ref: ref, Offset: int64(len(in.data)), ModTime: in.modTime})
+		infos = append(infos, IngestInfo{Ref: ref, Offset: int64(len(in.data)), ModTime: in.modTime, Held: in.held})
 	}
 	return infos, nil
 }

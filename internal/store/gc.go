@@ -132,8 +132,7 @@ func (s *Store) dropIngests(ctx context.Context) (freed int64, err error) {
 		return 0, fmt.Errorf("collect: %w", err)
 	}
 	for _, in := range list {
-		made := strings.HasPrefix(in.Ref, refUnpack) || strings.HasPrefix(in.Ref, refBuild)
-		if !made && time.Since(in.ModTime) < partialAge {
+		if !made(in.Ref) && time.Since(in.ModTime) < partialAge {
 			continue
 		}
 		err := s.blobs.Abort(ctx, in.Ref)

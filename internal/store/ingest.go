@@ -30,6 +30,7 @@ const streamBuffer = 256 << 10
 const (
 	refUnpack = "unpack-"
 	refBuild  = "build-"
+	refRepair = "repair-"
 )
 
 // pollInterval is how often a blob that another process is taking in is looked

@@ -106,8 +106,10 @@ func lockNew(path string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = nil
+		if errors.Is(err, unix.EWOULDBLOCK) { // a reaper, or one who only looks
+			if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
+				err = nil
+			}
 		}
 		return nil, errors.Join(err, f.Close())
 	}

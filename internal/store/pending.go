@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -57,6 +58,9 @@ func (s *contents) newLayer(ctx context.Context, ref string) (*pending, error) {
 		p.ref = refBuild + filepath.Base(filepath.Dir(p.dir)) + "-" + filepath.Base(p.dir)
 	}
 	p.w, err = s.blobs.Writer(ctx, p.ref, content.WriterOptions{})
+	for ref == "" && errdefs.IsUnavailable(err) && sleep(ctx, time.Millisecond) == nil {
+		p.w, err = s.blobs.Writer(ctx, p.ref, content.WriterOptions{}) // GC looked whether it has an owner
+	}
 	if errdefs.IsUnavailable(err) {
 		err = errBusy
 	}

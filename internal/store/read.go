@@ -28,9 +28,15 @@ func isLayer(mediaType string) bool {
 	return false
 }
 
+// whole restricts blobs to those of which no child is missing. They can be, after
+// a repair that could not heal all: copying the image again brings them.
+const whole = ` AND NOT EXISTS (SELECT 1 FROM refs r WHERE r.parent = $1
+	AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = r.child)
+	AND NOT EXISTS (SELECT 1 FROM compressed c JOIN layers l ON l.diff_id = c.diff_id WHERE c.digest = r.child))`
+
 // Exists implements image.Target. What it finds stays until Close: it leases
-// first. A layer exists when its tar and index do,
-// whatever became of the compressed form it is named by.
+// first. A layer exists when its tar and index do, whatever became of the
+// compressed form it is named by; a manifest, when all that it needs does.
 func (s *contents) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	if err := s.hold(ctx, desc.Digest); err != nil {
 		return false, err
@@ -46,7 +52,11 @@ func (s *contents) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, e
 			}
 			return err
 		}
-		ok, err = exists(ctx, tx, "blobs WHERE digest = $1", desc.Digest.String())
+		query := "blobs WHERE digest = $1"
+		if image.IsManifest(desc.MediaType) {
+			query += whole
+		}
+		ok, err = exists(ctx, tx, query, desc.Digest.String())
 		return err
 	})
 	if err != nil {

@@ -1,0 +1,290 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"strake/internal/content"
+)
+
+// census is one consistent look at the rows and the files of a store.
+type census struct {
+	blobs      map[digest.Digest]int64 // row: size
+	layers     map[digest.Digest]layerRow
+	compressed map[digest.Digest]compressedRow
+	refs       map[digest.Digest][]digest.Digest // parent: children
+	images     map[digest.Digest]ocispec.Descriptor
+	roots      []rootRow // names and repo digests
+	cache      map[string][]digest.Digest
+	leased     map[string]map[digest.Digest]bool // lease: digests
+
+	blobFiles  map[digest.Digest]int64
+	indexFiles map[string]int64 // by name: size
+	alive      map[string]bool  // lease files: whether the owner lives
+}
+
+type layerRow struct{ size, index, side int64 }
+
+type compressedRow struct {
+	diffID    digest.Digest
+	mediaType string
+	size      int64
+}
+
+// rootRow is a name or a repo digest.
+type rootRow struct {
+	name   string // canonical
+	digest bool   // it is a repo digest
+	root   ocispec.Descriptor
+	image  digest.Digest
+}
+
+// takeCensus looks while no commit is between its files and its rows.
+func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
+	gate, err := openGate(s.root, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(&err, gate.Close)
+	c = &census{
+		blobs: map[digest.Digest]int64{}, layers: map[digest.Digest]layerRow{}, compressed: map[digest.Digest]compressedRow{},
+		refs: map[digest.Digest][]digest.Digest{}, images: map[digest.Digest]ocispec.Descriptor{}, cache: map[string][]digest.Digest{},
+		leased: map[string]map[digest.Digest]bool{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
+	}
+	// Leases before rows: one that is given up in between leaves no rows behind.
+	if err := s.leaseFiles(c.alive); err != nil {
+		return nil, err
+	}
+	if err := s.db.View(ctx, func(tx *sql.Tx) error { return c.readRows(ctx, tx) }); err != nil {
+		return nil, err
+	}
+	err = s.blobs.Walk(ctx, func(info content.Info) error {
+		c.blobFiles[info.Digest] = info.Size
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(s.root, "indexes"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		c.indexFiles[e.Name()] = info.Size()
+	}
+	return c, nil
+}
+
+// eachRow calls fn, which scans, for each row of a query.
+func eachRow(ctx context.Context, tx *sql.Tx, query string, fn func(scan func(...any) error) error) error {
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := fn(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
+	type query struct {
+		text string
+		scan func(scan func(...any) error) error
+	}
+	var d, child digest.Digest
+	var text string
+	for _, q := range []query{
+		{"SELECT digest, size FROM blobs", func(scan func(...any) error) error {
+			var size int64
+			err := scan(&d, &size)
+			c.blobs[d] = size
+			return err
+		}},
+		{"SELECT diff_id, size, index_size, side_size FROM layers", func(scan func(...any) error) error {
+			var l layerRow
+			err := scan(&d, &l.size, &l.index, &l.side)
+			c.layers[d] = l
+			return err
+		}},
+		{"SELECT digest, diff_id, media_type, size FROM compressed", func(scan func(...any) error) error {
+			var z compressedRow
+			err := scan(&d, &z.diffID, &z.mediaType, &z.size)
+			c.compressed[d] = z
+			return err
+		}},
+		{"SELECT parent, child FROM refs", func(scan func(...any) error) error {
+			err := scan(&d, &child)
+			c.refs[d] = append(c.refs[d], child)
+			return err
+		}},
+		{"SELECT id, manifest, manifest_type, manifest_size FROM images", func(scan func(...any) error) error {
+			var m ocispec.Descriptor
+			err := scan(&d, &m.Digest, &m.MediaType, &m.Size)
+			c.images[d] = m
+			return err
+		}},
+		{`SELECT name, 0, root, root_type, root_size, image_id FROM names UNION ALL
+			SELECT repository || '@' || digest, 1, digest, root_type, root_size, image_id FROM repo_digests`, func(scan func(...any) error) error {
+			var r rootRow
+			err := scan(&r.name, &r.digest, &r.root.Digest, &r.root.MediaType, &r.root.Size, &r.image)
+			c.roots = append(c.roots, r)
+			return err
+		}},
+		{"SELECT key, diff_id FROM cache_layers", func(scan func(...any) error) error {
+			err := scan(&text, &d)
+			c.cache[text] = append(c.cache[text], d)
+			return err
+		}},
+		{"SELECT lease, digest FROM leases", func(scan func(...any) error) error {
+			err := scan(&text, &d)
+			if c.leased[text] == nil {
+				c.leased[text] = map[digest.Digest]bool{}
+			}
+			c.leased[text][d] = true
+			return err
+		}},
+	} {
+		if err := eachRow(ctx, tx, q.text, q.scan); err != nil {
+			return fmt.Errorf("%s: %w", q.text, err)
+		}
+	}
+	return nil
+}
+
+// leaseFiles finds the leases that have a file, and whether their owners live.
+func (s *leases) leaseFiles(alive map[string]bool) error {
+	entries, err := os.ReadDir(filepath.Join(s.root, "leases"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		f, err := os.Open(filepath.Join(s.root, "leases", e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		alive[e.Name()] = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inUse reports whether a living process holds a lease on the digest.
+func (c *census) inUse(d digest.Digest) bool {
+	for lease, digests := range c.leased {
+		if c.alive[lease] && digests[d] {
+			return true
+		}
+	}
+	return false
+}
+
+// holdsLayer reports whether the layer that a manifest names as d is here, by
+// its rows.
+func (c *census) holdsLayer(d digest.Digest) bool {
+	if _, ok := c.layers[d]; ok {
+		return true
+	}
+	z, ok := c.compressed[d]
+	if ok {
+		_, ok = c.layers[z.diffID]
+	}
+	return ok
+}
+
+// forms are the compressed forms of a layer that are known, here or not.
+func (c *census) forms(id digest.Digest) []ocispec.Descriptor {
+	var list []ocispec.Descriptor
+	for d, z := range c.compressed {
+		if z.diffID == id {
+			list = append(list, ocispec.Descriptor{Digest: d, MediaType: z.mediaType, Size: z.size})
+		}
+	}
+	return list
+}
+
+// diffID is the layer that d is or, as a compressed blob, holds.
+func (c *census) diffID(d digest.Digest) digest.Digest {
+	if z, ok := c.compressed[d]; ok {
+		return z.diffID
+	}
+	return d
+}
+
+// ancestors are the digests from which refs lead to d, and d.
+func (c *census) ancestors(d digest.Digest) map[digest.Digest]bool {
+	up := map[digest.Digest]bool{d: true}
+	for grown := true; grown; {
+		grown = false
+		for parent, children := range c.refs {
+			if !up[parent] && slices.ContainsFunc(children, func(child digest.Digest) bool { return up[child] }) {
+				up[parent], grown = true, true
+			}
+		}
+	}
+	return up
+}
+
+// users names the images that need d: by their names, or IDs of the nameless.
+// repositories are those that are known to hold one of these images.
+func (c *census) users(d digest.Digest) (images, repositories []string) {
+	up := c.ancestors(d)
+	named, names, repos := map[digest.Digest]bool{}, map[string]bool{}, map[string]bool{}
+	for _, r := range c.roots {
+		if !up[r.root.Digest] && !up[r.image] && !up[c.images[r.image].Digest] {
+			continue
+		}
+		if r.digest {
+			repos[repositoryOf(r.name)] = true
+			continue
+		}
+		named[r.image], names[r.name] = true, true
+	}
+	for id, m := range c.images {
+		if (up[id] || up[m.Digest]) && !named[id] {
+			names[id.String()] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names)), slices.Sorted(maps.Keys(repos))
+}
+
+// live reports whether an image, a repo digest, a cache record or a living
+// process needs d.
+func (c *census) live(d digest.Digest) bool {
+	up := c.ancestors(d)
+	for a := range up {
+		if c.inUse(a) {
+			return true
+		}
+	}
+	for _, layers := range c.cache {
+		if slices.ContainsFunc(layers, func(l digest.Digest) bool { return up[l] }) {
+			return true
+		}
+	}
+	images, repositories := c.users(d)
+	return len(images) > 0 || len(repositories) > 0
+}

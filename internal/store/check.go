@@ -1,0 +1,438 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+)
+
+// Kind is what a Finding concerns.
+type Kind string
+
+// The kinds of findings.
+const (
+	KindDatabase Kind = "database" // SQLite finds its file broken
+	KindBlob     Kind = "blob"     // a manifest, a config or a compressed layer
+	KindLayer    Kind = "layer"    // the tar of a layer
+	KindIndex    Kind = "index"    // what was made of a layer's tar
+	KindImage    Kind = "image"    // an image or a name of one
+	KindRows     Kind = "rows"     // rows that lead nowhere, or are too few
+	KindLeftover Kind = "leftover" // what a dead process left: it costs space, and nothing else
+)
+
+// Finding is one thing that is wrong with a store.
+type Finding struct {
+	Kind   Kind
+	What   string   // a digest, a name, a key of the cache, a path below the root
+	Detail string   // what is wrong with it
+	Images []string // the images that need it: canonical names, or IDs of the nameless
+
+	desc ocispec.Descriptor // the blob or layer; what is not known of it is zero
+	fix  rowFix             // of rows
+}
+
+// rowFix puts rows in order.
+type rowFix func(ctx context.Context, tx *sql.Tx) error
+
+// CheckOptions say how closely to look.
+type CheckOptions struct {
+	Quick bool // compare sizes and rows, read no layer
+	// Progress, when not nil, is told of the bytes that were read, from one
+	// goroutine at a time.
+	Progress func(done, total int64)
+}
+
+// CheckResult says what was looked at and what was found.
+type CheckResult struct {
+	Images, Layers, Blobs int
+	Bytes                 int64 // of all blobs
+	Findings              []Finding
+}
+
+// Check compares a store's rows with its files, its files with their digests,
+// its indexes with their tars, and follows every image to its last layer. It
+// changes nothing. Other processes may work on the store meanwhile: what they
+// have under way is not found wrong.
+func (s *Store) Check(ctx context.Context, opts CheckOptions) (CheckResult, error) {
+	first, err := s.takeCensus(ctx)
+	if err != nil {
+		return CheckResult{}, fmt.Errorf("check: %w", err)
+	}
+	result := CheckResult{Images: len(first.images), Layers: len(first.layers), Blobs: len(first.blobs)}
+	for _, size := range first.blobs {
+		result.Bytes += size
+	}
+	found, err := s.look(ctx, first)
+	if err != nil {
+		return result, fmt.Errorf("check: %w", err)
+	}
+	var bad []Finding
+	if !opts.Quick {
+		if bad, err = s.checkBytes(ctx, first, slices.Collect(maps.Keys(first.blobs)), opts.Progress); err != nil {
+			return result, fmt.Errorf("check: %w", err)
+		}
+	}
+	if len(found)+len(bad) == 0 {
+		return result, nil
+	}
+	// What another process changed while this one looked is not wrong.
+	second, err := s.takeCensus(ctx)
+	if err != nil {
+		return result, fmt.Errorf("check: %w", err)
+	}
+	again, err := s.look(ctx, second)
+	if err != nil {
+		return result, fmt.Errorf("check: %w", err)
+	}
+	result.Findings = slices.DeleteFunc(again, func(f Finding) bool {
+		return !slices.ContainsFunc(found, func(g Finding) bool { return g.Kind == f.Kind && g.What == f.What })
+	})
+	var suspects []digest.Digest
+	for _, f := range bad {
+		if _, ok := second.blobs[f.desc.Digest]; ok && !slices.Contains(suspects, f.desc.Digest) {
+			suspects = append(suspects, f.desc.Digest)
+		}
+	}
+	bad, err = s.checkBytes(ctx, second, suspects, nil)
+	if err != nil {
+		return result, fmt.Errorf("check: %w", err)
+	}
+	for _, f := range bad {
+		if !slices.ContainsFunc(result.Findings, func(g Finding) bool { return g.Kind == f.Kind && g.What == f.What }) {
+			result.Findings = append(result.Findings, f)
+		}
+	}
+	for i, f := range result.Findings {
+		if f.desc.Digest != "" {
+			result.Findings[i].Images, _ = second.users(f.desc.Digest)
+		}
+	}
+	return result, nil
+}
+
+// look is all of a check that reads no layer.
+func (s *Store) look(ctx context.Context, c *census) ([]Finding, error) {
+	l := &lookout{store: s, census: c, seen: map[string]bool{}}
+	if err := l.database(ctx); err != nil {
+		return nil, err
+	}
+	l.files()
+	l.rows()
+	for _, walk := range []func(context.Context) error{l.graphs, l.leftovers} {
+		if err := walk(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return l.found, nil
+}
+
+// lookout gathers what is wrong with one census, each thing once.
+type lookout struct {
+	store  *Store
+	census *census
+	found  []Finding
+	seen   map[string]bool
+}
+
+func (l *lookout) tell(f Finding) {
+	if key := string(f.Kind) + " " + f.What; !l.seen[key] {
+		l.seen[key] = true
+		l.found = append(l.found, f)
+	}
+}
+
+func (l *lookout) blob(kind Kind, desc ocispec.Descriptor, detail string, args ...any) {
+	l.tell(Finding{Kind: kind, What: desc.Digest.String(), Detail: fmt.Sprintf(detail, args...), desc: desc})
+}
+
+func (l *lookout) leftover(path, detail string) {
+	l.tell(Finding{Kind: KindLeftover, What: path, Detail: detail})
+}
+
+// database asks SQLite.
+func (l *lookout) database(ctx context.Context) error {
+	return l.store.db.View(ctx, func(tx *sql.Tx) error {
+		return eachRow(ctx, tx, "PRAGMA integrity_check(20)", func(scan func(...any) error) error {
+			var text string
+			if err := scan(&text); err != nil {
+				return err
+			}
+			if text != "ok" {
+				l.tell(Finding{Kind: KindDatabase, What: "strake.db", Detail: strings.Join(strings.Fields(text), " ")})
+			}
+			return nil
+		})
+	})
+}
+
+// files compares rows and files.
+func (l *lookout) files() {
+	c := l.census
+	for d, size := range c.blobs {
+		have, ok := c.blobFiles[d]
+		kind := c.kindOf(d)
+		switch {
+		case !ok:
+			l.blob(kind, c.describe(d), "its file is missing")
+		case have != size:
+			l.blob(kind, c.describe(d), "has %d bytes, not %d", have, size)
+		}
+	}
+	for d, row := range c.layers {
+		if _, ok := c.blobs[d]; !ok {
+			l.blob(KindLayer, c.describe(d), "its tar is missing")
+		}
+		if have, ok := c.indexFiles[d.Encoded()]; !ok || have != row.index {
+			l.blob(KindIndex, c.describe(d), "index has %d bytes, not %d", have, row.index)
+		}
+		if have := c.indexFiles[d.Encoded()+".data"]; have != row.side {
+			l.blob(KindIndex, c.describe(d), "side data has %d bytes, not %d", have, row.side)
+		}
+	}
+	for d := range c.blobFiles {
+		if _, ok := c.blobs[d]; !ok && !c.inUse(d) {
+			l.leftover(filepath.Join("blobs", d.Algorithm().String(), d.Encoded()), "no row names it")
+		}
+	}
+	for name := range c.indexFiles {
+		d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(name, ".data"))
+		if _, ok := c.layers[d]; !ok && !c.inUse(d) {
+			l.leftover(filepath.Join("indexes", name), "no row names it")
+		}
+	}
+}
+
+// kindOf is the kind of a finding about the blob d.
+func (c *census) kindOf(d digest.Digest) Kind {
+	if _, ok := c.layers[d]; ok {
+		return KindLayer
+	}
+	return KindBlob
+}
+
+// describe is what the rows tell of a blob.
+func (c *census) describe(d digest.Digest) ocispec.Descriptor {
+	desc := ocispec.Descriptor{Digest: d, Size: c.blobs[d]}
+	if z, ok := c.compressed[d]; ok {
+		desc.MediaType, desc.Size = z.mediaType, z.size
+	}
+	if row, ok := c.layers[d]; ok {
+		desc.MediaType, desc.Size = ocispec.MediaTypeImageLayer, row.size
+	}
+	for id, m := range c.images {
+		switch d {
+		case m.Digest:
+			return m
+		case id:
+			desc.MediaType = ocispec.MediaTypeImageConfig
+		}
+	}
+	for _, r := range c.roots {
+		if r.root.Digest == d {
+			return r.root
+		}
+	}
+	return desc
+}
+
+// rows compares rows with rows.
+func (l *lookout) rows() {
+	c := l.census
+	remove := func(query string, args ...any) rowFix {
+		return func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, query, args...)
+			return err
+		}
+	}
+	for parent := range c.refs {
+		_, held := c.blobs[parent]
+		_, known := c.compressed[parent]
+		if !held && !known && !c.live(parent) {
+			l.tell(Finding{Kind: KindRows, What: "refs of " + parent.String(), Detail: "it is not in the store",
+				fix: remove("DELETE FROM refs WHERE parent = $1", parent.String())})
+		}
+	}
+	for d, z := range c.compressed {
+		if !slices.Contains(c.refs[d], z.diffID) {
+			l.tell(Finding{Kind: KindRows, What: "refs of " + d.String(), Detail: "its layer is not among them",
+				fix: func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, d, z.diffID) }})
+		}
+	}
+	for _, r := range c.roots {
+		if _, ok := c.images[r.image]; ok {
+			continue
+		}
+		if !r.digest {
+			l.tell(Finding{Kind: KindImage, What: r.name, Detail: "names image " + r.image.String() + ", which is not there", desc: r.root})
+			continue
+		}
+		repository, dgst, _ := strings.Cut(r.name, "@")
+		l.tell(Finding{Kind: KindRows, What: "repository digest " + r.name, Detail: "no image has it",
+			fix: remove("DELETE FROM repo_digests WHERE repository = $1 AND digest = $2 AND image_id = $3", repository, dgst, r.image.String())})
+	}
+	for key, layers := range c.cache {
+		for _, d := range layers {
+			if _, ok := c.layers[d]; ok {
+				continue
+			}
+			l.tell(Finding{Kind: KindRows, What: "cache record " + key, Detail: "needs layer " + d.String() + ", which is not there",
+				fix: func(ctx context.Context, tx *sql.Tx) error {
+					for _, table := range []string{"cache", "cache_layers"} {
+						if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE key = $1", key); err != nil {
+							return err
+						}
+					}
+					return nil
+				}})
+		}
+	}
+	for lease := range c.leased {
+		if _, ok := c.alive[lease]; !ok {
+			l.tell(Finding{Kind: KindLeftover, What: "rows of lease " + lease, Detail: "the lease is gone",
+				fix: remove("DELETE FROM leases WHERE lease = $1", lease)})
+		}
+	}
+}
+
+// graphs follows every image from what names it to its last layer.
+func (l *lookout) graphs(ctx context.Context) error {
+	c := l.census
+	roots := map[digest.Digest]ocispec.Descriptor{}
+	for _, r := range c.roots {
+		roots[r.root.Digest] = r.root
+	}
+	for _, m := range c.images {
+		roots[m.Digest] = m
+	}
+	for _, root := range roots {
+		if err := l.graph(ctx, root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// graph looks at one manifest or index, which has to be there.
+func (l *lookout) graph(ctx context.Context, desc ocispec.Descriptor) error {
+	c := l.census
+	if _, ok := c.blobs[desc.Digest]; !ok {
+		l.blob(KindBlob, desc, "is missing")
+		return nil
+	}
+	if !image.IsManifest(desc.MediaType) && !image.IsIndex(desc.MediaType) {
+		return nil
+	}
+	b, err := l.store.ReadBlob(ctx, desc)
+	var children []ocispec.Descriptor
+	if err == nil {
+		children, err = image.Children(desc.MediaType, b)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		l.blob(KindBlob, desc, "cannot be read: %s", reason(err))
+		return nil
+	}
+	want := make([]digest.Digest, 0, 2*len(children))
+	for _, child := range children {
+		want = append(want, child.Digest)
+		if image.IsIndex(desc.MediaType) {
+			if _, ok := c.blobs[child.Digest]; ok {
+				if err := l.graph(ctx, child); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if isLayer(child.MediaType) {
+			want = append(want, c.diffID(child.Digest))
+			if !c.holdsLayer(child.Digest) {
+				l.blob(KindLayer, child, "is missing")
+			}
+			continue
+		}
+		if _, ok := c.blobs[child.Digest]; !ok {
+			l.blob(KindBlob, child, "is missing")
+		}
+	}
+	for _, d := range want {
+		if !slices.Contains(c.refs[desc.Digest], d) {
+			l.tell(Finding{Kind: KindRows, What: "refs of " + desc.Digest.String(), Detail: d.String() + " is not among them",
+				fix: func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, desc.Digest, want...) }})
+		}
+	}
+	return nil
+}
+
+// reason is what an error says without the names of what was tried.
+func reason(err error) string {
+	if errors.Is(err, os.ErrNotExist) || errdefs.IsNotFound(err) {
+		return "its file is missing"
+	}
+	return err.Error()
+}
+
+// known tells the entries of a store's directory from others.
+func known(entry string) bool {
+	switch entry {
+	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "gate", "damaged":
+		return true
+	}
+	return false
+}
+
+// leftovers finds what nobody works on any more.
+func (l *lookout) leftovers(ctx context.Context) error {
+	c, root := l.census, l.store.root
+	for lease, alive := range c.alive {
+		if !alive {
+			l.leftover(filepath.Join("leases", lease), "its owner is dead")
+		}
+	}
+	for _, dir := range []string{".", "work", "damaged"} {
+		entries, err := os.ReadDir(filepath.Join(root, dir))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			switch {
+			case dir == "." && !known(e.Name()):
+				l.leftover(path, "is no file of a store")
+			case dir == "work" && !c.alive[e.Name()]:
+				l.leftover(path, "its owner is dead")
+			case dir == "damaged" && !c.live(digest.NewDigestFromEncoded(digest.SHA256, e.Name())):
+				l.leftover(path, "was set aside, and nothing needs it any more")
+			}
+		}
+	}
+	ingests, err := l.store.blobs.Ingests(ctx)
+	if err != nil {
+		return err
+	}
+	for _, in := range ingests {
+		if !in.Held && made(in.Ref) {
+			l.leftover("ingest "+in.Ref, "its writer is dead, and no other can go on with it")
+		}
+	}
+	return nil
+}
+
+// made reports whether an ingest is of something that is made here: a later
+// process has no use for a part of it.
+func made(ref string) bool {
+	return strings.HasPrefix(ref, refUnpack) || strings.HasPrefix(ref, refBuild) || strings.HasPrefix(ref, refRepair)
+}

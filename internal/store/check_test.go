@@ -1,0 +1,251 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/content"
+)
+
+// flip changes one bit in the middle of a file.
+func flip(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 0x10
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove1(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exec(t *testing.T, s *Store, query string, args ...any) {
+	t.Helper()
+	err := s.db.Update(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), query, args...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// find returns the kinds of what a check finds.
+func findKinds(t *testing.T, s *Store, quick bool) ([]Kind, []Finding) {
+	t.Helper()
+	result, err := s.Check(t.Context(), CheckOptions{Quick: quick})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []Kind
+	for _, f := range result.Findings {
+		if !slices.Contains(kinds, f.Kind) {
+			kinds = append(kinds, f.Kind)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds, result.Findings
+}
+
+// damageCase is one way to damage a store.
+type damageCase struct {
+	damage func(t *testing.T, s *Store, f *fixture)
+	quick  bool // seen without reading layers too
+	want   []Kind
+	did    string
+}
+
+func damageCases() map[string]damageCase {
+	return map[string]damageCase{
+		"nothing":           {func(*testing.T, *Store, *fixture) {}, true, nil, ""},
+		"bit of the tar":    {func(t *testing.T, s *Store, f *fixture) { flip(t, s.blobs.Path(f.diffID)) }, false, []Kind{KindLayer}, "made layer"},
+		"bit of the gzip":   {func(t *testing.T, s *Store, f *fixture) { flip(t, s.blobs.Path(f.layer.Digest)) }, false, []Kind{KindBlob}, "fetched compressed layer"},
+		"bit of the config": {func(t *testing.T, s *Store, f *fixture) { flip(t, s.blobs.Path(f.config.Digest)) }, false, []Kind{KindBlob}, "fetched config"},
+		"bit of the manifest": {
+			func(t *testing.T, s *Store, f *fixture) { flip(t, s.blobs.Path(f.root.Digest)) }, true, []Kind{KindBlob}, "fetched manifest",
+		},
+		"bit of the index": {func(t *testing.T, s *Store, f *fixture) { flip(t, s.indexPath(f.diffID)) }, false, []Kind{KindIndex}, "made the index"},
+		"no tar":           {func(t *testing.T, s *Store, f *fixture) { remove1(t, s.blobs.Path(f.diffID)) }, true, []Kind{KindLayer}, "made layer"},
+		"no gzip":          {func(t *testing.T, s *Store, f *fixture) { remove1(t, s.blobs.Path(f.layer.Digest)) }, true, []Kind{KindBlob}, "fetched compressed layer"},
+		"no config":        {func(t *testing.T, s *Store, f *fixture) { remove1(t, s.blobs.Path(f.config.Digest)) }, true, []Kind{KindBlob}, "fetched config"},
+		"no manifest":      {func(t *testing.T, s *Store, f *fixture) { remove1(t, s.blobs.Path(f.root.Digest)) }, true, []Kind{KindBlob}, "fetched manifest"},
+		"no index":         {func(t *testing.T, s *Store, f *fixture) { remove1(t, s.indexPath(f.diffID)) }, true, []Kind{KindIndex}, "made the index"},
+		"tar and gzip": {
+			func(t *testing.T, s *Store, f *fixture) {
+				flip(t, s.blobs.Path(f.diffID))
+				flip(t, s.blobs.Path(f.layer.Digest))
+			}, false, []Kind{KindBlob, KindLayer}, "fetched layer",
+		},
+		"all files": {
+			func(t *testing.T, s *Store, f *fixture) {
+				for _, d := range []digest.Digest{f.diffID, f.layer.Digest, f.config.Digest, f.root.Digest} {
+					remove1(t, s.blobs.Path(d))
+				}
+				remove1(t, s.indexPath(f.diffID))
+			}, true, []Kind{KindBlob, KindIndex, KindLayer}, "fetched layer",
+		},
+		"row of the config": {func(t *testing.T, s *Store, f *fixture) {
+			exec(t, s, "DELETE FROM blobs WHERE digest = $1", f.config.Digest.String())
+		}, true, []Kind{KindBlob, KindLeftover}, "fetched config"},
+		"row of the layer": {func(t *testing.T, s *Store, f *fixture) {
+			exec(t, s, "DELETE FROM layers")
+		}, true, []Kind{KindLayer, KindLeftover}, "made layer"},
+		"rows of all blobs": {func(t *testing.T, s *Store, _ *fixture) {
+			exec(t, s, "DELETE FROM layers")
+			exec(t, s, "DELETE FROM blobs")
+		}, true, []Kind{KindBlob, KindLeftover}, "fetched manifest"},
+		"rows of refs": {func(t *testing.T, s *Store, _ *fixture) { exec(t, s, "DELETE FROM refs") }, true, []Kind{KindRows}, "corrected refs"},
+		"row of the image": {func(t *testing.T, s *Store, _ *fixture) {
+			exec(t, s, "DELETE FROM images")
+		}, true, []Kind{KindImage, KindRows}, "recorded image"},
+		"a record of the cache": {func(t *testing.T, s *Store, _ *fixture) {
+			if err := s.SaveCache(t.Context(), "key", "slot", []digest.Digest{digest.FromString("gone")}, []byte("value")); err != nil {
+				t.Fatal(err)
+			}
+		}, true, []Kind{KindRows}, "corrected cache record"},
+		"an orphan": {func(t *testing.T, s *Store, _ *fixture) {
+			if err := content.WriteBlob(t.Context(), s.blobs, digest.FromString("orphan"), 6, strings.NewReader("orphan")); err != nil {
+				t.Fatal(err)
+			}
+		}, true, []Kind{KindLeftover}, "removed blobs"},
+		"a dead lease": {func(t *testing.T, s *Store, _ *fixture) {
+			exec(t, s, "INSERT INTO leases (lease, digest) VALUES ('dead', 'sha256:x'), ('gone', 'sha256:y')")
+			for _, path := range []string{"leases/dead", "work/dead/x/file", "work/gone/file"} {
+				path = filepath.Join(s.root, path)
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, true, []Kind{KindLeftover}, "removed leases/dead"},
+	}
+}
+
+// Every kind of damage is found, and a repair heals it with what the
+// repository has.
+func TestCheckRepair(t *testing.T) {
+	for name, c := range damageCases() {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, name)
+			s := open(t, t.TempDir())
+			pull(t, s, f, "docker.io/library/a:1")
+			if err := s.RecordRepoDigest(t.Context(), f.config.Digest, "docker.io/library/a", f.root); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.close(); err != nil { // a lease keeps what it names
+				t.Fatal(err)
+			}
+			c.damage(t, s, f)
+			if got, found := findKinds(t, s, true); c.quick && !slices.Equal(got, c.want) || !c.quick && len(got) > 0 {
+				t.Errorf("a quick check found %v, want %v", found, c.want)
+			}
+			got, found := findKinds(t, s, false)
+			if !slices.Equal(got, c.want) {
+				t.Fatalf("found %v, want %v", found, c.want)
+			}
+			var did []string
+			repair := RepairOptions{Did: func(line string) { did = append(did, line) }}
+			repair.Fetch = func(ctx context.Context, repository string, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+				if repository != "docker.io/library/a" {
+					t.Errorf("fetched from %s", repository)
+				}
+				return f.Fetch(ctx, desc, offset)
+			}
+			for range 5 {
+				if err := s.Repair(t.Context(), found, repair); err != nil {
+					t.Fatal(err)
+				}
+				if _, found = findKinds(t, s, true); len(found) == 0 {
+					break
+				}
+			}
+			if _, found := findKinds(t, s, false); len(found) > 0 {
+				t.Errorf("left: %v", found)
+			}
+			if text := strings.Join(did, "\n"); !strings.Contains(text, c.did) || (c.did == "") != (text == "") {
+				t.Errorf("did %q, want %q", text, c.did)
+			}
+			for _, d := range []digest.Digest{f.root.Digest, f.config.Digest, f.layer.Digest} {
+				b, err := content.ReadAll(t.Context(), s.blobs, d, 1<<20)
+				if err != nil || !bytes.Equal(b, f.blobs[d]) {
+					t.Errorf("%s: %v", d, err)
+				}
+			}
+		})
+	}
+}
+
+// What nobody has is set aside: the image stays listed, copying it in again
+// heals it, and what was set aside goes.
+func TestCheckLost(t *testing.T) {
+	f := newFixture(t, "lost")
+	s := open(t, t.TempDir())
+	pull(t, s, f, "docker.io/library/a:1")
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	remove1(t, s.blobs.Path(f.layer.Digest))
+	flip(t, s.blobs.Path(f.diffID))
+	_, found := findKinds(t, s, false)
+	if err := s.Repair(t.Context(), found, RepairOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	left, found := findKinds(t, s, false)
+	if !slices.Equal(left, []Kind{KindLayer}) || !slices.Equal(found[0].Images, []string{"docker.io/library/a:1"}) {
+		t.Errorf("left: %v", found)
+	}
+	if got := files(t, s, "damaged"); len(got) != 1 {
+		t.Errorf("damaged/ holds %v", got)
+	}
+	if _, err := s.Image(t.Context(), "a:1"); err != nil {
+		t.Error(err)
+	}
+	pull(t, s, f, "docker.io/library/a:1")
+	if _, found := findKinds(t, s, false); len(found) > 0 {
+		t.Errorf("after another pull: %v", found)
+	}
+}
+
+// What nothing needs is dropped, damaged or not.
+func TestCheckUnreachable(t *testing.T) {
+	f := newFixture(t, "unreachable")
+	s := open(t, t.TempDir())
+	pull(t, s, f, "docker.io/library/a:1")
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{"names", "images"} {
+		exec(t, s, "DELETE FROM "+table)
+	}
+	flip(t, s.blobs.Path(f.diffID))
+	_, found := findKinds(t, s, false)
+	if err := s.Repair(t.Context(), found, RepairOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := findKinds(t, s, false); len(found) > 0 {
+		t.Errorf("left: %v", found)
+	}
+	if _, err := os.Lstat(s.blobs.Path(f.diffID)); err == nil {
+		t.Error("the damaged tar is still there")
+	}
+}
