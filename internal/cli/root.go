@@ -37,9 +37,10 @@ func newRootCommand(s *session) *cobra.Command {
 	root.AddCommand(
 		newRunCommand(s), newBuildCommand(s), newPullCommand(s), newPushCommand(s), newImagesCommand(s),
 		newLoginCommand(s), newLogoutCommand(s), newVersionCommand(s), newInfoCommand(s),
-		newHistoryCommand(s), newImportCommand(s), newInspectCommand(s), newLoadCommand(s),
+		newHistoryCommand(s), newImportCommand(s), newInspectCommand(s), newLayersCommand(s), newLoadCommand(s),
 		newRemoveCommand(s), newSaveCommand(s), newTagCommand(s),
 		group("image", "Manage images",
+			newCatCommand(s), newLayersCommand(s), newListFilesCommand(s),
 			newBuildCommand(s), newHistoryCommand(s), newImportCommand(s), newImageInspectCommand(s),
 			newLoadCommand(s), renamed(newImagesCommand(s), "ls", "list"), newPullCommand(s), newPushCommand(s),
 			renamed(newRemoveCommand(s), "rm", "rmi", "remove"), newSaveCommand(s), newTagCommand(s)),

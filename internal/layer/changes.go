@@ -57,7 +57,7 @@ type ChangesOptions struct {
 // it. The sum of the sizes without the waste is what Union shows. A file with
 // several names counts once, and is wasted when the last of them is hidden.
 func FindChanges(ctx context.Context, layers []*Layer, opts ChangesOptions) ([]Changes, error) {
-	c := &changes{ctx: ctx, list: opts.List, out: make([]Changes, len(layers))}
+	c := &changes{ended: ctx.Err, list: opts.List, out: make([]Changes, len(layers))}
 	root := &shown{dir: true}
 	for i, l := range layers {
 		if err := c.apply(i, l, root); err != nil {
@@ -109,7 +109,7 @@ type bytesOf struct {
 
 // changes is a FindChanges on its way.
 type changes struct {
-	ctx    context.Context
+	ended  func() error // says why to stop
 	list   bool
 	out    []Changes
 	listed [][]*shown // of each Change in a list: the name it is about
@@ -152,7 +152,7 @@ func (c *changes) note(path string, kind ChangeKind, at *shown, mode uint32, siz
 // directory lays the layer's directory n over at. It is opaque when it or one
 // that it is in says so.
 func (c *changes) directory(path string, at *shown, n *inode, opaque bool) error {
-	if err := c.ctx.Err(); err != nil {
+	if err := c.ended(); err != nil {
 		return err
 	}
 	_, own, err := n.attributes()

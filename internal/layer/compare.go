@@ -38,7 +38,7 @@ type Difference struct {
 // of a walk. What both show of one layer is the same and not looked at; other
 // files of one size are compared byte by byte. It ends with found's first error.
 func Compare(ctx context.Context, a, b *FS, found func(Difference) error) error {
-	c := &comparison{ctx: ctx, a: a, b: b, found: found}
+	c := &comparison{ended: ctx.Err, a: a, b: b, found: found}
 	x, err := rootOf(a)
 	if err != nil {
 		return fmt.Errorf("compare: %w", err)
@@ -64,7 +64,7 @@ func rootOf(f *FS) (*entry, error) {
 
 // comparison is a Compare on its way.
 type comparison struct {
-	ctx   context.Context
+	ended func() error // says why to stop
 	a, b  *FS
 	found func(Difference) error
 
@@ -79,7 +79,7 @@ func (c *comparison) same(p, q part) bool {
 
 // pair compares what one name shows in both trees.
 func (c *comparison) pair(path string, x, y *entry) error {
-	if err := c.ctx.Err(); err != nil {
+	if err := c.ended(); err != nil {
 		return err
 	}
 	one := c.same(x.look, y.look)
@@ -178,7 +178,7 @@ func (c *comparison) either(path string, x, y *entry) error {
 	case x == nil && y == nil:
 		return nil
 	}
-	if err := c.ctx.Err(); err != nil {
+	if err := c.ended(); err != nil {
 		return err
 	}
 	kind, e := Deleted, x
@@ -260,7 +260,7 @@ const compareBuffer = 128 << 10
 func (c *comparison) bytesDiffer(x, y *entry) (bool, error) {
 	p, q := &openFile{fs: c.a, entry: *x}, &openFile{fs: c.b, entry: *y}
 	for off := int64(0); off < x.look.inode.size; off += compareBuffer {
-		if err := c.ctx.Err(); err != nil {
+		if err := c.ended(); err != nil {
 			return false, err
 		}
 		n, err := p.ReadAt(c.left[:], off)
