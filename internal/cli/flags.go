@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/spf13/pflag"
 )
 
@@ -46,6 +47,16 @@ func filters(flags *pflag.FlagSet, values *[]string, about string) {
 func obsolete(flags *pflag.FlagSet, name string) {
 	flags.Bool(name, true, "")
 	flags.Lookup(name).Hidden = true
+}
+
+// checkPlatforms fails for a platform that does not parse.
+func checkPlatforms(list []string) error {
+	for _, p := range list {
+		if _, err := platforms.Parse(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // platformFlag adds the flag that docker reads DOCKER_DEFAULT_PLATFORM for.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +46,11 @@ func newHistoryCommand(s *session) *cobra.Command {
 }
 
 func runHistory(ctx context.Context, s *session, opts historyOptions) error {
+	if opts.platform != "" {
+		if err := checkPlatforms([]string{opts.platform}); err != nil {
+			return fmt.Errorf("invalid platform: %w", err)
+		}
+	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err

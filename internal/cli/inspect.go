@@ -87,6 +87,11 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 	if opts.size && opts.kind == "image" {
 		fmt.Fprintln(s.Err, "WARNING: --size ignored for images")
 	}
+	if opts.platform != "" {
+		if err := checkPlatforms([]string{opts.platform}); err != nil {
+			return err
+		}
+	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err

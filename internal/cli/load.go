@@ -37,13 +37,10 @@ func newLoadCommand(s *session) *cobra.Command {
 }
 
 func runLoad(ctx context.Context, s *session, opts loadOptions) (err error) {
-	if len(opts.platforms) > 1 {
-		return errors.New("loading several platforms is not yet supported")
+	if err := checkPlatforms(opts.platforms); err != nil {
+		return fmt.Errorf("invalid platform: %w", err)
 	}
-	load := engine.LoadOptions{Input: s.In}
-	if len(opts.platforms) == 1 {
-		load.Platform = opts.platforms[0]
-	}
+	load := engine.LoadOptions{Input: s.In, Platforms: opts.platforms}
 	if opts.input != "" {
 		f, err := os.Open(opts.input)
 		if err != nil {

@@ -14,10 +14,11 @@ import (
 )
 
 type pullOptions struct {
-	name     string
-	all      bool
-	platform string
-	quiet    bool
+	name         string
+	all          bool
+	platforms    []string
+	allPlatforms bool
+	quiet        bool
 }
 
 func newPullCommand(s *session) *cobra.Command {
@@ -36,7 +37,8 @@ func newPullCommand(s *session) *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVarP(&opts.all, "all-tags", "a", false, "Download all tagged images in the repository")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress verbose output")
-	platformFlag(flags, &opts.platform)
+	flags.StringSliceVar(&opts.platforms, "platform", defaultPlatforms(), "Set platform if server is multi-platform capable; several are pulled side by side")
+	flags.BoolVar(&opts.allPlatforms, "all-platforms", false, "Pull all that a multi-platform image has, attestations too")
 	obsolete(flags, "disable-content-trust")
 	return cmd
 }
@@ -49,6 +51,7 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 	if opts.all && !reference.IsNameOnly(named) {
 		return errors.New("tag can't be used with --all-tags/-a")
 	}
+	pull := engine.PullOptions{Platforms: opts.platforms, AllPlatforms: opts.allPlatforms}
 	out := s.Out
 	if opts.quiet {
 		out = io.Discard
@@ -58,7 +61,7 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 		return err
 	}
 	if opts.all {
-		if err := pullAll(ctx, env, out, named, opts.platform); err != nil {
+		if err := pullAll(ctx, env, out, named, pull); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintln(s.Out, named)
@@ -70,7 +73,7 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 		}
 		named = tagged
 	}
-	updated, err := pullOne(ctx, env, out, named, opts.platform)
+	updated, err := pullOne(ctx, env, out, named, pull)
 	if err != nil {
 		return err
 	}
@@ -79,7 +82,7 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 	return err
 }
 
-func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, platform string) error {
+func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, pull engine.PullOptions) error {
 	tags, err := engine.RemoteTags(ctx, env, named.String())
 	if err != nil {
 		return fromEngine(err)
@@ -90,7 +93,7 @@ func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 		if err != nil {
 			return fromEngine(err)
 		}
-		newer, err := pullOne(ctx, env, out, tagged, platform)
+		newer, err := pullOne(ctx, env, out, tagged, pull)
 		if err != nil {
 			return err
 		}
@@ -101,8 +104,9 @@ func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 }
 
 // pullOne pulls one name and prints everything but the status.
-func pullOne(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, platform string) (updated bool, err error) {
-	found := func(engine.PullResult) {
+func pullOne(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, pull engine.PullOptions) (updated bool, err error) {
+	pull.Ref, pull.Progress = named.String(), newTransfer(out, pullVerbs).event
+	pull.Found = func(engine.PullResult) {
 		at := ""
 		switch n := named.(type) {
 		case reference.Digested:
@@ -112,9 +116,7 @@ func pullOne(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 		}
 		fmt.Fprintf(out, "%s: Pulling from %s\n", at, reference.Path(named))
 	}
-	result, err := engine.Pull(ctx, env, engine.PullOptions{
-		Ref: named.String(), Platform: platform, Found: found, Progress: newTransfer(out, pullVerbs).event,
-	})
+	result, err := engine.Pull(ctx, env, pull)
 	if err != nil {
 		return false, fromEngine(err)
 	}

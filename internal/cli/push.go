@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
@@ -47,6 +48,13 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 	if err != nil {
 		return err
 	}
+	if opts.platform != "" {
+		if err := checkPlatforms([]string{opts.platform}); err != nil {
+			fmt.Fprintf(s.Err, "Invalid platform %s", opts.platform) // without a line's end, as docker has it
+			return err
+		}
+		printNote(s.Out, platformNote)
+	}
 	if opts.all && !reference.IsNameOnly(named) {
 		return errors.New("tag can't be used with --all-tags/-a")
 	}
@@ -79,6 +87,9 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 			tag = t.Tag()
 		}
 		fmt.Fprintf(out, "%s: digest: %s size: %d\n", tag, result.Root.Digest, result.Root.Size)
+		if result.Index != "" {
+			defer printNote(s.Out, fmt.Sprintf(partialNote, result.Index, result.Root.Digest))
+		}
 	}
 	if opts.quiet {
 		_, err = fmt.Fprintln(s.Out, names[0])
@@ -104,3 +115,32 @@ func allNames(ctx context.Context, env *engine.Env, named reference.Named) ([]re
 	}
 	return names, nil
 }
+
+const (
+	platformNote = `Using --platform pushes only the specified platform manifest of a multi-platform image index.
+Other components, like attestations, will not be included.
+To push the complete multi-platform image, remove the --platform flag.
+`
+	partialNote = "Not all multiplatform-content is present and only the available single-platform image was pushed\n%s -> %s"
+)
+
+// printNote prints a note as docker does, set off from the output around it.
+func printNote(out io.Writer, note string) {
+	header := " Info -> "
+	if isTerminal(out) {
+		header = noteHeader
+	}
+	fmt.Fprint(out, "\n", header)
+	for i, line := range strings.Split(note, "\n") {
+		if i > 0 {
+			fmt.Fprint(out, "         ")
+		}
+		if isTerminal(out) {
+			line = "\x1b[3m" + line + "\x1b[0m"
+		}
+		fmt.Fprintln(out, line)
+	}
+}
+
+// noteHeader is the head of a note on a terminal, as wide as the plain one.
+const noteHeader = "\x1b[1m\x1b[106m\x1b[30mi\x1b[0m\x1b[0m \x1b[96mInfo → \x1b[0m\x1b[0m"

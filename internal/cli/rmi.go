@@ -41,8 +41,8 @@ func newRemoveCommand(s *session) *cobra.Command {
 // runRemove removes one image after the other; one that fails keeps none of the
 // others.
 func runRemove(ctx context.Context, s *session, opts removeOptions) error {
-	if len(opts.platforms) > 0 {
-		return errors.New("--platform is not yet supported")
+	if err := checkPlatforms(opts.platforms); err != nil {
+		return err
 	}
 	env, err := s.engine(ctx)
 	if err != nil {
@@ -51,7 +51,7 @@ func runRemove(ctx context.Context, s *session, opts removeOptions) error {
 	var errs []error
 	fatal := !opts.force
 	for _, ref := range opts.images {
-		result, err := engine.Remove(ctx, env, engine.RemoveOptions{Ref: ref, Force: opts.force, NoPrune: opts.noPrune})
+		result, err := engine.Remove(ctx, env, engine.RemoveOptions{Ref: ref, Force: opts.force, NoPrune: opts.noPrune, Platforms: opts.platforms})
 		if err != nil {
 			fatal = fatal || !errdefs.IsNotFound(err)
 			errs = append(errs, fromEngine(err))

@@ -118,6 +118,7 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 		Ref: opts.image, Platform: opts.platform, Args: opts.args, Env: variables, Workdir: opts.workdir, User: opts.user,
 		Hostname: opts.hostname, Network: opts.network, Name: opts.name, ReadOnly: opts.readOnly, Volumes: absolute(opts.volumes),
 		Terminal: opts.tty, Stdout: s.Out, Stderr: s.Err,
+		Warn: func(text string) { fmt.Fprintln(s.Err, "WARNING:", text) },
 	}
 	if opts.setEntry {
 		run.Entrypoint = &opts.entrypoint
@@ -145,7 +146,10 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 	return result.ExitCode, fromEngine(err)
 }
 
-func isMissingImage(err error) bool { return strings.HasPrefix(err.Error(), "No such image: ") }
+// isMissingImage reports whether the image is not here, or not for the platform.
+func isMissingImage(err error) bool {
+	return strings.HasPrefix(err.Error(), "No such image: ") || strings.HasPrefix(err.Error(), "image with reference ")
+}
 
 // pullForRun pulls and tells of it on stderr: stdout is the container's.
 func pullForRun(ctx context.Context, s *session, env *engine.Env, opts runOptions) error {
@@ -157,7 +161,11 @@ func pullForRun(ctx context.Context, s *session, env *engine.Env, opts runOption
 	if err != nil {
 		return err
 	}
-	updated, err := pullOne(ctx, env, out, named, opts.platform)
+	pull := engine.PullOptions{}
+	if opts.platform != "" {
+		pull.Platforms = []string{opts.platform}
+	}
+	updated, err := pullOne(ctx, env, out, named, pull)
 	if err != nil {
 		return err
 	}

@@ -41,13 +41,10 @@ func newSaveCommand(s *session) *cobra.Command {
 }
 
 func runSave(ctx context.Context, s *session, opts saveOptions) error {
-	if len(opts.platforms) > 1 {
-		return errors.New("saving several platforms is not yet supported")
+	if err := checkPlatforms(opts.platforms); err != nil {
+		return fmt.Errorf("invalid platform: %w", err)
 	}
-	save := engine.SaveOptions{Refs: opts.images, Format: opts.format, Output: s.Out}
-	if len(opts.platforms) == 1 {
-		save.Platform = opts.platforms[0]
-	}
+	save := engine.SaveOptions{Refs: opts.images, Platforms: opts.platforms, Format: opts.format, Output: s.Out}
 	if opts.output == "" {
 		if isTerminal(s.Out) {
 			return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")

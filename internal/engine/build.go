@@ -124,7 +124,7 @@ func solve(ctx context.Context, env *Env, solver *build.Solver, source []byte, p
 	return solver.Build(ctx, definition, build.ExportOptions{
 		Names: names,
 		Commit: func(ctx context.Context, img build.Exported) error {
-			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: img.Manifest, Manifest: img.Manifest, Names: names})
+			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: img.Manifest, Names: names})
 			return err
 		},
 	})
@@ -178,7 +178,7 @@ func buildPlatform(platform string) (*ocispec.Platform, error) {
 	if platform == "" {
 		return nil, nil
 	}
-	p, err := parsePlatform(platform)
+	p, err := ParsePlatform(platform)
 	return &p, err
 }
 
@@ -245,13 +245,12 @@ type baseImages struct{ env *Env }
 
 // Resolve implements build.Images.
 func (b baseImages) Resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (build.Image, error) {
-	img, err := b.env.Store.Use(ctx, ref)
+	img, err := use(ctx, b.env, ref, platforms.Format(platform))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return build.Image{}, err
 	}
-	have := ocispec.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}
-	if pull || err != nil || !platforms.Only(platform).Match(have) {
-		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platform: platforms.Format(platform)})
+	if pull || err != nil {
+		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platforms: []string{platforms.Format(platform)}})
 		if err != nil {
 			return build.Image{}, err
 		}

@@ -10,13 +10,10 @@
 package engine
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -76,37 +73,6 @@ func ParseName(ref string) (reference.Named, error) {
 	return reference.TagNameOnly(named), nil
 }
 
-// parsePlatform parses "os/arch[/variant]"; "" is this machine's.
-func parsePlatform(platform string) (ocispec.Platform, error) {
-	if platform == "" {
-		return platforms.DefaultSpec(), nil
-	}
-	p, err := platforms.Parse(platform)
-	if err != nil {
-		return p, fmt.Errorf("invalid platform %q: %w", platform, err)
-	}
-	return platforms.Normalize(p), nil
-}
-
-// find is the store's image of ref, or docker's error.
-func find(ctx context.Context, env *Env, ref string) (Image, error) {
-	img, err := env.Store.Image(ctx, ref)
-	if err != nil {
-		return Image{}, imageError(ref, err)
-	}
-	return img, nil
-}
-
-// use is find for a verb that reads the image's layers: they stay until it is
-// done, whoever removes the image.
-func use(ctx context.Context, env *Env, ref string) (Image, error) {
-	img, err := env.Store.Use(ctx, ref)
-	if err != nil {
-		return Image{}, imageError(ref, err)
-	}
-	return img, nil
-}
-
 // imageError gives an error of the store that concerns ref docker's text.
 func imageError(ref string, err error) error {
 	switch {
@@ -145,8 +111,8 @@ func IsLayer(desc ocispec.Descriptor) bool {
 }
 
 // addOptions is how an image from elsewhere gets its name here.
-func addOptions(named reference.Named, root, manifest ocispec.Descriptor) store.AddImageOptions {
-	add := store.AddImageOptions{Root: root, Manifest: manifest, RepoDigest: named.Name() + "@" + root.Digest.String()}
+func addOptions(named reference.Named, root ocispec.Descriptor) store.AddImageOptions {
+	add := store.AddImageOptions{Root: root, RepoDigest: named.Name() + "@" + root.Digest.String()}
 	if _, digested := named.(reference.Digested); !digested {
 		add.Names = []string{named.String()}
 	}

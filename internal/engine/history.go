@@ -9,17 +9,14 @@ import (
 // HistoryOptions say whose history to tell.
 type HistoryOptions struct {
 	Ref      string
-	Platform string // the image must fit it; "" is any
+	Platform string // which image of an index; "" is the one that stands for it
 }
 
 // History tells how an image was made, the last step first. Only the last has
 // an ID, the image's.
 func History(ctx context.Context, env *Env, opts HistoryOptions) ([]imagetypes.HistoryResponseItem, error) {
-	img, err := find(ctx, env, opts.Ref)
+	img, err := find(ctx, env, opts.Ref, opts.Platform)
 	if err != nil {
-		return nil, err
-	}
-	if err := fits(img, opts.Ref, opts.Platform); err != nil {
 		return nil, err
 	}
 	config, err := readConfig(ctx, env, img)

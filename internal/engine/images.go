@@ -90,7 +90,7 @@ func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) 
 		want := name == "label"
 		return func(img *Image) bool { return matchLabel(img.Labels, value) == want }, nil
 	case "before", "since":
-		other, err := find(ctx, env, value)
+		other, err := find(ctx, env, value, "")
 		if err != nil {
 			return nil, err
 		}

@@ -86,7 +86,6 @@ func Import(ctx context.Context, env *Env, opts ImportOptions) (result ImportRes
 	if add.Root, err = putJSON(ctx, env, ocispec.MediaTypeImageManifest, manifest); err != nil {
 		return ImportResult{}, err
 	}
-	add.Manifest = add.Root
 	img, err := env.Store.AddImage(ctx, add)
 	return ImportResult{ID: img.ID}, err
 }
@@ -101,7 +100,7 @@ func putJSON(ctx context.Context, env *Env, mediaType string, v any) (ocispec.De
 
 // importConfig is the new image's config, without its layer.
 func importConfig(ctx context.Context, opts ImportOptions) (imagespec.DockerOCIImage, error) {
-	platform, err := parsePlatform(opts.Platform)
+	platform, err := ParsePlatform(opts.Platform)
 	if err != nil {
 		return imagespec.DockerOCIImage{}, err
 	}

@@ -2,13 +2,10 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	imagetypes "github.com/moby/moby/api/types/image"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
 
@@ -18,17 +15,14 @@ import (
 // InspectOptions say what to inspect.
 type InspectOptions struct {
 	Ref      string
-	Platform string // the image must fit it; "" is any
+	Platform string // which image of an index; "" is the one that stands for it
 }
 
 // Inspect describes one image as docker does. It fails with errdefs.ErrNotFound
 // when there is none, or none for the platform.
 func Inspect(ctx context.Context, env *Env, opts InspectOptions) (imagetypes.InspectResponse, error) {
-	img, err := find(ctx, env, opts.Ref)
+	img, err := find(ctx, env, opts.Ref, opts.Platform)
 	if err != nil {
-		return imagetypes.InspectResponse{}, err
-	}
-	if err := fits(img, opts.Ref, opts.Platform); err != nil {
 		return imagetypes.InspectResponse{}, err
 	}
 	config, err := readConfig(ctx, env, img)
@@ -75,21 +69,4 @@ func readConfig(ctx context.Context, env *Env, img Image) (imagespec.DockerOCIIm
 	}
 	config, _, err := image.ReadConfig(ctx, env.Store, manifest.Config)
 	return config, err
-}
-
-// fits fails with docker's error unless the image is for the platform.
-func fits(img Image, ref, platform string) error {
-	if platform == "" {
-		return nil
-	}
-	want, err := parsePlatform(platform)
-	if err != nil {
-		return err
-	}
-	have := ocispec.Platform{OS: img.OS, Architecture: img.Architecture, Variant: img.Variant}
-	if platforms.Only(want).Match(have) {
-		return nil
-	}
-	return messageError{fmt.Sprintf("image with reference %s was found but does not match the specified platform: wanted %s, actual: %s",
-		ref, platforms.Format(want), platforms.Format(have)), errdefs.ErrNotFound}
 }

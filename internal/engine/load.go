@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -18,8 +19,8 @@ import (
 
 // LoadOptions say what to load.
 type LoadOptions struct {
-	Input    io.Reader // an archive of any form, compressed or not
-	Platform string    // the one to take of an index; "" is this machine's
+	Input     io.Reader // an archive of any form, compressed or not
+	Platforms []string  // only images for these; none is all that the archive holds
 	// Progress, when not nil, is told every step, from one goroutine at a time.
 	Progress func(Event)
 }
@@ -37,9 +38,10 @@ type LoadedImage struct {
 }
 
 // Load takes the images of an archive in, one after the other, each with its
-// names: whole or not at all.
+// names: whole or not at all. Of an index it takes what the archive holds. It
+// fails with errdefs.ErrNotFound where no image is for the platforms.
 func Load(ctx context.Context, env *Env, opts LoadOptions) (result LoadResult, err error) {
-	platform, err := parsePlatform(opts.Platform)
+	wanted, err := parsePlatforms(opts.Platforms)
 	if err != nil {
 		return LoadResult{}, err
 	}
@@ -54,34 +56,87 @@ func Load(ctx context.Context, env *Env, opts LoadOptions) (result LoadResult, e
 	}
 	defer closing(&err, archive.Close)
 	for _, entry := range archive.Images() {
-		if err := loadImage(ctx, env, archive, entry, platform, opts, &result); err != nil {
+		manifests, err := loaded(ctx, archive, entry.Desc, wanted)
+		if err != nil {
 			return result, err
 		}
+		if len(manifests) == 0 && len(wanted) > 0 {
+			continue
+		}
+		err = image.CopyGraph(ctx, archive, env.Store, entry.Desc, image.CopyOptions{
+			Select: present(archive, wanted), Progress: opts.Progress,
+		})
+		if err != nil {
+			return result, err
+		}
+		if err := nameLoaded(ctx, env, entry, manifests, &result); err != nil {
+			return result, err
+		}
+	}
+	if len(result.Images) == 0 && len(wanted) > 0 {
+		return result, messageError{fmt.Sprintf("requested platform (%s) not found", platforms.FormatAll(wanted[0])), errdefs.ErrNotFound}
 	}
 	return result, nil
 }
 
-func loadImage(ctx context.Context, env *Env, archive *layout.Archive, entry layout.ArchiveImage, platform ocispec.Platform, opts LoadOptions, result *LoadResult) error {
-	manifest, err := image.FindManifest(ctx, archive, entry.Desc, platform)
-	if errdefs.IsNotFound(err) && opts.Platform != "" {
-		return messageError{fmt.Sprintf("requested platform (%s) not found", platforms.Format(platform)), errdefs.ErrNotFound}
+// present selects of an index what the archive holds: all of it, or what fits
+// the platforms.
+func present(archive *layout.Archive, wanted []ocispec.Platform) func(ocispec.Index) ([]ocispec.Descriptor, error) {
+	return func(index ocispec.Index) ([]ocispec.Descriptor, error) {
+		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool { return !archive.Has(d) })
+		if len(wanted) == 0 {
+			return index.Manifests, nil
+		}
+		var list []ocispec.Descriptor
+		for _, p := range wanted {
+			chosen, err := image.Select(p)(index)
+			if err != nil && !errdefs.IsNotFound(err) {
+				return nil, err
+			}
+			list = append(list, chosen...)
+		}
+		return list, nil
 	}
-	if err != nil {
-		return err
+}
+
+// loaded lists the manifests of an archive's image that fit a platform.
+func loaded(ctx context.Context, archive *layout.Archive, root ocispec.Descriptor, wanted []ocispec.Platform) ([]ocispec.Descriptor, error) {
+	var list []ocispec.Descriptor
+	for _, p := range wanted {
+		desc, err := image.FindManifest(ctx, archive, root, p)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		manifest, _, err := image.ReadManifest(ctx, archive, desc)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		config, _, err := image.ReadConfig(ctx, archive, manifest.Config)
+		if err != nil {
+			return nil, err
+		}
+		if image.IsIndex(root.MediaType) || matches(p, config.Platform) {
+			list = append(list, desc)
+		}
 	}
-	err = image.CopyGraph(ctx, archive, env.Store, entry.Desc, image.CopyOptions{
-		Select: image.Select(platform), Progress: opts.Progress,
-	})
-	if err != nil {
-		return err
-	}
+	return list, nil
+}
+
+// nameLoaded makes an image of an archive, whose blobs are here, reachable.
+func nameLoaded(ctx context.Context, env *Env, entry layout.ArchiveImage, manifests []ocispec.Descriptor, result *LoadResult) error {
 	before := map[string]digest.Digest{}
 	for _, name := range entry.Names {
 		if old, err := env.Store.Image(ctx, name); err == nil {
 			before[name] = old.ID
 		}
 	}
-	img, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: entry.Desc, Manifest: manifest, Names: entry.Names})
+	img, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: entry.Desc, Manifests: manifests, Names: entry.Names})
 	if err != nil {
 		return err
 	}

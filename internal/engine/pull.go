@@ -18,8 +18,9 @@ import (
 
 // PullOptions say what to pull.
 type PullOptions struct {
-	Ref      string // a name
-	Platform string // "" is this machine's
+	Ref          string   // a name
+	Platforms    []string // of an index; none is this machine's
+	AllPlatforms bool     // all that an index names, attestations too
 
 	// Found, when not nil, is told once that the registry has it.
 	Found func(PullResult)
@@ -31,18 +32,19 @@ type PullOptions struct {
 type PullResult struct {
 	Name    reference.Named // with a tag or a digest
 	Root    digest.Digest   // what the registry's name points to
-	Image   Image           // unset when Found is told
-	Updated bool            // the name was not there, or named something else
+	Image   Image           // for the first platform; unset when Found is told
+	Updated bool            // the name was not there, or had not all of these images
 }
 
-// Pull makes the image that a registry holds under a name available, and gives
-// it that name: all of it or nothing. What an earlier try brought is used.
+// Pull makes what a registry holds under a name available for some platforms,
+// and gives it that name: all of it or nothing. The platforms that the same
+// index has here already stay. What an earlier try brought is used.
 func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 	named, err := ParseName(opts.Ref)
 	if err != nil {
 		return PullResult{}, err
 	}
-	platform, err := parsePlatform(opts.Platform)
+	wanted, err := parsePlatforms(opts.Platforms)
 	if err != nil {
 		return PullResult{}, err
 	}
@@ -55,58 +57,115 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 		return PullResult{}, pullError(named, err)
 	}
 	result := PullResult{Name: named, Root: root.Digest}
-	old, err := env.Store.Image(ctx, named.String())
-	if err != nil && !errdefs.IsNotFound(err) {
-		return PullResult{}, err
-	}
-	manifest, err := choose(ctx, repo, root, named, opts.Platform != "", platform)
+	before, err := imagesOf(ctx, env, named.String())
 	if err != nil {
 		return PullResult{}, err
+	}
+	add := addOptions(named, root)
+	layers := layerRecorder{next: opts.Progress}
+	how := image.CopyOptions{Concurrency: pullConcurrency, Progress: layers.record}
+	if !opts.AllPlatforms {
+		if add.Manifests, err = choose(ctx, repo, root, named, wanted); err != nil {
+			return PullResult{}, err
+		}
+		how.Select = selectAny(wanted)
 	}
 	if opts.Found != nil {
 		opts.Found(result)
 	}
-	layers := layerRecorder{next: opts.Progress}
-	err = image.CopyGraph(ctx, repo, env.Store, root, image.CopyOptions{
-		Select: image.Select(platform), Concurrency: pullConcurrency, Progress: layers.record,
-	})
-	if err != nil {
+	if err := image.CopyGraph(ctx, repo, env.Store, root, how); err != nil {
 		return PullResult{}, pullError(named, err)
 	}
-	add := addOptions(named, root, manifest)
 	if result.Image, err = env.Store.AddImage(ctx, add); err != nil {
 		return PullResult{}, err
 	}
-	result.Updated = result.Image.ID != old.ID
+	list, err := env.Store.Variants(ctx, root)
+	if err != nil {
+		return PullResult{}, err
+	}
+	for i, img := range list {
+		asked := slices.IndexFunc(add.Manifests, func(d ocispec.Descriptor) bool { return d.Digest == img.Manifest.Digest })
+		if asked == 0 {
+			result.Image = list[i]
+		}
+		if (asked >= 0 || opts.AllPlatforms) && !slices.ContainsFunc(before, func(old Image) bool { return old.ID == img.ID }) {
+			result.Updated = true
+		}
+	}
 	return result, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
 }
 
 // pullConcurrency is how many blobs are pulled at once.
 const pullConcurrency = 6
 
-// choose finds the manifest for the platform, and fails where the registry only
-// has one for another that was asked for.
-func choose(ctx context.Context, src image.Source, root ocispec.Descriptor, named reference.Named, asked bool, platform ocispec.Platform) (ocispec.Descriptor, error) {
-	desc, err := image.FindManifest(ctx, src, root, platform)
-	if err != nil {
-		return desc, pullError(named, err)
+// imagesOf lists the images that a name has here, for all platforms.
+func imagesOf(ctx context.Context, env *Env, name string) ([]Image, error) {
+	root, err := env.Store.Resolve(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
 	}
-	if image.IsIndex(root.MediaType) || !asked {
-		return desc, nil
-	}
-	manifest, _, err := image.ReadManifest(ctx, src, desc)
 	if err != nil {
-		return desc, pullError(named, err)
+		return nil, err
+	}
+	if image.IsIndex(root.MediaType) {
+		return env.Store.Variants(ctx, root)
+	}
+	img, err := env.Store.Image(ctx, name)
+	return []Image{img}, err
+}
+
+// selectAny selects of an index what fits any of the platforms best; of none,
+// this machine's.
+func selectAny(wanted []ocispec.Platform) func(ocispec.Index) ([]ocispec.Descriptor, error) {
+	return func(index ocispec.Index) ([]ocispec.Descriptor, error) {
+		var list []ocispec.Descriptor
+		for _, p := range orDefault(wanted) {
+			chosen, err := image.Select(p)(index)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, chosen...)
+		}
+		return list, nil
+	}
+}
+
+func orDefault(wanted []ocispec.Platform) []ocispec.Platform {
+	if len(wanted) == 0 {
+		return []ocispec.Platform{platforms.DefaultSpec()}
+	}
+	return wanted
+}
+
+// choose finds the manifests for the platforms, and fails where the registry
+// only has one for another than was asked for.
+func choose(ctx context.Context, src image.Source, root ocispec.Descriptor, named reference.Named, wanted []ocispec.Platform) ([]ocispec.Descriptor, error) {
+	var list []ocispec.Descriptor
+	for _, platform := range orDefault(wanted) {
+		desc, err := image.FindManifest(ctx, src, root, platform)
+		if err != nil {
+			return nil, pullError(named, err)
+		}
+		list = append(list, desc)
+	}
+	if image.IsIndex(root.MediaType) || len(wanted) == 0 {
+		return list, nil
+	}
+	manifest, _, err := image.ReadManifest(ctx, src, root)
+	if err != nil {
+		return nil, pullError(named, err)
 	}
 	config, _, err := image.ReadConfig(ctx, src, manifest.Config)
 	if err != nil {
-		return desc, pullError(named, err)
+		return nil, pullError(named, err)
 	}
-	if !platforms.Only(platform).Match(config.Platform) {
-		return desc, messageError{fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
-			reference.FamiliarString(named), platforms.Format(config.Platform), platforms.Format(platform)), errdefs.ErrNotFound}
+	for _, platform := range wanted {
+		if !matches(platform, config.Platform) {
+			return nil, messageError{fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
+				reference.FamiliarString(named), platforms.FormatAll(config.Platform), platforms.FormatAll(platform)), errdefs.ErrNotFound}
+		}
 	}
-	return desc, nil
+	return list, nil
 }
 
 // layerRecorder notes the layers of a copy, which are at both ends then.

@@ -3,12 +3,13 @@ package engine
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
@@ -26,6 +27,9 @@ type PushOptions struct {
 type PushResult struct {
 	Name reference.Named
 	Root ocispec.Descriptor // the manifest or index that the tag names now
+	// Index is set when Root is an image that was pushed in its place, because
+	// not all that the index names is here.
+	Index digest.Digest
 }
 
 // Push copies the image of a name to the registry that the name says. Layers
@@ -46,10 +50,7 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err != nil {
 		return PushResult{}, err
 	}
-	if err := fits(img, opts.Ref, opts.Platform); err != nil {
-		return PushResult{}, err
-	}
-	root, err := pushRoot(ctx, env, named, img, opts.Platform != "")
+	root, index, err := pushRoot(ctx, env, img, named, opts.Platform)
 	if err != nil {
 		return PushResult{}, err
 	}
@@ -75,35 +76,59 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err := env.Store.RecordRepoDigest(ctx, img.ID, named.Name(), root); err != nil {
 		return PushResult{}, err
 	}
-	return PushResult{Name: named, Root: root}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
+	return PushResult{Name: named, Root: root, Index: index}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
 }
 
 // pushConcurrency is how many blobs are pushed at once, as docker does.
 const pushConcurrency = 5
 
-// pushRoot is what the name points to when all of it is here, else the image's
-// own manifest with compressed layers.
-func pushRoot(ctx context.Context, env *Env, named reference.Named, img Image, single bool) (ocispec.Descriptor, error) {
-	root, err := env.Store.Resolve(ctx, named.String())
+// pushRoot is what of a name is pushed: its index when all of that is here, else
+// an image with compressed layers: the one for the platform, the only one that
+// is here, or this machine's. Instead of which index it is, is returned too.
+func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, platform string) (root ocispec.Descriptor, index digest.Digest, err error) {
+	top, err := env.Store.Resolve(ctx, named.String())
 	if err != nil {
-		return root, err
+		return top, "", err
 	}
-	if !single && image.IsIndex(root.MediaType) && complete(ctx, env, root) {
-		return root, nil
+	if platform != "" {
+		if img, err = forPlatform(ctx, env, img, named.String(), platform); err != nil {
+			return top, "", err
+		}
+	} else if image.IsIndex(top.MediaType) {
+		whole, err := complete(ctx, env, top)
+		if err != nil || whole {
+			return top, "", err
+		}
+		list, err := env.Store.Variants(ctx, top)
+		if err != nil {
+			return top, "", err
+		}
+		if len(list) > 1 && !matches(platforms.DefaultSpec(), img.Platform()) {
+			return top, "", messageError{"multiple matching manifests found but no specific platform requested", errdefs.ErrConflict}
+		}
+		index = top.Digest
 	}
-	return env.Store.PushManifest(ctx, img)
+	root, err = env.Store.PushManifest(ctx, img)
+	return root, index, err
 }
 
-// complete reports whether the store holds all that root refers to.
-func complete(ctx context.Context, env *Env, root ocispec.Descriptor) bool {
-	err := image.Walk(ctx, env.Store, root, func(desc ocispec.Descriptor, _ []byte) error {
-		ok, err := env.Store.Exists(ctx, desc)
-		if err == nil && !ok {
-			err = fs.ErrNotExist
+// complete reports whether the store holds all that root refers to, as it names
+// it.
+func complete(ctx context.Context, env *Env, root ocispec.Descriptor) (bool, error) {
+	err := image.Walk(ctx, env.Store, root, func(desc ocispec.Descriptor, b []byte) error {
+		if b != nil {
+			return nil
 		}
-		return err
+		rc, err := env.Store.Fetch(ctx, desc, 0)
+		if err != nil {
+			return err
+		}
+		return rc.Close()
 	})
-	return err == nil
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // mountSources lists repositories of named's registry that hold desc.

@@ -2,9 +2,12 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/store"
@@ -15,6 +18,8 @@ type RemoveOptions struct {
 	Ref     string
 	Force   bool // by ID: all names too
 	NoPrune bool // has no effect: an image here has no untagged parents
+
+	Platforms []string // only these images of an index, under all names; needs Force
 }
 
 // RemoveResult says what was removed.
@@ -27,7 +32,18 @@ type RemoveResult struct {
 // Remove removes a name, and with its last name the image. It fails with
 // errdefs.ErrConflict where Force would be needed, and removes nothing then.
 func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, error) {
-	res, err := env.Store.Remove(ctx, store.RemoveOptions{Ref: opts.Ref, Force: opts.Force})
+	wanted, err := parsePlatforms(opts.Platforms)
+	if err != nil {
+		return RemoveResult{}, err
+	}
+	if len(wanted) > 0 && !opts.Force {
+		return RemoveResult{}, messageError{"Content will be removed from all images referencing this variant. Use —-force to force delete.", errdefs.ErrInvalidArgument}
+	}
+	res, err := env.Store.Remove(ctx, store.RemoveOptions{Ref: opts.Ref, Force: opts.Force, Platforms: wanted})
+	if missing, ok := errors.AsType[*store.PlatformError](err); ok {
+		return RemoveResult{}, messageError{fmt.Sprintf("failed to delete platform %s for image %s: %v",
+			platforms.Format(missing.Platform), missing.ID, lacksPlatform(opts.Ref, missing.Platform)), errdefs.ErrNotFound}
+	}
 	if errdefs.IsConflict(err) {
 		text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrConflict.Error())
 		if at := strings.Index(text, "unable to delete"); at > 0 {

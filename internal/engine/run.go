@@ -24,7 +24,7 @@ import (
 // RunOptions say what to run and how. What is unset is the image's.
 type RunOptions struct {
 	Ref        string
-	Platform   string   // the image must fit it; "" is any
+	Platform   string   // which image of an index; "" is the one that stands for it
 	Entrypoint *string  // instead of the image's entry point and command; "" for none
 	Args       []string // instead of the image's command
 	Env        []string // KEY=value, added to the image's
@@ -35,6 +35,10 @@ type RunOptions struct {
 	Name       string // checked; containers are not listed yet
 	ReadOnly   bool
 	Volumes    []string // SOURCE:TARGET[:OPTIONS], SOURCE an absolute path
+
+	// Warn, when not nil, is told what a user should know before the process
+	// starts.
+	Warn func(text string)
 
 	Terminal bool
 	Stdin    io.Reader // nil is empty
@@ -54,11 +58,11 @@ type RunResult struct {
 // not exist, with errdefs.ErrPermissionDenied where it cannot be executed.
 // Cancelling ctx kills it.
 func Run(ctx context.Context, env *Env, opts RunOptions) (result RunResult, err error) {
-	img, err := use(ctx, env, opts.Ref)
+	img, err := use(ctx, env, opts.Ref, opts.Platform)
 	if err != nil {
 		return RunResult{}, err
 	}
-	if err := fits(img, opts.Ref, opts.Platform); err != nil {
+	if err := runnable(img, opts); err != nil {
 		return RunResult{}, err
 	}
 	config, err := readConfig(ctx, env, img)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
 	"strake/internal/layout"
@@ -16,15 +18,17 @@ import (
 
 // SaveOptions say what to save.
 type SaveOptions struct {
-	Refs     []string // a name without tag is all tags of its repository
-	Platform string   // the images must fit it; "" is any
-	Format   string   // oci-archive (also "") or docker-archive
-	Output   io.Writer
+	Refs      []string // a name without tag is all tags of its repository
+	Platforms []string // only images for these; none is all that are here
+	Format    string   // oci-archive (also "") or docker-archive
+	Output    io.Writer
 }
 
 // Save writes images to one tar that docker, podman and Load read: the same
-// bytes for the same images and names. All refs are looked up before the first
-// byte is written.
+// bytes for the same images and names. An index keeps its bytes, and with it go
+// the images of it that are here; asked for one platform, or in a docker
+// archive, it gives way to the one image. All refs are looked up before the
+// first byte is written.
 func Save(ctx context.Context, env *Env, opts SaveOptions) error {
 	write := layout.WriteOptions{}
 	switch opts.Format {
@@ -34,61 +38,86 @@ func Save(ctx context.Context, env *Env, opts SaveOptions) error {
 	default:
 		return messageError{fmt.Sprintf("unknown archive format %q: neither oci-archive nor docker-archive", opts.Format), errdefs.ErrInvalidArgument}
 	}
-	platform, err := parsePlatform(opts.Platform)
-	if err != nil {
-		return err
+	if write.Format == layout.FormatDocker && len(opts.Platforms) > 1 {
+		return messageError{"a docker-archive holds one platform of an image", errdefs.ErrInvalidArgument}
 	}
-	if opts.Platform != "" || write.Format == layout.FormatDocker {
-		write.Select = image.Select(platform)
+	list := savedList{at: map[digest.Digest]int{}, kept: map[digest.Digest]bool{}}
+	for _, ref := range opts.Refs {
+		if err := list.add(ctx, env, ref, opts); err != nil {
+			return err
+		}
 	}
-	images, err := savedImages(ctx, env, opts)
-	if err != nil {
-		return err
-	}
+	write.Keep = func(desc ocispec.Descriptor) bool { return list.kept[desc.Digest] }
+	images := list.images
 	return layout.WriteArchive(ctx, opts.Output, env.Store, images, write)
 }
 
-// savedImages looks the refs up; refs to one image are one entry with all
-// their names.
-func savedImages(ctx context.Context, env *Env, opts SaveOptions) ([]layout.ArchiveImage, error) {
-	var list []layout.ArchiveImage
-	at := map[digest.Digest]int{}
-	for _, ref := range opts.Refs {
-		names, err := savedNames(ctx, env, ref)
-		if err != nil {
-			return nil, err
+// savedList is what an archive is to hold: refs to one image are one entry with
+// all their names.
+type savedList struct {
+	images []layout.ArchiveImage
+	at     map[digest.Digest]int  // places in images
+	kept   map[digest.Digest]bool // the manifests of indexes that are saved
+}
+
+// add looks a ref up.
+func (l *savedList) add(ctx context.Context, env *Env, ref string, opts SaveOptions) error {
+	names, err := savedNames(ctx, env, ref)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		img, err := env.Store.Use(ctx, name)
+		if errdefs.IsNotFound(err) {
+			return messageError{"No such image: " + ref, errdefs.ErrNotFound}
 		}
-		for _, name := range names {
-			img, err := env.Store.Use(ctx, name)
-			if errdefs.IsNotFound(err) {
-				return nil, messageError{"No such image: " + ref, errdefs.ErrNotFound}
-			}
-			if err != nil {
-				return nil, imageError(ref, err)
-			}
-			if err := fits(img, ref, opts.Platform); err != nil {
-				return nil, err
-			}
-			desc := img.Manifest
-			root, err := env.Store.Resolve(ctx, name)
-			if err != nil {
-				return nil, err
-			}
-			if image.IsIndex(root.MediaType) && complete(ctx, env, root) {
-				desc = root
-			}
-			i, ok := at[desc.Digest]
-			if !ok {
-				i = len(list)
-				at[desc.Digest] = i
-				list = append(list, layout.ArchiveImage{Desc: desc})
-			}
-			if full := canonical(name); slices.Contains(img.Names, full) && !slices.Contains(list[i].Names, full) {
-				list[i].Names = append(list[i].Names, full)
-			}
+		if err != nil {
+			return imageError(ref, err)
+		}
+		desc, err := l.root(ctx, env, img, name, opts)
+		if err != nil {
+			return err
+		}
+		i, ok := l.at[desc.Digest]
+		if !ok {
+			i = len(l.images)
+			l.at[desc.Digest] = i
+			l.images = append(l.images, layout.ArchiveImage{Desc: desc})
+		}
+		if full := canonical(name); slices.Contains(img.Names, full) && !slices.Contains(l.images[i].Names, full) {
+			l.images[i].Names = append(l.images[i].Names, full)
 		}
 	}
-	return list, nil
+	return nil
+}
+
+// root is what of a name is saved: its index, or one image.
+func (l *savedList) root(ctx context.Context, env *Env, img Image, name string, opts SaveOptions) (ocispec.Descriptor, error) {
+	root, err := env.Store.Resolve(ctx, name)
+	if err != nil {
+		return root, imageError(name, err)
+	}
+	if !image.IsIndex(root.MediaType) || opts.Format == "docker-archive" || len(opts.Platforms) == 1 {
+		for _, platform := range opts.Platforms {
+			if img, err = forPlatform(ctx, env, img, name, platform); err != nil {
+				return root, err
+			}
+		}
+		return img.Manifest, nil
+	}
+	if len(opts.Platforms) == 0 {
+		held, err := env.Store.Held(ctx, root.Digest)
+		maps.Copy(l.kept, held)
+		return root, err
+	}
+	for _, platform := range opts.Platforms {
+		chosen, err := forPlatform(ctx, env, img, name, platform)
+		if err != nil {
+			return root, err
+		}
+		l.kept[chosen.Manifest.Digest] = true
+	}
+	return root, nil
 }
 
 // savedNames is what a ref stands for: names, or ref itself when it is none.

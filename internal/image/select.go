@@ -13,6 +13,10 @@ import (
 // not an image but tells something of one.
 const referenceType = "vnd.docker.reference.type"
 
+// IsAttestation reports whether the manifest desc of an index tells something of
+// an image instead of being one.
+func IsAttestation(desc ocispec.Descriptor) bool { return desc.Annotations[referenceType] != "" }
+
 // Select returns a chooser for CopyOptions: of an index the one child that fits
 // platform best. A child that names no platform is taken when none that names
 // one fits. Nothing fitting fails with errdefs.ErrNotFound.
@@ -23,7 +27,7 @@ func Select(platform ocispec.Platform) func(ocispec.Index) ([]ocispec.Descriptor
 		for i := range index.Manifests {
 			d := &index.Manifests[i]
 			switch {
-			case d.Annotations[referenceType] != "" || !IsManifest(d.MediaType) && !IsIndex(d.MediaType):
+			case IsAttestation(*d) || !IsManifest(d.MediaType) && !IsIndex(d.MediaType):
 			case d.Platform == nil || d.Platform.OS == "" && d.Platform.Architecture == "":
 				if unnamed == nil {
 					unnamed = d

@@ -28,10 +28,10 @@ import (
 
 var amd64 = ocispec.Platform{OS: "linux", Architecture: "amd64"}
 
-func writeArchive(t *testing.T, g *conformance.Graph, opts layout.WriteOptions, names ...string) []byte {
+func writeArchive(t *testing.T, g *conformance.Graph, root ocispec.Descriptor, opts layout.WriteOptions, names ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	err := layout.WriteArchive(t.Context(), &b, g, []layout.ArchiveImage{{Desc: g.Root, Names: names}}, opts)
+	err := layout.WriteArchive(t.Context(), &b, g, []layout.ArchiveImage{{Desc: root, Names: names}}, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,13 +82,22 @@ func TestArchive(t *testing.T) {
 	g := conformance.NewGraph(10_000, "amd64", "arm64")
 	want := imageID(t, g, g.Root)
 	names := []string{"docker.io/library/app:v1", "registry.example:5000/team/app:v1"}
-	for name, opts := range map[string]layout.WriteOptions{
-		"oci index": {}, "oci": {Select: image.Select(amd64)},
-		"docker": {Format: layout.FormatDocker, Select: image.Select(amd64)},
+	one, err := image.FindManifest(t.Context(), g, g.Root, amd64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	partly := func(d ocispec.Descriptor) bool { return d.Digest == one.Digest }
+	for name, c := range map[string]struct {
+		root ocispec.Descriptor
+		opts layout.WriteOptions
+	}{
+		"oci index": {g.Root, layout.WriteOptions{}}, "oci": {one, layout.WriteOptions{}},
+		"part of an index": {g.Root, layout.WriteOptions{Keep: partly}},
+		"docker":           {one, layout.WriteOptions{Format: layout.FormatDocker}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := writeArchive(t, g, opts, names...)
-			if !bytes.Equal(b, writeArchive(t, g, opts, names...)) {
+			b := writeArchive(t, g, c.root, c.opts, names...)
+			if !bytes.Equal(b, writeArchive(t, g, c.root, c.opts, names...)) {
 				t.Error("other bytes the second time")
 			}
 			var zipped bytes.Buffer
@@ -140,7 +149,11 @@ func TestForeignWriters(t *testing.T) {
 		layout.FormatOCI: "oci-archive:", layout.FormatDocker: "docker-archive:",
 	} {
 		ours := filepath.Join(dir, fmt.Sprintf("ours%d.tar", format))
-		b := writeArchive(t, g, layout.WriteOptions{Format: format, Select: image.Select(amd64)}, "docker.io/library/app:v1")
+		one, err := image.FindManifest(t.Context(), g, g.Root, amd64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := writeArchive(t, g, one, layout.WriteOptions{Format: format}, "docker.io/library/app:v1")
 		if err := os.WriteFile(ours, b, 0o600); err != nil {
 			t.Fatal(err)
 		}

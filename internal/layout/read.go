@@ -379,6 +379,12 @@ func (a *Archive) Resolve(_ context.Context, ref string) (ocispec.Descriptor, er
 	return ocispec.Descriptor{}, fmt.Errorf("no image %q in the archive: %w", ref, errdefs.ErrNotFound)
 }
 
+// Has reports whether the archive holds the bytes of desc.
+func (a *Archive) Has(desc ocispec.Descriptor) bool {
+	_, err := a.tar.open(blobName(desc.Digest))
+	return err == nil
+}
+
 // Fetch implements image.Source.
 func (a *Archive) Fetch(_ context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	if err := image.CheckDescriptor(desc); err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -32,9 +33,9 @@ const (
 // WriteOptions say how to write an archive.
 type WriteOptions struct {
 	Format Format
-	// Select names the manifests of an index that stand in for it; nil keeps
-	// the index, with all it names. A docker archive needs one of each index.
-	Select func(ocispec.Index) ([]ocispec.Descriptor, error)
+	// Keep tells which manifests of an index are written with it; nil is all.
+	// The index names the others still.
+	Keep func(ocispec.Descriptor) bool
 }
 
 // WriteArchive writes images of src to w as one tar: the same bytes whenever
@@ -67,37 +68,69 @@ type plannedImage struct {
 	config digest.Digest
 	layers []ocispec.Descriptor
 	names  []string
+
+	platform ocispec.Platform
 }
 
-// add adds an image, or those of an index that are chosen.
+// maxIndexDepth bounds indexes in indexes.
+const maxIndexDepth = 8
+
+// add adds an image. The names of an index are, in manifest.json, those of the
+// image that fits this machine best.
 func (p *plan) add(ctx context.Context, im ArchiveImage) error {
-	if !image.IsIndex(im.Desc.MediaType) || p.opts.Select == nil {
-		return p.addRoot(ctx, im)
+	p.roots = append(p.roots, im)
+	if !image.IsIndex(im.Desc.MediaType) {
+		return p.addManifest(ctx, im)
 	}
-	x, _, err := image.ReadIndex(ctx, p.src, im.Desc)
+	first := len(p.images)
+	if err := p.addIndex(ctx, im.Desc, 0); err != nil {
+		return err
+	}
+	main := -1
+	match := platforms.Default()
+	for i := first; i < len(p.images); i++ {
+		if main < 0 || match.Less(p.images[i].platform, p.images[main].platform) {
+			main = i
+		}
+	}
+	if main >= 0 {
+		p.images[main].names = im.Names
+	}
+	return nil
+}
+
+// addIndex adds an index and what is kept of it.
+func (p *plan) addIndex(ctx context.Context, desc ocispec.Descriptor, depth int) error {
+	if depth > maxIndexDepth {
+		return fmt.Errorf("index %s: nested deeper than %d: %w", desc.Digest, maxIndexDepth, errdefs.ErrInvalidArgument)
+	}
+	index, _, err := image.ReadIndex(ctx, p.src, desc)
 	if err != nil {
 		return err
 	}
-	chosen, err := p.opts.Select(x)
-	if err != nil {
-		return err
-	}
-	for _, d := range chosen {
-		if err := p.add(ctx, ArchiveImage{Desc: d, Names: im.Names}); err != nil {
+	p.blobs[desc.Digest] = desc
+	for _, d := range index.Manifests {
+		if p.opts.Keep != nil && !p.opts.Keep(d) {
+			continue
+		}
+		if image.IsIndex(d.MediaType) {
+			err = p.addIndex(ctx, d, depth+1)
+		} else {
+			err = p.addManifest(ctx, ArchiveImage{Desc: d})
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *plan) addRoot(ctx context.Context, im ArchiveImage) error {
-	p.roots = append(p.roots, im)
-	names := im.Names
+func (p *plan) addManifest(ctx context.Context, im ArchiveImage) error {
 	return image.Walk(ctx, p.src, im.Desc, func(d ocispec.Descriptor, b []byte) error {
 		if p.opts.Format == FormatOCI || b == nil {
 			p.blobs[d.Digest] = d
 		}
-		if !image.IsManifest(d.MediaType) {
+		if !image.IsManifest(d.MediaType) || image.IsAttestation(d) {
 			return nil
 		}
 		m, err := image.ParseManifest(d.MediaType, b)
@@ -107,8 +140,11 @@ func (p *plan) addRoot(ctx context.Context, im ArchiveImage) error {
 		if !isImageConfig(m.Config.MediaType) {
 			return nil // an artifact is nothing that docker loads
 		}
-		p.images = append(p.images, plannedImage{m.Config.Digest, m.Layers, names})
-		names = nil // of an index, the first image has the names
+		c, _, err := image.ReadConfig(ctx, p.src, m.Config)
+		if err != nil {
+			return err
+		}
+		p.images = append(p.images, plannedImage{m.Config.Digest, m.Layers, im.Names, c.Platform})
 		return nil
 	})
 }

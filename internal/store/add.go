@@ -9,50 +9,35 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"strake/internal/image"
 )
 
 // AddImageOptions say what becomes reachable.
 type AddImageOptions struct {
-	Root       ocispec.Descriptor // manifest or index that the names point to
-	Manifest   ocispec.Descriptor // the image's manifest; zero: Root, or the one of Root for this machine
-	Names      []string           // canonical, with a tag
-	RepoDigest string             // repository@digest that holds Root; "" for none
+	Root       ocispec.Descriptor   // manifest or index that the names point to
+	Manifests  []ocispec.Descriptor // those of an index that are to be kept; none: all that are here
+	Names      []string             // canonical, with a tag
+	RepoDigest string               // repository@digest that holds Root; "" for none
 }
 
-// AddImage makes an image, whose blobs have been pushed, reachable, in one
-// transaction. Adding what is there adds its names.
+// AddImage makes images, whose blobs have been pushed, reachable, in one
+// transaction, and returns the one that stands for Root. Adding what is there
+// adds its names, and to an index its manifests: those that it kept stay.
 func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, error) {
-	m := opts.Manifest
-	if m.Digest == "" {
-		var err error
-		if m, err = s.manifestOf(ctx, opts.Root); err != nil {
-			return Image{}, err
-		}
-	}
-	manifest, _, err := image.ReadManifest(ctx, s, m)
+	parts, err := s.parts(ctx, opts)
 	if err != nil {
 		return Image{}, err
 	}
-	config, _, err := image.ReadConfig(ctx, s, manifest.Config)
-	if err != nil {
-		return Image{}, err
+	if img, ok, err := s.added(ctx, opts, parts); err != nil || ok {
+		return img, err
 	}
-	id := manifest.Config.Digest
-	if img, err := s.Image(ctx, id.String()); err == nil && opts.done(ctx, s, img, m) {
-		return img, nil
-	}
+	var id digest.Digest
 	err = s.db.Update(ctx, func(tx *sql.Tx) error {
-		for _, d := range []digest.Digest{opts.Root.Digest, m.Digest, id} {
-			if ok, err := exists(ctx, tx, "blobs WHERE digest = $1", d.String()); err != nil || !ok {
-				return errors.Join(err, fmt.Errorf("%s: %w", d, errdefs.ErrNotFound))
-			}
+		if ok, err := exists(ctx, tx, "blobs WHERE digest = $1", opts.Root.Digest.String()); err != nil || !ok {
+			return errors.Join(err, fmt.Errorf("%s: %w", opts.Root.Digest, errdefs.ErrNotFound))
 		}
-		if err := recordImage(ctx, tx, m, id, config); err != nil {
+		if id, err = addParts(ctx, tx, opts.Root, parts); err != nil {
 			return err
 		}
 		for _, name := range opts.Names {
@@ -66,22 +51,37 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		return nil
 	})
 	if err != nil {
-		return Image{}, fmt.Errorf("add image %s: %w", id, err)
+		return Image{}, fmt.Errorf("add image %s: %w", opts.Root.Digest, err)
 	}
 	return s.Image(ctx, id.String())
 }
 
-// done reports whether the image and all its names are as they are to be.
-func (o AddImageOptions) done(ctx context.Context, s *Store, img Image, manifest ocispec.Descriptor) bool {
-	if img.Manifest.Digest != manifest.Digest || o.RepoDigest != "" && !slices.Contains(img.RepoDigests, o.RepoDigest) {
-		return false
+// added reports whether the images and all their names are as they are to be.
+func (s *Store) added(ctx context.Context, opts AddImageOptions, parts []part) (img Image, ok bool, err error) {
+	list, err := s.Variants(ctx, opts.Root)
+	if err != nil || len(list) == 0 {
+		return Image{}, false, err
 	}
-	for _, name := range o.Names {
-		if root, err := s.Resolve(ctx, name); err != nil || root.Digest != o.Root.Digest || !slices.Contains(img.Names, name) {
-			return false
+	img = list[0]
+	held, err := s.Held(ctx, opts.Root.Digest)
+	if err != nil {
+		return img, false, err
+	}
+	for _, p := range parts {
+		if !held[p.desc.Digest] && p.desc.Digest != img.Manifest.Digest {
+			return img, false, nil
 		}
 	}
-	return true
+	if opts.RepoDigest != "" && !slices.Contains(img.RepoDigests, opts.RepoDigest) {
+		return img, false, nil
+	}
+	for _, name := range opts.Names {
+		root, err := s.Resolve(ctx, name)
+		if err != nil || root.Digest != opts.Root.Digest || !slices.Contains(img.Names, name) {
+			return img, false, nil //nolint:nilerr // the name is not there: it is to be made
+		}
+	}
+	return img, true, nil
 }
 
 // Tag implements image.Target: ref is a canonical name with its tag.
@@ -101,37 +101,7 @@ func (s *Store) RecordRepoDigest(ctx context.Context, id digest.Digest, reposito
 func recordRepoDigest(ctx context.Context, tx *sql.Tx, repository, dgst string, root ocispec.Descriptor, id digest.Digest) error {
 	// An image that was removed meanwhile gets none: nothing would lead to it.
 	_, err := tx.ExecContext(ctx, `INSERT INTO repo_digests (repository, digest, root_type, root_size, image_id)
-		SELECT $1, $2, $3, $4, id FROM images WHERE id = $5 ON CONFLICT DO NOTHING`, repository, dgst, root.MediaType, root.Size, id.String())
+		SELECT $1, $2, $3, $4, id FROM images WHERE id = $5
+		ON CONFLICT (repository, digest) DO UPDATE SET image_id = excluded.image_id`, repository, dgst, root.MediaType, root.Size, id.String())
 	return err
-}
-
-// manifestOf chooses the manifest of root: itself, or the one of an index for
-// this machine, or the only one that the store holds.
-func (s *Store) manifestOf(ctx context.Context, root ocispec.Descriptor) (ocispec.Descriptor, error) {
-	if !image.IsIndex(root.MediaType) {
-		return root, nil
-	}
-	index, _, err := image.ReadIndex(ctx, s, root)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	var held []ocispec.Descriptor
-	match := platforms.Default()
-	for _, m := range index.Manifests {
-		ok, err := s.Exists(ctx, m)
-		if err != nil {
-			return ocispec.Descriptor{}, err
-		}
-		if !ok || !image.IsManifest(m.MediaType) {
-			continue
-		}
-		if m.Platform != nil && match.Match(*m.Platform) {
-			return m, nil
-		}
-		held = append(held, m)
-	}
-	if len(held) == 0 {
-		return ocispec.Descriptor{}, fmt.Errorf("index %s: no manifest of it is in the store: %w", root.Digest, errdefs.ErrNotFound)
-	}
-	return held[0], nil
 }

@@ -23,6 +23,7 @@ const partialAge = 7 * 24 * time.Hour
 // live is the set of digests that something reaches.
 const live = `WITH RECURSIVE live (digest) AS (
 	SELECT root FROM names UNION SELECT manifest FROM images UNION SELECT digest FROM repo_digests
+	UNION SELECT root FROM variants UNION SELECT manifest FROM variants
 	UNION SELECT diff_id FROM cache_layers UNION SELECT digest FROM leases
 	UNION SELECT r.child FROM refs r JOIN live l ON r.parent = l.digest)
 `

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -33,6 +32,11 @@ type Image struct {
 	Used         time.Time // when it was last made, pulled, pushed or run
 }
 
+// Platform is what the image runs on.
+func (i *Image) Platform() ocispec.Platform {
+	return ocispec.Platform{OS: i.OS, Architecture: i.Architecture, Variant: i.Variant}
+}
+
 const imageColumns = `i.id, i.manifest, i.manifest_type, i.manifest_size, i.created, i.size, i.os, i.architecture,
 	i.variant, i.labels, i.tagged, i.used`
 
@@ -55,12 +59,21 @@ func scanImage(rows *sql.Rows) (*Image, error) {
 	return &img, err
 }
 
-// Images lists the images, the newest first. It opens no blob.
+// Images lists the images, the newest first: of an index with names or none the
+// one that stands for it. It opens no blob.
 func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	var list []Image
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		var err error
-		list, err = images(ctx, tx, "ORDER BY i.created DESC, i.id")
+		if list, err = images(ctx, tx, "ORDER BY i.created DESC, i.id"); err != nil {
+			return err
+		}
+		others := map[string]bool{}
+		err = eachPair(ctx, tx, "SELECT image_id, root FROM variants WHERE chosen = 0 AND image_id <> ''", nil,
+			func(id, _ string) { others[id] = true })
+		list = slices.DeleteFunc(list, func(img Image) bool {
+			return others[img.ID.String()] && len(img.Names) == 0 && len(img.RepoDigests) == 0
+		})
 		return err
 	})
 	if err != nil {
@@ -70,7 +83,8 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 }
 
 // images reads the images that the rest of the query selects, with their names
-// and repo digests.
+// and repo digests. One image alone has also those that an index gives it which
+// another image stands for.
 func images(ctx context.Context, tx *sql.Tx, rest string, args ...any) ([]Image, error) {
 	rows, err := tx.QueryContext(ctx, "SELECT "+imageColumns+" FROM images i "+rest, args...) //nolint:gosec // constants, all of it
 	if err != nil {
@@ -90,11 +104,15 @@ func images(ctx context.Context, tx *sql.Tx, rest string, args ...any) ([]Image,
 	if err := rows.Err(); err != nil || len(list) == 0 {
 		return list, err
 	}
-	one, idArgs := "", []any{}
+	names, digests, idArgs := "SELECT image_id, name FROM names", "SELECT image_id, repository || '@' || digest FROM repo_digests", []any{}
 	if len(list) == 1 {
-		one, idArgs = " WHERE image_id = $1", []any{list[0].ID.String()}
+		idArgs = []any{list[0].ID.String()}
+		names += ` WHERE image_id = $1 UNION
+			SELECT v.image_id, n.name FROM variants v JOIN names n ON n.root = v.root WHERE v.image_id = $1`
+		digests += ` WHERE image_id = $1 UNION SELECT v.image_id, d.repository || '@' || d.digest
+			FROM variants v JOIN repo_digests d ON d.digest = v.root WHERE v.image_id = $1`
 	}
-	err = eachPair(ctx, tx, "SELECT image_id, name FROM names"+one+" ORDER BY name", idArgs, func(id, name string) {
+	err = eachPair(ctx, tx, names+" ORDER BY 2", idArgs, func(id, name string) {
 		if i, ok := at[id]; ok {
 			list[i].Names = append(list[i].Names, name)
 		}
@@ -102,7 +120,7 @@ func images(ctx context.Context, tx *sql.Tx, rest string, args ...any) ([]Image,
 	if err != nil {
 		return nil, err
 	}
-	err = eachPair(ctx, tx, "SELECT image_id, repository || '@' || digest FROM repo_digests"+one+" ORDER BY 2", idArgs, func(id, name string) {
+	err = eachPair(ctx, tx, digests+" ORDER BY 2", idArgs, func(id, name string) {
 		if i, ok := at[id]; ok {
 			list[i].RepoDigests = append(list[i].RepoDigests, name)
 		}
@@ -159,7 +177,13 @@ func (s *Store) Use(ctx context.Context, ref string) (Image, error) {
 		if _, err := tx.ExecContext(ctx, "UPDATE images SET used = $2 WHERE id = $1", img.ID.String(), now()); err != nil {
 			return err
 		}
-		return insertLease(ctx, tx, l.id, []digest.Digest{root.Digest, img.Manifest.Digest})
+		held := []digest.Digest{root.Digest, img.Manifest.Digest}
+		err := eachPair(ctx, tx, "SELECT manifest, root FROM variants WHERE root = $1", []any{root.Digest.String()},
+			func(manifest, _ string) { held = append(held, digest.Digest(manifest)) })
+		if err != nil {
+			return err
+		}
+		return insertLease(ctx, tx, l.id, held)
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("image %q: %w", ref, err)
@@ -185,9 +209,10 @@ func lookUp(ctx context.Context, tx *sql.Tx, ref string) (Image, ocispec.Descrip
 
 // found is what a reference led to.
 type found struct {
-	id   digest.Digest
-	root ocispec.Descriptor // what the name points to, or the image's manifest
-	name string             // the canonical name, when ref was one
+	id     digest.Digest
+	root   ocispec.Descriptor // what the name points to; by ID, the index that the image stands for, or its manifest
+	name   string             // the canonical name, when ref was one with a tag
+	digest string             // repository@digest, when ref was that
 }
 
 var (
@@ -196,8 +221,13 @@ var (
 )
 
 func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
+	id := "sha256:" + strings.TrimPrefix(ref, "sha256:")
 	if fullID.MatchString(ref) {
-		f, err := findByID(ctx, tx, "sha256:"+strings.TrimPrefix(ref, "sha256:"))
+		f, err := findByID(ctx, tx, id)
+		if !errdefs.IsNotFound(err) {
+			return f, err
+		}
+		f, err = findByDigest(ctx, tx, id)
 		if !errdefs.IsNotFound(err) {
 			return f, err
 		}
@@ -211,54 +241,88 @@ func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
 		return found{}, fmt.Errorf("invalid reference format: %w", errdefs.ErrInvalidArgument)
 	}
 	if idPrefix.MatchString(ref) {
-		return findByID(ctx, tx, "sha256:"+strings.TrimPrefix(ref, "sha256:"))
+		return findByID(ctx, tx, id)
 	}
 	return found{}, errdefs.ErrNotFound
 }
 
-// findByID finds the one image whose ID has the prefix.
+// findByID finds the one image whose ID has the prefix, and the index that it
+// stands for.
 func findByID(ctx context.Context, tx *sql.Tx, prefix string) (found, error) {
-	var list []found
-	rows, err := tx.QueryContext(ctx, `SELECT id, manifest, manifest_type, manifest_size FROM images
+	list, err := findAll(ctx, tx, `SELECT id, manifest, manifest_type, manifest_size FROM images
 		WHERE id >= $1 AND id < $2 LIMIT 2`, prefix, prefix+"g")
 	if err != nil {
-		return found{}, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var f found
-		if err := rows.Scan(&f.id, &f.root.Digest, &f.root.MediaType, &f.root.Size); err != nil {
-			return found{}, err
-		}
-		list = append(list, f)
-	}
-	if err := rows.Err(); err != nil {
 		return found{}, err
 	}
 	switch len(list) {
 	case 0:
 		return found{}, errdefs.ErrNotFound
 	case 1:
-		return list[0], nil
+	default:
+		return found{}, fmt.Errorf("ambiguous image ID prefix: %w", errdefs.ErrInvalidArgument)
 	}
-	return found{}, fmt.Errorf("ambiguous image ID prefix: %w", errdefs.ErrInvalidArgument)
+	indexes, err := findAll(ctx, tx, `SELECT n.image_id, n.root, n.root_type, n.root_size FROM variants v
+		JOIN names n ON n.root = v.root WHERE v.image_id = $1 AND v.chosen = 1 UNION ALL
+		SELECT d.image_id, d.digest, d.root_type, d.root_size FROM variants v
+		JOIN repo_digests d ON d.digest = v.root WHERE v.image_id = $1 AND v.chosen = 1 LIMIT 1`, list[0].id.String())
+	if err != nil || len(indexes) == 0 {
+		return list[0], err
+	}
+	return indexes[0], nil
 }
 
-func findByName(ctx context.Context, tx *sql.Tx, named reference.Named) (found, error) {
-	f := found{}
-	var row *sql.Row
-	if digested, ok := named.(reference.Digested); ok {
-		row = tx.QueryRowContext(ctx, `SELECT image_id, digest, root_type, root_size FROM repo_digests
-			WHERE repository = $1 AND digest = $2 LIMIT 1`, named.Name(), digested.Digest().String())
-	} else {
-		f.name = reference.TagNameOnly(named).String()
-		row = tx.QueryRowContext(ctx, "SELECT image_id, root, root_type, root_size FROM names WHERE name = $1", f.name)
+// findByDigest finds what is named by the digest of a manifest or an index.
+func findByDigest(ctx context.Context, tx *sql.Tx, dgst string) (found, error) {
+	list, err := findAll(ctx, tx, `SELECT image_id, root, root_type, root_size FROM names WHERE root = $1 UNION ALL
+		SELECT image_id, digest, root_type, root_size FROM repo_digests WHERE digest = $1 UNION ALL
+		SELECT image_id, manifest, manifest_type, manifest_size FROM variants WHERE manifest = $1 AND image_id <> '' UNION ALL
+		SELECT id, manifest, manifest_type, manifest_size FROM images WHERE manifest = $1 LIMIT 1`, dgst)
+	if err != nil {
+		return found{}, err
 	}
-	err := row.Scan(&f.id, &f.root.Digest, &f.root.MediaType, &f.root.Size)
-	if errors.Is(err, sql.ErrNoRows) {
+	if len(list) == 0 {
 		return found{}, errdefs.ErrNotFound
 	}
-	return f, err
+	return list[0], nil
+}
+
+func findAll(ctx context.Context, tx *sql.Tx, query string, args ...any) ([]found, error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []found
+	for rows.Next() {
+		var f found
+		if err := rows.Scan(&f.id, &f.root.Digest, &f.root.MediaType, &f.root.Size); err != nil {
+			return nil, err
+		}
+		list = append(list, f)
+	}
+	return list, rows.Err()
+}
+
+func findByName(ctx context.Context, tx *sql.Tx, named reference.Named) (f found, err error) {
+	var list []found
+	name, dgst := "", ""
+	if digested, ok := named.(reference.Digested); ok {
+		dgst = named.Name() + "@" + digested.Digest().String()
+		list, err = findAll(ctx, tx, `SELECT image_id, digest, root_type, root_size FROM repo_digests
+			WHERE repository = $1 AND digest = $2`, named.Name(), digested.Digest().String())
+	} else {
+		name = reference.TagNameOnly(named).String()
+		list, err = findAll(ctx, tx, "SELECT image_id, root, root_type, root_size FROM names WHERE name = $1", name)
+	}
+	if err != nil {
+		return found{}, err
+	}
+	if len(list) == 0 {
+		return found{}, errdefs.ErrNotFound
+	}
+	f = list[0]
+	f.name, f.digest = name, dgst
+	return f, nil
 }
 
 // Resolve implements image.Source: the root that a name points to, or the

@@ -4,17 +4,20 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // RemoveOptions say what to remove.
 type RemoveOptions struct {
-	Ref   string // name, name@digest, ID or prefix of an ID
-	Force bool   // by ID: all names too
+	Ref       string             // name, name@digest, ID or prefix of an ID
+	Force     bool               // by ID: all names too
+	Platforms []ocispec.Platform // only these of an index
 }
 
 // RemoveResult says what was removed, in order.
@@ -24,96 +27,310 @@ type RemoveResult struct {
 	Freed    int64 // bytes
 }
 
-// Remove removes a name, and with the last one the image, as docker rmi does;
-// then it collects. It fails with errdefs.ErrNotFound, or errdefs.ErrConflict
-// where Force would be needed.
+// Remove removes a name or a digest, and with the last one the image, as docker
+// rmi does; then it collects. An index that loses its last name loses its
+// images but those that another name or digest reaches. It fails with
+// errdefs.ErrNotFound, or errdefs.ErrConflict where Force would be needed.
 func (s *Store) Remove(ctx context.Context, opts RemoveOptions) (RemoveResult, error) {
-	var res RemoveResult
+	var r *removal
 	err := s.db.Update(ctx, func(tx *sql.Tx) error {
-		res = RemoveResult{}
 		f, err := find(ctx, tx, opts.Ref)
 		if err != nil {
 			return err
 		}
-		img, _, err := lookUp(ctx, tx, f.id.String())
-		if err != nil {
-			return err
+		r = &removal{tx: tx, opts: opts}
+		if len(opts.Platforms) > 0 {
+			return r.removePlatforms(ctx, f)
 		}
-		return remove(ctx, tx, img, f, opts, &res)
+		return r.remove(ctx, f)
 	})
 	if err != nil {
 		return RemoveResult{}, fmt.Errorf("remove %q: %w", opts.Ref, err)
 	}
-	if len(res.Deleted) == 0 {
-		return res, nil
+	if len(r.res.Deleted) == 0 {
+		return r.res, nil
 	}
-	res.Freed, err = s.GC(ctx)
-	return res, err
+	r.res.Freed, err = s.GC(ctx)
+	return r.res, err
 }
 
-func remove(ctx context.Context, tx *sql.Tx, img Image, f found, opts RemoveOptions, res *RemoveResult) error {
-	byID := f.name == "" && !strings.Contains(opts.Ref, "@")
-	gone := img.Names
+// removal is one Remove inside its transaction.
+type removal struct {
+	tx   *sql.Tx
+	opts RemoveOptions
+	res  RemoveResult
+}
+
+// remove follows docker's rules: a reference goes, and the digests of its
+// repository with the last tag of that; the image goes when nothing refers to it
+// any more. By ID, a single reference goes without being forced.
+func (r *removal) remove(ctx context.Context, f found) error {
+	img, err := r.image(ctx, f.id)
+	if err != nil {
+		return err
+	}
+	refs := references(img)
+	byID := f.name == "" && f.digest == "" || strings.HasPrefix(f.id.Encoded(), r.opts.Ref)
 	switch {
-	case byID:
-		if !opts.Force && !singleReference(img) {
+	case byID && len(refs) > 0:
+		member, err := exists(ctx, r.tx, `variants WHERE image_id = $1 AND chosen = 0 AND image_id NOT IN
+			(SELECT image_id FROM names UNION SELECT image_id FROM repo_digests)`, f.id.String())
+		if err != nil {
+			return err
+		}
+		if member {
+			return r.removeMember(ctx, img)
+		}
+		if !r.opts.Force && !singleReference(img) {
 			return fmt.Errorf("unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
 				shortID(img.ID), errdefs.ErrConflict)
 		}
-	case f.name != "" && len(img.Names) > 1:
-		return untag(ctx, tx, img, f.name, res)
-	case f.name == "" && len(img.Names) > 0: // by digest, of an image with a tag: docker drops the digest alone
-		return dropRepoDigest(ctx, tx, img, opts.Ref, res)
+		for _, ref := range refs {
+			if err := r.untag(ctx, ref); err != nil {
+				return err
+			}
+		}
+	case !byID:
+		if err := r.removeReference(ctx, f, refs); err != nil {
+			return err
+		}
+		if img, err = r.image(ctx, f.id); err != nil {
+			return err
+		}
+		if len(references(img)) > 0 {
+			return r.dropRoot(ctx, f.root.Digest)
+		}
 	}
-	res.Untagged = append(append(res.Untagged, gone...), img.RepoDigests...)
-	res.Deleted = append(res.Deleted, img.ID)
-	for _, q := range []string{
-		"DELETE FROM names WHERE image_id = $1", "DELETE FROM repo_digests WHERE image_id = $1", "DELETE FROM images WHERE id = $1",
-	} {
-		if _, err := tx.ExecContext(ctx, q, img.ID.String()); err != nil {
+	return r.dropImage(ctx, f.id)
+}
+
+// removeReference removes the name or digest of f, and with the last tag of a
+// repository its digests.
+func (r *removal) removeReference(ctx context.Context, f found, refs []string) error {
+	if f.digest != "" {
+		return r.untag(ctx, f.digest)
+	}
+	if err := r.untag(ctx, f.name); err != nil {
+		return err
+	}
+	repository := repositoryOf(f.name)
+	var digests []string
+	for _, ref := range refs {
+		switch {
+		case ref == f.name || repositoryOf(ref) != repository:
+		case strings.Contains(ref, "@"):
+			digests = append(digests, ref)
+		default:
+			return nil // another tag
+		}
+	}
+	for _, ref := range digests {
+		if err := r.untag(ctx, ref); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// untag removes one name of several, and the repo digests of its repository
-// when no other name of that repository is left.
-func untag(ctx context.Context, tx *sql.Tx, img Image, name string, res *RemoveResult) error {
-	if _, err := tx.ExecContext(ctx, "DELETE FROM names WHERE name = $1", name); err != nil {
+func (r *removal) image(ctx context.Context, id digest.Digest) (Image, error) {
+	list, err := images(ctx, r.tx, "WHERE i.id = $1", id.String())
+	if err != nil {
+		return Image{}, err
+	}
+	if len(list) == 0 {
+		return Image{}, errdefs.ErrNotFound
+	}
+	return list[0], nil
+}
+
+// references lists the names and digests of an image, in docker's order.
+func references(img Image) []string {
+	refs := slices.Concat(img.Names, img.RepoDigests)
+	slices.Sort(refs)
+	return refs
+}
+
+// untag removes a canonical name or a repository@digest.
+func (r *removal) untag(ctx context.Context, ref string) error {
+	query, args := "DELETE FROM names WHERE name = $1", []any{ref}
+	if repository, dgst, ok := strings.Cut(ref, "@"); ok {
+		query, args = "DELETE FROM repo_digests WHERE repository = $1 AND digest = $2", []any{repository, dgst}
+	}
+	_, err := r.tx.ExecContext(ctx, query, args...)
+	r.res.Untagged = append(r.res.Untagged, ref)
+	return err
+}
+
+// dropImage removes an image that nothing refers to, and the indexes that it
+// stands for.
+func (r *removal) dropImage(ctx context.Context, id digest.Digest) error {
+	roots, err := r.column(ctx, "SELECT root FROM variants WHERE image_id = $1 AND chosen = 1", id.String())
+	if err != nil {
 		return err
 	}
-	res.Untagged = append(res.Untagged, name)
-	repository := repositoryOf(name)
-	for _, other := range img.Names {
-		if other != name && repositoryOf(other) == repository {
-			return nil
-		}
+	if _, err := r.tx.ExecContext(ctx, "DELETE FROM variants WHERE image_id = $1", id.String()); err != nil {
+		return err
 	}
-	for _, d := range img.RepoDigests {
-		if repositoryOf(d) == repository {
-			if err := dropRepoDigest(ctx, tx, img, d, res); err != nil {
-				return err
-			}
+	if _, err := r.tx.ExecContext(ctx, "DELETE FROM images WHERE id = $1", id.String()); err != nil {
+		return err
+	}
+	r.res.Deleted = append(r.res.Deleted, id)
+	for _, root := range roots {
+		if err := r.dropRoot(ctx, digest.Digest(root)); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func dropRepoDigest(ctx context.Context, tx *sql.Tx, img Image, ref string, res *RemoveResult) error {
-	named, err := reference.ParseNormalizedNamed(ref)
+// dropRoot removes the images of an index that has no name and no digest any
+// more, but those that are reached in another way.
+func (r *removal) dropRoot(ctx context.Context, root digest.Digest) error {
+	for _, table := range []string{"names WHERE root = $1", "repo_digests WHERE digest = $1"} {
+		if ok, err := exists(ctx, r.tx, table, root.String()); err != nil || ok {
+			return err
+		}
+	}
+	ids, err := r.column(ctx, "SELECT image_id FROM variants WHERE root = $1 AND image_id <> '' ORDER BY rank", root.String())
 	if err != nil {
-		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+		return err
 	}
-	canonical, ok := named.(reference.Canonical)
-	if !ok {
-		return fmt.Errorf("%q has no digest: %w", ref, errdefs.ErrInvalidArgument)
+	if _, err := r.tx.ExecContext(ctx, "DELETE FROM variants WHERE root = $1", root.String()); err != nil {
+		return err
 	}
-	_, err = tx.ExecContext(ctx, "DELETE FROM repo_digests WHERE repository = $1 AND digest = $2 AND image_id = $3",
-		canonical.Name(), canonical.Digest().String(), img.ID.String())
-	res.Untagged = append(res.Untagged, canonical.Name()+"@"+canonical.Digest().String())
-	return err
+	for _, id := range ids {
+		if err := r.dropUnreached(ctx, digest.Digest(id)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// dropUnreached removes an image unless a name, a digest or an index has it.
+func (r *removal) dropUnreached(ctx context.Context, id digest.Digest) error {
+	for _, table := range []string{"names", "repo_digests", "variants"} {
+		if ok, err := exists(ctx, r.tx, table+" WHERE image_id = $1", id.String()); err != nil || ok {
+			return err
+		}
+	}
+	if ok, err := exists(ctx, r.tx, "images WHERE id = $1", id.String()); err != nil || !ok {
+		return err
+	}
+	return r.dropImage(ctx, id)
+}
+
+// removeMember takes an image out of the indexes that another one stands for.
+func (r *removal) removeMember(ctx context.Context, img Image) error {
+	roots, err := r.column(ctx, "SELECT root FROM variants WHERE image_id = $1", img.ID.String())
+	if err != nil {
+		return err
+	}
+	if len(roots) > 1 && !r.opts.Force {
+		return fmt.Errorf("unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
+			shortID(img.ID), errdefs.ErrConflict)
+	}
+	return r.dropImage(ctx, img.ID)
+}
+
+// removePlatforms takes the images for platforms out of every index that has
+// them. An index that has no image left loses its names.
+func (r *removal) removePlatforms(ctx context.Context, f found) error {
+	list, err := variants(ctx, r.tx, f.root)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		if list, err = images(ctx, r.tx, "WHERE i.id = $1", f.id.String()); err != nil {
+			return err
+		}
+	}
+	var chosen []Image
+	for _, p := range r.opts.Platforms {
+		at := slices.IndexFunc(list, func(img Image) bool { return platforms.OnlyStrict(p).Match(img.Platform()) })
+		if at < 0 {
+			return &PlatformError{ID: f.id, Platform: p}
+		}
+		chosen = append(chosen, list[at])
+	}
+	for _, img := range chosen {
+		if err := r.removeManifest(ctx, f, img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeManifest takes one image out of all indexes, or removes what refers to
+// it where it is no part of one.
+func (r *removal) removeManifest(ctx context.Context, f found, img Image) error {
+	roots, err := r.column(ctx, "SELECT root FROM variants WHERE manifest = $1", img.Manifest.Digest.String())
+	if err != nil {
+		return err
+	}
+	if len(roots) == 0 {
+		r.opts.Force = true
+		return r.remove(ctx, f)
+	}
+	if _, err := r.tx.ExecContext(ctx, "DELETE FROM variants WHERE manifest = $1", img.Manifest.Digest.String()); err != nil {
+		return err
+	}
+	for _, root := range roots {
+		_, err := choose(ctx, r.tx, digest.Digest(root))
+		if errdefs.IsNotFound(err) {
+			err = r.untagRoot(ctx, root)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return r.dropUnreached(ctx, img.ID)
+}
+
+// untagRoot removes an index that has no image left, with all its names.
+func (r *removal) untagRoot(ctx context.Context, root string) error {
+	refs, err := r.column(ctx, `SELECT name FROM names WHERE root = $1 UNION
+		SELECT repository || '@' || digest FROM repo_digests WHERE digest = $1 ORDER BY 1`, root)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if err := r.untag(ctx, ref); err != nil {
+			return err
+		}
+	}
+	return r.dropRoot(ctx, digest.Digest(root))
+}
+
+// column reads the one column of a query.
+func (r *removal) column(ctx context.Context, query string, args ...any) ([]string, error) {
+	rows, err := r.tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []string
+	for rows.Next() {
+		var v string
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
+// PlatformError says that an image is not here for a platform. It is an
+// errdefs.ErrNotFound.
+type PlatformError struct {
+	ID       digest.Digest
+	Platform ocispec.Platform
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("image %s does not provide the specified platform (%s)", e.ID, platforms.FormatAll(e.Platform))
+}
+
+func (e *PlatformError) Unwrap() error { return errdefs.ErrNotFound }
 
 // singleReference reports whether all that refers to the image is one name and
 // digests of its repository: then removing the ID may remove them too.

@@ -105,16 +105,15 @@ func (s *contents) recordGraph(ctx context.Context, tx *sql.Tx, desc ocispec.Des
 	if err != nil {
 		return err
 	}
-	refs := make([]digest.Digest, 0, 2*len(children))
+	if !image.IsManifest(desc.MediaType) {
+		return recordBlob(ctx, tx, desc)
+	}
+	refs, err := s.checkManifest(ctx, tx, desc, children)
+	if err != nil {
+		return err
+	}
 	for _, child := range children {
 		refs = append(refs, child.Digest)
-	}
-	if image.IsManifest(desc.MediaType) {
-		layers, err := s.checkManifest(ctx, tx, desc, children)
-		if err != nil {
-			return err
-		}
-		refs = append(refs, layers...)
 	}
 	if err := recordBlob(ctx, tx, desc); err != nil {
 		return err
@@ -140,8 +139,8 @@ func (s *contents) checkManifest(ctx context.Context, tx *sql.Tx, desc ocispec.D
 		}
 	}
 	config := children[0]
-	if !isImageConfig(config.MediaType) {
-		return diffIDs, nil
+	if !isImageConfig(config.MediaType) || len(diffIDs) < len(children)-1 {
+		return diffIDs, nil // an artifact or an attestation
 	}
 	c, _, err := image.ReadConfig(ctx, s, config)
 	if err != nil {

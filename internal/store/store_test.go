@@ -52,6 +52,11 @@ type fixture struct {
 
 func newFixture(t *testing.T, text string) *fixture {
 	t.Helper()
+	return newFixtureFor(t, text, ocispec.Platform{OS: "linux", Architecture: "amd64"})
+}
+
+func newFixtureFor(t *testing.T, text string, platform ocispec.Platform) *fixture {
+	t.Helper()
 	var plain, zipped bytes.Buffer
 	tw := tar.NewWriter(&plain)
 	err := tw.WriteHeader(&tar.Header{Name: "file", Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg})
@@ -72,7 +77,7 @@ func newFixture(t *testing.T, text string) *fixture {
 	f.layer = f.put(ocispec.MediaTypeImageLayerGzip, zipped.Bytes())
 	f.config = f.putJSON(t, ocispec.MediaTypeImageConfig, ocispec.Image{
 		Created:  new(time.Unix(1700000000, 5).UTC()),
-		Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"},
+		Platform: platform,
 		Config:   ocispec.ImageConfig{Labels: map[string]string{"text": text}},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{f.diffID}},
 	})

@@ -24,8 +24,8 @@ CREATE TABLE compressed (
 ) WITHOUT ROWID;
 CREATE INDEX compressed_diff_id ON compressed (diff_id);
 
--- Who needs whom: an index its manifests, a manifest its config, layer blobs
--- and diffIDs, a compressed blob its diffID.
+-- Who needs whom: a manifest its config, layer blobs and diffIDs, a compressed
+-- blob its diffID. Which manifests an index keeps, variants says.
 CREATE TABLE refs (
     parent TEXT NOT NULL,
     child  TEXT NOT NULL,
@@ -48,7 +48,25 @@ CREATE TABLE images (
     used          BIGINT NOT NULL
 ) WITHOUT ROWID;
 
--- A name points to a root descriptor and to the image that was chosen of it.
+CREATE INDEX images_manifest ON images (manifest);
+
+-- The manifests of an index that are here, whatever it names besides. Each but
+-- attestations is an image; the image of the lowest rank is chosen to stand for
+-- the index: this machine's platform, else the first.
+CREATE TABLE variants (
+    root          TEXT NOT NULL,
+    manifest      TEXT NOT NULL,
+    manifest_type TEXT NOT NULL,
+    manifest_size BIGINT NOT NULL,
+    image_id      TEXT NOT NULL,
+    rank          BIGINT NOT NULL,
+    chosen        BIGINT NOT NULL,
+    PRIMARY KEY (root, manifest)
+) WITHOUT ROWID;
+CREATE INDEX variants_manifest ON variants (manifest);
+CREATE INDEX variants_image_id ON variants (image_id, chosen);
+
+-- A name points to a root descriptor and to the image that is chosen of it.
 CREATE TABLE names (
     name      TEXT PRIMARY KEY,
     root      TEXT NOT NULL,
@@ -58,6 +76,7 @@ CREATE TABLE names (
     tagged    BIGINT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX names_image_id ON names (image_id);
+CREATE INDEX names_root ON names (root);
 
 -- Under which digest a repository holds an image.
 CREATE TABLE repo_digests (
@@ -66,9 +85,10 @@ CREATE TABLE repo_digests (
     root_type  TEXT NOT NULL,
     root_size  BIGINT NOT NULL,
     image_id   TEXT NOT NULL,
-    PRIMARY KEY (repository, digest, image_id)
+    PRIMARY KEY (repository, digest)
 ) WITHOUT ROWID;
 CREATE INDEX repo_digests_image_id ON repo_digests (image_id);
+CREATE INDEX repo_digests_digest ON repo_digests (digest);
 
 -- Repositories that are known to hold a blob.
 CREATE TABLE sources (

@@ -1,0 +1,261 @@
+package store
+
+import (
+	"maps"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
+)
+
+// multi is a fixture of an index with one image per platform, and an attestation
+// of the first.
+type multi struct {
+	*fixture
+	images    map[string]*fixture // by platform
+	manifests map[string]ocispec.Descriptor
+}
+
+func newMulti(t *testing.T, text string, list ...string) *multi {
+	t.Helper()
+	m := &multi{&fixture{blobs: map[digest.Digest][]byte{}}, map[string]*fixture{}, map[string]ocispec.Descriptor{}}
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for _, name := range list {
+		p := platforms.MustParse(name)
+		f := newFixtureFor(t, text+" for "+name, p)
+		maps.Copy(m.blobs, f.blobs)
+		desc := f.root
+		desc.Platform = &p
+		index.Manifests = append(index.Manifests, desc)
+		m.images[name], m.manifests[name] = f, desc
+	}
+	m.root = m.putJSON(t, ocispec.MediaTypeImageIndex, index)
+	return m
+}
+
+// add copies the images for platforms and names the index.
+func (m *multi) add(t *testing.T, s *Store, name string, list ...string) Image {
+	t.Helper()
+	opts := AddImageOptions{Root: m.root, Names: []string{name}}
+	for _, p := range list {
+		opts.Manifests = append(opts.Manifests, m.manifests[p])
+	}
+	err := image.CopyGraph(t.Context(), m, s, m.root, image.CopyOptions{
+		Select: func(ocispec.Index) ([]ocispec.Descriptor, error) { return opts.Manifests, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.AddImage(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func (m *multi) id(p string) digest.Digest { return m.images[p].config.Digest }
+
+// reopen gives the lease up, as the end of a command does, and collects.
+func reopen(t *testing.T, s *Store) *Store {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, s.Root())
+	if _, err := s.GC(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// listed is what a list of images shows: IDs by names.
+func listed(t *testing.T, s *Store) map[string]digest.Digest {
+	t.Helper()
+	list, err := s.Images(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]digest.Digest{}
+	for _, img := range list {
+		for _, name := range img.Names {
+			out[name] = img.ID
+		}
+		if len(img.Names) == 0 {
+			out["<none> "+img.ID.String()] = img.ID
+		}
+	}
+	return out
+}
+
+func held(t *testing.T, s *Store, root ocispec.Descriptor) []digest.Digest {
+	t.Helper()
+	list, err := s.Variants(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []digest.Digest
+	for _, img := range list {
+		ids = append(ids, img.ID)
+	}
+	return ids
+}
+
+// A name gets one platform after the other, loses one, and loses all.
+func TestPlatformsLife(t *testing.T) {
+	host := platforms.Format(platforms.DefaultSpec())
+	other := "linux/s390x"
+	const name, second = "docker.io/library/multi:1", "docker.io/library/multi:2"
+	s := open(t, t.TempDir())
+	m := newMulti(t, "multi", other, "linux/ppc64le", host)
+
+	if img := m.add(t, s, name, other); img.ID != m.id(other) {
+		t.Errorf("the only platform does not stand for the index: %s", img.ID)
+	}
+	if img := m.add(t, s, name, host); img.ID != m.id(host) {
+		t.Errorf("this machine's platform does not stand for the index: %s", img.ID)
+	}
+	s = reopen(t, s)
+	if diff := cmp.Diff([]digest.Digest{m.id(host), m.id(other)}, held(t, s, m.root)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(map[string]digest.Digest{name: m.id(host)}, listed(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	img, err := s.Image(t.Context(), m.id(other).Encoded()[:12])
+	if err != nil || !cmp.Equal(img.Names, []string{name}) {
+		t.Errorf("by ID: %+v, %v", img, err)
+	}
+	for _, ref := range []string{name, m.id(host).String(), m.root.Digest.String()} {
+		if root, err := s.Resolve(t.Context(), ref); err != nil || root.Digest != m.root.Digest {
+			t.Errorf("Resolve(%q) = %s, %v", ref, root.Digest, err)
+		}
+	}
+	if err := s.Tag(t.Context(), m.root, second); err != nil {
+		t.Fatal(err)
+	}
+
+	// a platform goes from every name
+	gone := []ocispec.Platform{platforms.MustParse(host)}
+	res, err := s.Remove(t.Context(), RemoveOptions{Ref: name, Force: true, Platforms: gone})
+	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{m.id(host)}) || len(res.Untagged) > 0 {
+		t.Errorf("removed %+v, %v", res, err)
+	}
+	s = reopen(t, s)
+	if diff := cmp.Diff(map[string]digest.Digest{name: m.id(other), second: m.id(other)}, listed(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	if ok, err := s.Exists(t.Context(), m.manifests[host]); err != nil || ok {
+		t.Errorf("the removed platform is there still: %v", err)
+	}
+	if _, err := s.Remove(t.Context(), RemoveOptions{Ref: name, Force: true, Platforms: gone}); !errdefs.IsNotFound(err) {
+		t.Errorf("error %v", err)
+	}
+
+	// the names go, and all with the last
+	m.add(t, s, name, host)
+	if res, err := s.Remove(t.Context(), RemoveOptions{Ref: name}); err != nil || len(res.Deleted) > 0 {
+		t.Errorf("untagged %+v, %v", res, err)
+	}
+	res, err = s.Remove(t.Context(), RemoveOptions{Ref: second})
+	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{m.id(host), m.id(other)}) {
+		t.Errorf("removed %+v, %v", res, err)
+	}
+	s = reopen(t, s)
+	if left := files(t, s, "blobs/sha256"); len(left) > 0 {
+		t.Errorf("blobs left: %v", left)
+	}
+}
+
+// Two indexes share a platform: it goes with the second of them.
+func TestSharedPlatform(t *testing.T) {
+	host := platforms.Format(platforms.DefaultSpec())
+	s := open(t, t.TempDir())
+	one := newMulti(t, "x", host, "linux/s390x")
+	two := newMulti(t, "x", host, "linux/ppc64le")
+	one.add(t, s, "docker.io/library/one:1", host, "linux/s390x")
+	two.add(t, s, "docker.io/library/two:1", "linux/ppc64le") // has the host's too: it is here
+	if diff := cmp.Diff([]digest.Digest{two.id(host), two.id("linux/ppc64le")}, held(t, s, two.root)); diff != "" {
+		t.Error(diff)
+	}
+	res, err := s.Remove(t.Context(), RemoveOptions{Ref: "one:1"})
+	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{one.id("linux/s390x")}) {
+		t.Errorf("removed %+v, %v", res, err)
+	}
+	s = reopen(t, s)
+	if diff := cmp.Diff(map[string]digest.Digest{"docker.io/library/two:1": two.id(host)}, listed(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	// by ID, one that does not stand for the index goes alone
+	res, err = s.Remove(t.Context(), RemoveOptions{Ref: two.id("linux/ppc64le").String()})
+	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{two.id("linux/ppc64le")}) || len(res.Untagged) > 0 {
+		t.Errorf("removed %+v, %v", res, err)
+	}
+	// the last platform takes the name along
+	res, err = s.Remove(t.Context(), RemoveOptions{Ref: "two:1", Force: true, Platforms: []ocispec.Platform{platforms.MustParse(host)}})
+	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{two.id(host)}) || !cmp.Equal(res.Untagged, []string{"docker.io/library/two:1"}) {
+		t.Errorf("removed %+v, %v", res, err)
+	}
+	s = reopen(t, s)
+	if left := files(t, s, "blobs/sha256"); len(left) > 0 {
+		t.Errorf("blobs left: %v", left)
+	}
+}
+
+// A name that moves on leaves one dangling image per index, which goes whole.
+func TestDanglingIndex(t *testing.T) {
+	host := platforms.Format(platforms.DefaultSpec())
+	s := open(t, t.TempDir())
+	old, recent := newMulti(t, "old", host, "linux/s390x"), newMulti(t, "new", host)
+	old.add(t, s, "docker.io/library/x:1", host, "linux/s390x")
+	recent.add(t, s, "docker.io/library/x:1", host)
+	s = reopen(t, s)
+	want := map[string]digest.Digest{"docker.io/library/x:1": recent.id(host), "<none> " + old.id(host).String(): old.id(host)}
+	if diff := cmp.Diff(want, listed(t, s)); diff != "" {
+		t.Error(diff)
+	}
+	res, err := s.Remove(t.Context(), RemoveOptions{Ref: old.id(host).String()})
+	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{old.id(host), old.id("linux/s390x")}) {
+		t.Errorf("removed %+v, %v", res, err)
+	}
+}
+
+// Attestations are kept with the index and are no images.
+func TestAttestations(t *testing.T) {
+	s := open(t, t.TempDir())
+	m := newMulti(t, "attested", "linux/amd64", "linux/arm64")
+	statement := m.put("application/vnd.in-toto+json", []byte("{}"))
+	config := m.putJSON(t, ocispec.MediaTypeImageConfig, ocispec.Image{
+		Platform: ocispec.Platform{OS: "unknown", Architecture: "unknown"},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{statement.Digest}},
+	})
+	attestation := m.putJSON(t, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: config, Layers: []ocispec.Descriptor{statement},
+	})
+	attestation.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	attestation.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest"}
+	m.root = m.putJSON(t, ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{m.manifests["linux/amd64"], m.manifests["linux/arm64"], attestation},
+	})
+	if _, err := image.Copy(t.Context(), m, "", s, "docker.io/library/a:1", image.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen(t, s)
+	if ids := held(t, s, m.root); len(ids) != 2 {
+		t.Errorf("images %v", ids)
+	}
+	if all, err := s.Held(t.Context(), m.root.Digest); err != nil || !all[attestation.Digest] || len(all) != 3 {
+		t.Errorf("held %v, %v", all, err)
+	}
+	second := open(t, t.TempDir())
+	if _, err := image.Copy(t.Context(), s, "a:1", second, "docker.io/library/a:1", image.CopyOptions{}); err != nil {
+		t.Errorf("copy of the whole index: %v", err)
+	}
+}
