@@ -77,10 +77,7 @@ func lookAtConfig(ctx context.Context, env *Env, opts LookOptions, layers bool) 
 	if opts.Remote {
 		return lookRemote(ctx, env, opts, layers)
 	}
-	img, err := use(ctx, env, opts.Ref)
-	if err == nil {
-		err = fits(img, opts.Ref, opts.Platform)
-	}
+	img, err := use(ctx, env, opts.Ref, opts.Platform)
 	if errdefs.IsNotFound(err) {
 		if _, parseErr := reference.ParseNormalizedNamed(opts.Ref); parseErr == nil {
 			return lookRemote(ctx, env, opts, layers)
@@ -98,9 +95,13 @@ func lookRemote(ctx context.Context, env *Env, opts LookOptions, layers bool) (*
 	if err != nil {
 		return nil, err
 	}
-	platform, err := parsePlatform(opts.Platform)
-	if err != nil {
-		return nil, err
+	var wanted []ocispec.Platform
+	if opts.Platform != "" {
+		platform, err := ParsePlatform(opts.Platform)
+		if err != nil {
+			return nil, err
+		}
+		wanted = []ocispec.Platform{platform}
 	}
 	repo, err := env.Remote.Repository(named)
 	if err != nil {
@@ -113,10 +114,11 @@ func lookRemote(ctx context.Context, env *Env, opts LookOptions, layers bool) (*
 	if err != nil {
 		return nil, pullError(named, err)
 	}
-	manifest, err := choose(ctx, repo, root, named, opts.Platform != "", platform)
+	chosen, err := choose(ctx, repo, root, named, wanted)
 	if err != nil {
 		return nil, err
 	}
+	manifest := chosen[0]
 	if !layers {
 		return readView(ctx, repo, manifest)
 	}

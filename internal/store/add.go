@@ -68,7 +68,8 @@ func (s *Store) added(ctx context.Context, opts AddImageOptions, parts []part) (
 		return img, false, err
 	}
 	for _, p := range parts {
-		if !held[p.desc.Digest] && p.desc.Digest != img.Manifest.Digest {
+		listed := slices.ContainsFunc(list, func(v Image) bool { return v.ID == p.id && v.Manifest.Digest == p.desc.Digest })
+		if p.id != "" && !listed || p.id == "" && !held[p.desc.Digest] {
 			return img, false, nil
 		}
 	}

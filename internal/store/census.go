@@ -23,7 +23,8 @@ type census struct {
 	blobs      map[digest.Digest]int64 // row: size
 	layers     map[digest.Digest]layerRow
 	compressed map[digest.Digest]compressedRow
-	refs       map[digest.Digest][]digest.Digest // parent: children
+	refs       map[digest.Digest][]digest.Digest // parent: children; an index: what it keeps
+	variants   []variantRow
 	images     map[digest.Digest]ocispec.Descriptor
 	roots      []rootRow // names and repo digests
 	cache      map[string][]digest.Digest
@@ -40,6 +41,13 @@ type compressedRow struct {
 	diffID    digest.Digest
 	mediaType string
 	size      int64
+}
+
+// variantRow is a manifest that an index keeps.
+type variantRow struct {
+	root     digest.Digest
+	manifest ocispec.Descriptor
+	image    digest.Digest // "" for none
 }
 
 // rootRow is a name or a repo digest.
@@ -134,6 +142,13 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 		{"SELECT parent, child FROM refs", func(scan func(...any) error) error {
 			err := scan(&d, &child)
 			c.refs[d] = append(c.refs[d], child)
+			return err
+		}},
+		{"SELECT root, manifest, manifest_type, manifest_size, image_id FROM variants", func(scan func(...any) error) error {
+			var v variantRow
+			err := scan(&v.root, &v.manifest.Digest, &v.manifest.MediaType, &v.manifest.Size, &v.image)
+			c.variants = append(c.variants, v)
+			c.refs[v.root] = append(c.refs[v.root], v.manifest.Digest)
 			return err
 		}},
 		{"SELECT id, manifest, manifest_type, manifest_size FROM images", func(scan func(...any) error) error {

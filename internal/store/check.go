@@ -261,7 +261,10 @@ func (l *lookout) rows() {
 		_, known := c.compressed[parent]
 		if !held && !known && !c.live(parent) {
 			l.tell(Finding{Kind: KindRows, What: "refs of " + parent.String(), Detail: "it is not in the store",
-				fix: remove("DELETE FROM refs WHERE parent = $1", parent.String())})
+				fix: func(ctx context.Context, tx *sql.Tx) error {
+					_, err := tx.ExecContext(ctx, "DELETE FROM refs WHERE parent = $1", parent.String())
+					return errors.Join(err, remove("DELETE FROM variants WHERE root = $1", parent.String())(ctx, tx))
+				}})
 		}
 	}
 	for d, z := range c.compressed {
@@ -282,6 +285,7 @@ func (l *lookout) rows() {
 		l.tell(Finding{Kind: KindRows, What: "repository digest " + r.name, Detail: "no image has it",
 			fix: remove("DELETE FROM repo_digests WHERE repository = $1 AND digest = $2 AND image_id = $3", repository, dgst, r.image.String())})
 	}
+	l.variants()
 	for key, layers := range c.cache {
 		for _, d := range layers {
 			if _, ok := c.layers[d]; ok {
@@ -306,6 +310,43 @@ func (l *lookout) rows() {
 	}
 }
 
+// variants compares what indexes keep with the names that lead to them and with
+// the images that they are.
+func (l *lookout) variants() {
+	c := l.census
+	kept := map[digest.Digest]bool{}
+	broken := map[digest.Digest]string{}
+	for _, v := range c.variants {
+		kept[v.root] = true
+		if _, ok := c.images[v.image]; v.image != "" && !ok {
+			broken[v.root] = "names image " + v.image.String() + ", which is not there"
+		}
+	}
+	named := map[digest.Digest]bool{}
+	for _, r := range c.roots {
+		if !image.IsIndex(r.root.MediaType) || r.digest {
+			continue
+		}
+		named[r.root.Digest] = true
+		detail := broken[r.root.Digest]
+		if _, ok := c.images[r.image]; ok && !kept[r.root.Digest] {
+			detail = "its index keeps no image"
+		}
+		if detail != "" {
+			l.tell(Finding{Kind: KindImage, What: r.name, Detail: detail, desc: r.root})
+		}
+	}
+	for root, detail := range broken {
+		if !named[root] {
+			l.tell(Finding{Kind: KindRows, What: "manifests of " + root.String(), Detail: detail, fix: func(ctx context.Context, tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, `DELETE FROM variants WHERE root = $1 AND image_id <> ''
+					AND image_id NOT IN (SELECT id FROM images)`, root.String())
+				return err
+			}})
+		}
+	}
+}
+
 // graphs follows every image from what names it to its last layer.
 func (l *lookout) graphs(ctx context.Context) error {
 	c := l.census
@@ -315,6 +356,9 @@ func (l *lookout) graphs(ctx context.Context) error {
 	}
 	for _, m := range c.images {
 		roots[m.Digest] = m
+	}
+	for _, v := range c.variants {
+		roots[v.manifest.Digest] = v.manifest
 	}
 	for _, root := range roots {
 		if err := l.graph(ctx, root); err != nil {
@@ -348,15 +392,10 @@ func (l *lookout) graph(ctx context.Context, desc ocispec.Descriptor) error {
 	}
 	want := make([]digest.Digest, 0, 2*len(children))
 	for _, child := range children {
-		want = append(want, child.Digest)
 		if image.IsIndex(desc.MediaType) {
-			if _, ok := c.blobs[child.Digest]; ok {
-				if err := l.graph(ctx, child); err != nil {
-					return err
-				}
-			}
-			continue
+			continue // variants says which of them are here
 		}
+		want = append(want, child.Digest)
 		if isLayer(child.MediaType) {
 			want = append(want, c.diffID(child.Digest))
 			if !c.holdsLayer(child.Digest) {

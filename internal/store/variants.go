@@ -40,10 +40,10 @@ func (s *Store) parts(ctx context.Context, opts AddImageOptions) ([]part, error)
 		return nil, err
 	}
 	match := platforms.Default()
-	rank := slices.Clone(all)
-	slices.SortStableFunc(rank, func(a, b part) int { return compareFit(match, a.desc.Platform, b.desc.Platform) })
+	ordered := slices.Clone(all)
+	slices.SortStableFunc(ordered, func(a, b part) int { return compareFit(match, a.desc.Platform, b.desc.Platform) })
 	var kept []part
-	for i, p := range rank {
+	for i, p := range ordered {
 		if p.known, p.id = false, ""; !image.IsIndex(p.desc.MediaType) {
 			keep, err := s.keeps(ctx, opts, &p)
 			if err != nil {

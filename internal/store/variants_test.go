@@ -71,7 +71,33 @@ func reopen(t *testing.T, s *Store) *Store {
 	if _, err := s.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if res, err := s.Check(t.Context(), CheckOptions{}); err != nil || len(res.Findings) > 0 {
+		t.Errorf("check: %+v, %v", res.Findings, err)
+	}
 	return s
+}
+
+// Check misses what an index keeps, and Repair brings it back.
+func TestCheckIndex(t *testing.T) {
+	s := open(t, t.TempDir())
+	m := newMulti(t, "checked", "linux/amd64", "linux/arm64")
+	m.add(t, s, "docker.io/library/c:1", "linux/amd64", "linux/arm64")
+	for _, query := range []string{
+		"DELETE FROM variants", "DELETE FROM images", "DELETE FROM images WHERE architecture = 'arm64'",
+	} {
+		exec(t, s, query)
+		res, err := s.Check(t.Context(), CheckOptions{})
+		if err != nil || len(res.Findings) == 0 {
+			t.Errorf("%s: found %+v, %v", query, res.Findings, err)
+		}
+		if err := s.Repair(t.Context(), res.Findings, RepairOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if ids := held(t, s, m.root); len(ids) != 2 {
+			t.Errorf("%s: repaired to %v", query, ids)
+		}
+		s = reopen(t, s)
+	}
 }
 
 // listed is what a list of images shows: IDs by names.
