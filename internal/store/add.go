@@ -25,11 +25,12 @@ type AddImageOptions struct {
 // transaction, and returns the one that stands for Root. Adding what is there
 // adds its names, and to an index its manifests: those that it kept stay.
 func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, error) {
-	parts, err := s.parts(ctx, opts)
+	add := &adder{s, opts}
+	parts, err := add.parts(ctx)
 	if err != nil {
 		return Image{}, err
 	}
-	if img, ok, err := s.added(ctx, opts, parts); err != nil || ok {
+	if img, ok, err := add.added(ctx, parts); err != nil || ok {
 		return img, err
 	}
 	var id digest.Digest
@@ -57,13 +58,13 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 }
 
 // added reports whether the images and all their names are as they are to be.
-func (s *Store) added(ctx context.Context, opts AddImageOptions, parts []part) (img Image, ok bool, err error) {
-	list, err := s.Variants(ctx, opts.Root)
+func (a *adder) added(ctx context.Context, parts []part) (img Image, ok bool, err error) {
+	list, err := a.Variants(ctx, a.opts.Root)
 	if err != nil || len(list) == 0 {
 		return Image{}, false, err
 	}
 	img = list[0]
-	held, err := s.Held(ctx, opts.Root.Digest)
+	held, err := a.Held(ctx, a.opts.Root.Digest)
 	if err != nil {
 		return img, false, err
 	}
@@ -73,12 +74,12 @@ func (s *Store) added(ctx context.Context, opts AddImageOptions, parts []part) (
 			return img, false, nil
 		}
 	}
-	if opts.RepoDigest != "" && !slices.Contains(img.RepoDigests, opts.RepoDigest) {
+	if a.opts.RepoDigest != "" && !slices.Contains(img.RepoDigests, a.opts.RepoDigest) {
 		return img, false, nil
 	}
-	for _, name := range opts.Names {
-		root, err := s.Resolve(ctx, name)
-		if err != nil || root.Digest != opts.Root.Digest || !slices.Contains(img.Names, name) {
+	for _, name := range a.opts.Names {
+		root, err := a.Resolve(ctx, name)
+		if err != nil || root.Digest != a.opts.Root.Digest || !slices.Contains(img.Names, name) {
 			return img, false, nil //nolint:nilerr // the name is not there: it is to be made
 		}
 	}

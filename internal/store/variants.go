@@ -26,17 +26,23 @@ type part struct {
 	config dockerspec.DockerOCIImage
 }
 
+// adder finds out what an AddImage is to add.
+type adder struct {
+	*Store
+	opts AddImageOptions
+}
+
 // maxIndexDepth bounds indexes in indexes.
 const maxIndexDepth = 8
 
-// parts lists what of opts.Root is to be kept.
-func (s *Store) parts(ctx context.Context, opts AddImageOptions) ([]part, error) {
-	if !image.IsIndex(opts.Root.MediaType) {
-		p, err := s.readPart(ctx, opts.Root, true)
+// parts lists what of the root is to be kept.
+func (a *adder) parts(ctx context.Context) ([]part, error) {
+	if !image.IsIndex(a.opts.Root.MediaType) {
+		p, err := a.readPart(ctx, a.opts.Root, true)
 		return []part{p}, err
 	}
 	var all []part
-	if err := s.named(ctx, opts.Root, 0, &all); err != nil {
+	if err := a.named(ctx, a.opts.Root, 0, &all); err != nil {
 		return nil, err
 	}
 	match := platforms.Default()
@@ -45,7 +51,7 @@ func (s *Store) parts(ctx context.Context, opts AddImageOptions) ([]part, error)
 	var kept []part
 	for i, p := range ordered {
 		if p.known, p.id = false, ""; !image.IsIndex(p.desc.MediaType) {
-			keep, err := s.keeps(ctx, opts, &p)
+			keep, err := a.keeps(ctx, &p)
 			if err != nil {
 				return nil, err
 			}
@@ -57,18 +63,18 @@ func (s *Store) parts(ctx context.Context, opts AddImageOptions) ([]part, error)
 		kept = append(kept, p)
 	}
 	if !slices.ContainsFunc(kept, func(p part) bool { return p.id != "" }) {
-		return nil, fmt.Errorf("index %s: no image of it is in the store: %w", opts.Root.Digest, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("index %s: no image of it is in the store: %w", a.opts.Root.Digest, errdefs.ErrNotFound)
 	}
 	return kept, nil
 }
 
 // named adds all that an index names, and the indexes in it name, but those
 // that are not here.
-func (s *Store) named(ctx context.Context, root ocispec.Descriptor, depth int, list *[]part) error {
+func (a *adder) named(ctx context.Context, root ocispec.Descriptor, depth int, list *[]part) error {
 	if depth > maxIndexDepth {
 		return fmt.Errorf("index %s: nested deeper than %d: %w", root.Digest, maxIndexDepth, errdefs.ErrInvalidArgument)
 	}
-	index, _, err := image.ReadIndex(ctx, s, root)
+	index, _, err := image.ReadIndex(ctx, a, root)
 	if err != nil {
 		return err
 	}
@@ -78,7 +84,7 @@ func (s *Store) named(ctx context.Context, root ocispec.Descriptor, depth int, l
 		}
 		switch {
 		case image.IsIndex(m.MediaType):
-			held, err := s.Exists(ctx, m)
+			held, err := a.Exists(ctx, m)
 			if err != nil {
 				return err
 			}
@@ -86,7 +92,7 @@ func (s *Store) named(ctx context.Context, root ocispec.Descriptor, depth int, l
 				continue
 			}
 			*list = append(*list, part{desc: m})
-			if err := s.named(ctx, m, depth+1, list); err != nil {
+			if err := a.named(ctx, m, depth+1, list); err != nil {
 				return err
 			}
 		case image.IsManifest(m.MediaType):
@@ -96,22 +102,22 @@ func (s *Store) named(ctx context.Context, root ocispec.Descriptor, depth int, l
 	return nil
 }
 
-// keeps reports whether a manifest is one that opts name (or, where they name
+// keeps reports whether a manifest is one that the options name (or, where they name
 // none, one that is here), or an image of the store, and completes p.
-func (s *Store) keeps(ctx context.Context, opts AddImageOptions, p *part) (bool, error) {
-	asked := slices.ContainsFunc(opts.Manifests, func(d ocispec.Descriptor) bool { return d.Digest == p.desc.Digest })
-	if !asked && len(opts.Manifests) == 0 {
-		held, err := s.Exists(ctx, p.desc)
+func (a *adder) keeps(ctx context.Context, p *part) (bool, error) {
+	asked := slices.ContainsFunc(a.opts.Manifests, func(d ocispec.Descriptor) bool { return d.Digest == p.desc.Digest })
+	if !asked && len(a.opts.Manifests) == 0 {
+		held, err := a.Exists(ctx, p.desc)
 		if err != nil {
 			return false, err
 		}
 		asked = held
 	}
 	if !asked {
-		if err := s.hold(ctx, p.desc.Digest); err != nil {
+		if err := a.hold(ctx, p.desc.Digest); err != nil {
 			return false, err
 		}
-		err := s.db.View(ctx, func(tx *sql.Tx) error {
+		err := a.db.View(ctx, func(tx *sql.Tx) error {
 			return tx.QueryRowContext(ctx, `SELECT id FROM images WHERE manifest = $1 UNION
 				SELECT image_id FROM variants WHERE manifest = $1 AND image_id <> ''`, p.desc.Digest.String()).Scan(&p.id)
 		})
@@ -121,15 +127,15 @@ func (s *Store) keeps(ctx context.Context, opts AddImageOptions, p *part) (bool,
 		p.known = true
 		return err == nil, err
 	}
-	read, err := s.readPart(ctx, p.desc, false)
+	read, err := a.readPart(ctx, p.desc, false)
 	p.id, p.config = read.id, read.config
 	return true, err
 }
 
 // readPart reads which image a manifest is. Alone, anything with a config is one;
 // beside others, what says so.
-func (s *Store) readPart(ctx context.Context, desc ocispec.Descriptor, alone bool) (part, error) {
-	manifest, _, err := image.ReadManifest(ctx, s, desc)
+func (a *adder) readPart(ctx context.Context, desc ocispec.Descriptor, alone bool) (part, error) {
+	manifest, _, err := image.ReadManifest(ctx, a, desc)
 	if err != nil {
 		return part{}, err
 	}
@@ -138,7 +144,7 @@ func (s *Store) readPart(ctx context.Context, desc ocispec.Descriptor, alone boo
 		return p, nil
 	}
 	p.id = manifest.Config.Digest
-	p.config, _, err = image.ReadConfig(ctx, s, manifest.Config)
+	p.config, _, err = image.ReadConfig(ctx, a, manifest.Config)
 	return p, err
 }
 
