@@ -43,7 +43,7 @@ var packages = map[string]place{
 	"build":     {3, "archive content executor image layer progress rootfs"},
 	"container": {3, "executor layer rootfs sqldb"},
 	"network":   {3, ""},
-	"scan":      {3, "layer"},
+	"scan":      {3, ""},
 	"sign":      {3, "image"},
 	"hub":       {3, "auth content image registry scan sqldb"},
 

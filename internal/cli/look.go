@@ -24,9 +24,11 @@ func (f *lookFlags) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.remote, "remote", false, "Read the image from its registry, even if it is here (default: if it is not here)")
 }
 
+// options name an image; docker://NAME, as skopeo has it, is the registry's.
 func (f *lookFlags) options(s *session, ref string) engine.LookOptions {
+	ref, remote := strings.CutPrefix(ref, "docker://")
 	return engine.LookOptions{
-		Ref: ref, Platform: f.platform, Remote: f.remote,
+		Ref: ref, Platform: f.platform, Remote: f.remote || remote,
 		Reading: func(name string) { fmt.Fprintf(s.Err, "Reading %s from its registry\n", name) },
 	}
 }

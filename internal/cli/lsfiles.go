@@ -176,25 +176,28 @@ type fileJSON struct {
 	Opaque  bool              `json:",omitempty"`
 }
 
+func asFileJSON(f *engine.File) fileJSON {
+	j := fileJSON{
+		Path: f.Path, Mode: lsMode(f.Stat.Mode), Links: f.Nlink, UID: f.UID, GID: f.GID, Size: f.Size, ModTime: f.ModTime.UTC(),
+		Target: f.Target, Deletes: f.Deletes(), Opaque: f.Opaque,
+	}
+	if f.IsDevice() {
+		j.Device = fmt.Sprintf("%d:%d", f.Major, f.Minor)
+	}
+	for _, x := range f.Xattrs {
+		if j.Xattrs == nil {
+			j.Xattrs = map[string][]byte{}
+		}
+		j.Xattrs[x.Name] = []byte(x.Value)
+	}
+	return j
+}
+
 func writeFilesJSON(out io.Writer, list []engine.File) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	for i := range list {
-		f := &list[i]
-		j := fileJSON{
-			Path: f.Path, Mode: lsMode(f.Stat.Mode), Links: f.Nlink, UID: f.UID, GID: f.GID, Size: f.Size, ModTime: f.ModTime.UTC(),
-			Target: f.Target, Deletes: f.Deletes(), Opaque: f.Opaque,
-		}
-		if f.IsDevice() {
-			j.Device = fmt.Sprintf("%d:%d", f.Major, f.Minor)
-		}
-		for _, x := range f.Xattrs {
-			if j.Xattrs == nil {
-				j.Xattrs = map[string][]byte{}
-			}
-			j.Xattrs[x.Name] = []byte(x.Value)
-		}
-		if err := enc.Encode(j); err != nil {
+		if err := enc.Encode(asFileJSON(&list[i])); err != nil {
 			return err
 		}
 	}
