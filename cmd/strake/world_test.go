@@ -21,6 +21,11 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(injectEnv) != "" {
+		os.Unsetenv(injectEnv)
+		fmt.Fprintln(os.Stderr, injectWrapper(os.Args[1:]))
+		os.Exit(1)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "strake-e2e-")
 		if err != nil {

@@ -323,11 +323,31 @@ func (x *extractor) describe(fd int, base string, n *Inode) error {
 		}
 	}
 	if n.Mode&TypeMask != TypeSymlink {
-		if err := unix.Fchmodat(fd, base, n.Mode&0o7777, 0); err != nil {
+		if err := chmod(fd, base, n.Mode&0o7777); err != nil {
 			return fmt.Errorf("set mode: %w", err)
 		}
 	}
 	return setTime(fd, base, timespec(n.ModTime))
+}
+
+// chmod never follows a symlink, even one that has just taken the file's place.
+func chmod(fd int, base string, mode uint32) error {
+	err := unix.Fchmodat(fd, base, mode, unix.AT_SYMLINK_NOFOLLOW)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	file, err := unix.Openat(fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) // before Linux 6.6
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(file, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		err = unix.ELOOP
+	}
+	if err == nil {
+		err = unix.Chmod("/proc/self/fd/"+strconv.Itoa(file), mode)
+	}
+	return errors.Join(err, unix.Close(file))
 }
 
 func setTime(fd int, base string, t unix.Timespec) error {

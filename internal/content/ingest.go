@@ -250,8 +250,10 @@ func (w *dirWriter) Commit(ctx context.Context, size int64, expected digest.Dige
 	if err := w.file.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("commit ingest %q: %w", w.ref, err), w.drop())
 	}
+	// Where publish fails late, the part is a blob already: nothing may change
+	// it through this Writer any more.
 	if err := w.publish(dgst); err != nil {
-		return fmt.Errorf("commit ingest %q: %w", w.ref, err)
+		return errors.Join(fmt.Errorf("commit ingest %q: %w", w.ref, err), w.Close())
 	}
 	return w.drop()
 }

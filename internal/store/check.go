@@ -427,7 +427,7 @@ func reason(err error) string {
 // known tells the entries of a store's directory from others.
 func known(entry string) bool {
 	switch entry {
-	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "gate", "damaged":
+	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "gate", "damaged":
 		return true
 	}
 	return false

@@ -118,13 +118,36 @@ func (s *contents) commitBlob(ctx context.Context, desc ocispec.Descriptor, file
 	return s.commit(ctx, files, func(tx *sql.Tx) error { return s.recordGraph(ctx, tx, desc) })
 }
 
-// adopt makes the row of a blob whose file is in place already. The file was
-// verified before it got its name, but its own writer may have died since.
+// adopt makes the row of a blob whose file is in place already, as its writer
+// may have died before it did. A file of other bytes goes away instead, and
+// errBusy says to try again.
 func (s *contents) adopt(ctx context.Context, desc ocispec.Descriptor) error {
+	if err := verifyFile(ctx, s.blobs, desc); err != nil {
+		return err
+	}
 	if isLayer(desc.MediaType) {
 		return s.adoptLayer(ctx, desc)
 	}
 	return s.commitBlob(ctx, desc, present(ctx, s.blobs, desc.Digest))
+}
+
+func verifyFile(ctx context.Context, blobs *content.Dir, desc ocispec.Descriptor) error {
+	f, err := blobs.Open(ctx, desc.Digest)
+	if err == nil {
+		src := cancellable(ctx, io.NewSectionReader(f, 0, f.Size()))
+		_, err = io.Copy(io.Discard, content.NewReader(src, desc.Digest, desc.Size))
+		err = errors.Join(err, f.Close())
+	}
+	switch {
+	case errdefs.IsNotFound(err):
+		return errBusy
+	case !errdefs.IsFailedPrecondition(err):
+		return err
+	}
+	if err := blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return errBusy
 }
 
 // adoptLayer takes a layer in from its compressed (or plain) blob in the store.

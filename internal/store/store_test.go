@@ -291,6 +291,27 @@ func TestWrongPartIsDropped(t *testing.T) {
 }
 
 // A manifest whose layers are not those of its config is refused.
+// A file that has a blob's name and no row is taken for it only if it holds its
+// bytes.
+func TestAdoptVerifies(t *testing.T) {
+	for name, damage := range map[string]func(b []byte) []byte{
+		"whole": func(b []byte) []byte { return b }, "empty": func([]byte) []byte { return nil },
+		"a byte": func(b []byte) []byte { return append([]byte{b[0] ^ 1}, b[1:]...) }, "short": func(b []byte) []byte { return b[1:] },
+	} {
+		f := newFixture(t, name)
+		s := open(t, t.TempDir())
+		for d, b := range f.blobs {
+			if err := os.WriteFile(s.blobs.Path(d), damage(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pull(t, s, f, "docker.io/library/a:1")
+		if _, found := findKinds(t, s, false); len(found) > 0 {
+			t.Errorf("%s: %v", name, found)
+		}
+	}
+}
+
 func TestManifestMustMatchConfig(t *testing.T) {
 	s := open(t, t.TempDir())
 	f, other := newFixture(t, "one"), newFixture(t, "two")
