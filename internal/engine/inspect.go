@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,16 +19,27 @@ type InspectOptions struct {
 	Platform string // which image of an index; "" is the one that stands for it
 }
 
+// InspectResult is docker's description of an image, and what docker does not
+// say of it, which is not in the JSON.
+type InspectResult struct {
+	imagetypes.InspectResponse
+	Source string `json:"-"` // hosts and repositories that it was pulled from: a mirror's, perhaps
+}
+
 // Inspect describes one image as docker does. It fails with errdefs.ErrNotFound
 // when there is none, or none for the platform.
-func Inspect(ctx context.Context, env *Env, opts InspectOptions) (imagetypes.InspectResponse, error) {
+func Inspect(ctx context.Context, env *Env, opts InspectOptions) (InspectResult, error) {
 	img, err := find(ctx, env, opts.Ref, opts.Platform)
 	if err != nil {
-		return imagetypes.InspectResponse{}, err
+		return InspectResult{}, err
 	}
 	config, err := readConfig(ctx, env, img)
 	if err != nil {
-		return imagetypes.InspectResponse{}, err
+		return InspectResult{}, err
+	}
+	origins, err := env.Store.Origins(ctx, img.ID)
+	if err != nil {
+		return InspectResult{}, err
 	}
 	layers := make([]string, len(config.RootFS.DiffIDs))
 	for i, id := range config.RootFS.DiffIDs {
@@ -53,7 +65,7 @@ func Inspect(ctx context.Context, env *Env, opts InspectOptions) (imagetypes.Ins
 	if config.Created != nil {
 		resp.Created = config.Created.Format(time.RFC3339Nano)
 	}
-	return resp, nil
+	return InspectResult{resp, strings.Join(origins, ", ")}, nil
 }
 
 // NoSuchContainer is docker's error for a container that is not there. There

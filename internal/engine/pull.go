@@ -62,6 +62,7 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 		return PullResult{}, err
 	}
 	add := addOptions(named, root)
+	add.Source = repo.Source()
 	layers := layerRecorder{next: opts.Progress}
 	how := image.CopyOptions{Concurrency: pullConcurrency, Progress: layers.record}
 	if !opts.AllPlatforms {

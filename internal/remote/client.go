@@ -42,8 +42,11 @@ type Options struct {
 	// CertsDirs are searched for <host[:port]>/{*.crt,*.cert,*.key}; nil is
 	// docker's directories.
 	CertsDirs []string
-	UserAgent string       // "" is "strake"
-	Log       *slog.Logger // told of retries; nil drops them
+	// RegistriesConf lists files of the format of containers-registries.conf(5);
+	// nil is the system's and the user's.
+	RegistriesConf []string
+	UserAgent      string       // "" is "strake"
+	Log            *slog.Logger // told of retries; nil drops them
 }
 
 // Credential is what a registry knows its user by.
@@ -72,14 +75,22 @@ func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) 
 type Client struct {
 	opts     Options
 	networks []netip.Prefix // the insecure ones
+	rules    func() (rules, error)
 
 	mu         sync.Mutex
-	registries map[string]*Registry
+	registries map[registryKey]*Registry
+}
+
+// registryKey tells registries apart that are spoken to differently.
+type registryKey struct {
+	host     string
+	insecure bool // even if the host is not
+	mirror   bool // to be given up soon
 }
 
 // NewClient makes a client. It reads no file and opens no connection yet.
 func NewClient(opts Options) *Client {
-	c := &Client{opts: opts, registries: map[string]*Registry{}}
+	c := &Client{opts: opts, registries: map[registryKey]*Registry{}}
 	if opts.Credentials == nil {
 		c.opts.Credentials = (&Config{}).Get
 	}
@@ -92,6 +103,13 @@ func NewClient(opts Options) *Client {
 	if opts.Log == nil {
 		c.opts.Log = slog.New(slog.DiscardHandler)
 	}
+	c.rules = sync.OnceValues(func() (rules, error) {
+		files := opts.RegistriesConf
+		if files == nil {
+			files = registriesConfFiles()
+		}
+		return readRules(files)
+	})
 	for _, s := range opts.Insecure {
 		if p, err := netip.ParsePrefix(s); err == nil {
 			c.networks = append(c.networks, p)
@@ -112,30 +130,73 @@ func (c *Client) Close() {
 // Registry returns the registry at host, which is "docker.io" or a host with
 // or without a port. It is the same one every time.
 func (c *Client) Registry(host string) (*Registry, error) {
-	host = CanonicalHost(host)
-	if strings.Trim(host, "0123456789abcdefghijklmnopqrstuvwxyz.-_:[]") != "" || strings.Contains(host, "..") {
-		return nil, fmt.Errorf("registry %q: not a host: %w", host, errdefs.ErrInvalidArgument)
+	key := registryKey{host: CanonicalHost(host)}
+	list, err := c.rules()
+	if err != nil {
+		return nil, err
+	}
+	if r, _ := list.find(key.host); r != nil && r.Location == r.Prefix {
+		key.insecure = r.Insecure
+	}
+	return c.registry(key)
+}
+
+func (c *Client) registry(key registryKey) (*Registry, error) {
+	if strings.Trim(key.host, "0123456789abcdefghijklmnopqrstuvwxyz.-_:[]") != "" || strings.Contains(key.host, "..") {
+		return nil, fmt.Errorf("registry %q: not a host: %w", key.host, errdefs.ErrInvalidArgument)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r, ok := c.registries[host]; ok {
+	if r, ok := c.registries[key]; ok {
 		return r, nil
 	}
-	r, err := newRegistry(c, host)
+	r, err := newRegistry(c, key)
 	if err != nil {
 		return nil, err
 	}
-	c.registries[host] = r
+	c.registries[key] = r
 	return r, nil
 }
 
-// Repository returns the repository that named is in.
+// Repository returns the repository that named is in: where registries.conf
+// says that it is, behind the mirrors that it says. It fails for one that is
+// blocked there.
 func (c *Client) Repository(named reference.Named) (*Repository, error) {
-	r, err := c.Registry(reference.Domain(named))
+	list, err := c.rules()
 	if err != nil {
 		return nil, err
 	}
-	return &Repository{reg: r, name: reference.Path(named)}, nil
+	r, length := list.find(named.Name())
+	if r == nil {
+		r = &rule{}
+	}
+	if r.Blocked {
+		return nil, fmt.Errorf("registry %s is blocked in %s: %w", r.Prefix, r.file, errdefs.ErrFailedPrecondition)
+	}
+	repo := &Repository{}
+	if repo.site, err = c.site(named.Name(), length, r.Location, registryKey{insecure: r.Insecure}); err != nil {
+		return nil, err
+	}
+	for _, m := range r.Mirrors {
+		p, err := c.site(named.Name(), length, m.Location, registryKey{insecure: m.Insecure, mirror: true})
+		if err != nil {
+			return nil, fmt.Errorf("mirror of %s: %w", r.Prefix, err)
+		}
+		repo.mirrors = append(repo.mirrors, &mirrorSite{site: p, byTag: m.serves(r, false), byDigest: m.serves(r, true)})
+	}
+	return repo, nil
+}
+
+// site is where the repository called name is when a part of that stands for
+// location.
+func (c *Client) site(name string, length int, location string, key registryKey) (site, error) {
+	host, path, err := rewrite(name, length, location)
+	if err != nil {
+		return site{}, err
+	}
+	key.host = CanonicalHost(host)
+	reg, err := c.registry(key)
+	return site{reg, path}, err
 }
 
 // CanonicalHost returns the one spelling of a registry's host: of docker's the

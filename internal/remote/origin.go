@@ -21,6 +21,7 @@ type Registry struct {
 type connection struct {
 	client *Client
 	host   string // as image names have it
+	key    registryKey
 	ways   *transports
 	auth   auth
 
@@ -30,12 +31,20 @@ type connection struct {
 
 var _ registry.Registry = (*Registry)(nil)
 
-func newRegistry(c *Client, host string) (*Registry, error) {
-	ways, err := newTransports(c, apiHost(host))
+func newRegistry(c *Client, key registryKey) (*Registry, error) {
+	ways, err := newTransports(c, key)
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{&connection{client: c, host: host, ways: ways, auth: auth{tokens: map[string]token{}}}}, nil
+	return &Registry{&connection{client: c, host: key.host, key: key, ways: ways, auth: auth{tokens: map[string]token{}}}}, nil
+}
+
+// tries is how often a request is tried.
+func (r *connection) tries() int {
+	if r.key.mirror {
+		return 1
+	}
+	return maxTries
 }
 
 func (r *connection) closeIdle() { r.ways.closeIdle() }
@@ -53,7 +62,7 @@ func (r *connection) origin(ctx context.Context) (*url.URL, error) {
 	}
 	host := apiHost(r.host)
 	secure := &url.URL{Scheme: "https", Host: host}
-	if !r.client.insecure(host) {
+	if !r.key.insecure && !r.client.insecure(host) {
 		r.base = secure
 		return r.base, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -17,13 +18,29 @@ import (
 )
 
 // Repository is one repository of a registry. Its refs are tags and digests.
-// It is safe for concurrent use.
+// What is read comes from the first of its mirrors that has it, or else from
+// the registry; what is written goes to the registry. It is safe for concurrent
+// use.
 type Repository struct {
-	reg  *Registry
-	name string
+	site
+	mirrors []*mirrorSite
 
-	mu   sync.Mutex
-	last registry.Manifest // the one that was pushed last: Tag is likely to name it
+	mu     sync.Mutex
+	last   registry.Manifest // the one that was pushed last: Tag is likely to name it
+	source *site             // what Resolve read from last
+}
+
+// site is where a repository is.
+type site struct {
+	reg  *Registry
+	name string // within the registry
+}
+
+// mirrorSite is where a repository may be read from.
+type mirrorSite struct {
+	site
+	byTag, byDigest bool
+	down            atomic.Bool // it failed, and is not asked again
 }
 
 var (
@@ -38,16 +55,68 @@ func (r *Repository) Registry() *Registry { return r.reg }
 // Name is the repository's name within its registry.
 func (r *Repository) Name() string { return r.name }
 
+// Source is the host and repository that Resolve found its last answer at: of
+// the registry, or of a mirror. It is "" before.
+func (r *Repository) Source() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.source == nil {
+		return ""
+	}
+	return r.source.reg.host + "/" + r.source.name
+}
+
+// from reports whether Resolve found its last answer at s, which then is good
+// for the blobs too.
+func (r *Repository) from(s site) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.source != nil && *r.source == s
+}
+
+// read calls get with each site that may serve a tag or a digest, until one
+// succeeds. When all fail the registry's own failure counts.
+func (r *Repository) read(ctx context.Context, digest bool, get func(site) error) error {
+	for _, m := range r.mirrors {
+		if m.down.Load() || digest && !m.byDigest && !r.from(m.site) || !digest && !m.byTag {
+			continue
+		}
+		err := get(m.site)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		r.reg.client.opts.Log.Debug("mirror passed over", "mirror", m.reg.host, "repository", m.name, "err", err)
+		m.down.Store(m.down.Load() || !errdefs.IsNotFound(err))
+	}
+	return get(r.site)
+}
+
 // Resolve implements image.Source.
-func (r *Repository) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
-	return r.reg.StatManifest(ctx, r.name, ref)
+func (r *Repository) Resolve(ctx context.Context, ref string) (desc ocispec.Descriptor, err error) {
+	err = r.read(ctx, registry.IsDigest(ref), func(s site) error {
+		if desc, err = s.reg.StatManifest(ctx, s.name, ref); err == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.source = &s
+		}
+		return err
+	})
+	return desc, err
 }
 
 // Fetch implements image.Source.
-func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (rc io.ReadCloser, err error) {
 	if err := image.CheckDescriptor(desc); err != nil {
 		return nil, err
 	}
+	err = r.read(ctx, true, func(s site) error {
+		rc, err = s.fetch(ctx, desc, offset)
+		return err
+	})
+	return rc, err
+}
+
+func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	if isGraph(desc) {
 		m, err := r.reg.GetManifest(ctx, r.name, desc.Digest.String())
 		if err != nil {

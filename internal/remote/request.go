@@ -62,7 +62,7 @@ func (r *connection) do(ctx context.Context, req request) (*http.Response, error
 			err = answerError(resp)
 			wait, again = retryAfter(resp, wait)
 		}
-		if !again || req.once || try == maxTries || ctx.Err() != nil {
+		if !again || req.once || try == r.tries() || ctx.Err() != nil {
 			return nil, err
 		}
 		r.client.opts.Log.Debug("registry request failed, trying again", "host", r.host, "method", req.method, "err", err)

@@ -27,7 +27,8 @@ type transports struct {
 	private               atomic.Bool // the origin is at a private address
 }
 
-func newTransports(c *Client, host string) (*transports, error) {
+func newTransports(c *Client, key registryKey) (*transports, error) {
+	host := apiHost(key.host)
 	conf, err := tlsConfig(c.opts.CertsDirs, host)
 	if err != nil {
 		return nil, err
@@ -37,8 +38,12 @@ func newTransports(c *Client, host string) (*transports, error) {
 		t.private.Store(isPrivate(ip))
 	}
 	ownTLS := conf.Clone()
-	ownTLS.InsecureSkipVerify = c.insecure(host)
-	t.own = newTransport(ownTLS, func(addr string, ip netip.Addr) error {
+	ownTLS.InsecureSkipVerify = key.insecure || c.insecure(host)
+	own := patience
+	if key.mirror {
+		own = mirrorPatience
+	}
+	t.own = newTransport(ownTLS, own, func(addr string, ip netip.Addr) error {
 		if addr == host || addr == host+":443" || addr == host+":80" { // and not a proxy
 			t.private.Store(isPrivate(ip))
 		}
@@ -48,24 +53,33 @@ func newTransports(c *Client, host string) (*transports, error) {
 
 	foreignTLS := conf.Clone()
 	foreignTLS.Certificates = nil // the client's certificate is for the registry
-	t.foreign = newTransport(foreignTLS, func(host string, ip netip.Addr) error {
+	t.foreign = newTransport(foreignTLS, patience, func(host string, ip netip.Addr) error {
 		return checkAddress(ip, t.private.Load() || listed(c.opts.PrivateHosts, host) || c.insecure(host))
 	})
-	t.proxied = newTransport(foreignTLS, nil)
+	t.proxied = newTransport(foreignTLS, patience, nil)
 	t.proxied.Proxy = http.ProxyFromEnvironment
 	return t, nil
 }
 
+// limits say how long to wait.
+type limits struct{ connect, answer time.Duration }
+
+// Of mirrors little is asked for: there is a registry behind them.
+var (
+	patience       = limits{connect: 20 * time.Second, answer: 3 * time.Minute}
+	mirrorPatience = limits{connect: 3 * time.Second, answer: 6 * time.Second}
+)
+
 // newTransport makes a transport for big bodies: HTTP/1.1, for there parallel
 // downloads have a connection (and its flow control) each, with buffers to
 // match. check, when not nil, may refuse the address that host is dialled at.
-func newTransport(conf *tls.Config, check func(host string, ip netip.Addr) error) *http.Transport {
+func newTransport(conf *tls.Config, wait limits, check func(host string, ip netip.Addr) error) *http.Transport {
 	t := &http.Transport{
 		TLSClientConfig:        conf,
 		MaxIdleConnsPerHost:    16,
 		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    20 * time.Second,
-		ResponseHeaderTimeout:  3 * time.Minute,
+		TLSHandshakeTimeout:    wait.connect,
+		ResponseHeaderTimeout:  wait.answer,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		ReadBufferSize:         64 << 10,
@@ -75,7 +89,7 @@ func newTransport(conf *tls.Config, check func(host string, ip netip.Addr) error
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
 	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		d := net.Dialer{Timeout: 20 * time.Second, KeepAlive: 30 * time.Second}
+		d := net.Dialer{Timeout: wait.connect, KeepAlive: 30 * time.Second}
 		d.Control = func(_, address string, _ syscall.RawConn) error {
 			ap, err := netip.ParseAddrPort(address)
 			if err != nil {

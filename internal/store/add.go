@@ -19,6 +19,7 @@ type AddImageOptions struct {
 	Manifests  []ocispec.Descriptor // those of an index that are to be kept; none: all that are here
 	Names      []string             // canonical, with a tag
 	RepoDigest string               // repository@digest that holds Root; "" for none
+	Source     string               // the host and repository that it was pulled from; "" for none
 }
 
 // AddImage makes images, whose blobs have been pushed, reachable, in one
@@ -47,7 +48,7 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 			}
 		}
 		if repository, dgst, ok := strings.Cut(opts.RepoDigest, "@"); ok {
-			return recordRepoDigest(ctx, tx, repository, dgst, opts.Root, id)
+			return recordRepoDigest(ctx, tx, repository, dgst, opts.Root, id, opts.Source)
 		}
 		return nil
 	})
@@ -96,14 +97,15 @@ func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, ref string) er
 // index that the store holds too.
 func (s *Store) RecordRepoDigest(ctx context.Context, id digest.Digest, repository string, root ocispec.Descriptor) error {
 	return s.db.Update(ctx, func(tx *sql.Tx) error {
-		return recordRepoDigest(ctx, tx, repository, root.Digest.String(), root, id)
+		return recordRepoDigest(ctx, tx, repository, root.Digest.String(), root, id, "")
 	})
 }
 
-func recordRepoDigest(ctx context.Context, tx *sql.Tx, repository, dgst string, root ocispec.Descriptor, id digest.Digest) error {
+func recordRepoDigest(ctx context.Context, tx *sql.Tx, repository, dgst string, root ocispec.Descriptor, id digest.Digest, source string) error {
 	// An image that was removed meanwhile gets none: nothing would lead to it.
-	_, err := tx.ExecContext(ctx, `INSERT INTO repo_digests (repository, digest, root_type, root_size, image_id)
-		SELECT $1, $2, $3, $4, id FROM images WHERE id = $5
-		ON CONFLICT (repository, digest) DO UPDATE SET image_id = excluded.image_id`, repository, dgst, root.MediaType, root.Size, id.String())
+	_, err := tx.ExecContext(ctx, `INSERT INTO repo_digests (repository, digest, root_type, root_size, source, image_id)
+		SELECT $1, $2, $3, $4, $5, id FROM images WHERE id = $6
+		ON CONFLICT (repository, digest) DO UPDATE SET image_id = excluded.image_id`,
+		repository, dgst, root.MediaType, root.Size, source, id.String())
 	return err
 }

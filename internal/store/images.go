@@ -392,3 +392,17 @@ func (s *Store) Sources(ctx context.Context, dgst digest.Digest) ([]string, erro
 	slices.Sort(list)
 	return list, err
 }
+
+// Origins lists the repositories, with their hosts, that an image was pulled
+// from, sorted.
+func (s *Store) Origins(ctx context.Context, id digest.Digest) ([]string, error) {
+	var list []string
+	err := s.db.View(ctx, func(tx *sql.Tx) error {
+		return eachPair(ctx, tx, "SELECT DISTINCT image_id, source FROM repo_digests WHERE image_id = $1 AND source <> '' ORDER BY source",
+			[]any{id.String()}, func(_, source string) { list = append(list, source) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("origins of %s: %w", id, err)
+	}
+	return list, nil
+}

@@ -78,13 +78,15 @@ CREATE TABLE names (
 CREATE INDEX names_image_id ON names (image_id);
 CREATE INDEX names_root ON names (root);
 
--- Under which digest a repository holds an image.
+-- Under which digest a repository holds an image; source is the repository, or
+-- the mirror's, that the image was pulled from ('' when it was not).
 CREATE TABLE repo_digests (
     repository TEXT NOT NULL,
     digest     TEXT NOT NULL,
     root_type  TEXT NOT NULL,
     root_size  BIGINT NOT NULL,
     image_id   TEXT NOT NULL,
+    source     TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (repository, digest)
 ) WITHOUT ROWID;
 CREATE INDEX repo_digests_image_id ON repo_digests (image_id);

@@ -1,0 +1,159 @@
+package remote
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/google/go-cmp/cmp"
+)
+
+func writeConf(t *testing.T, name, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// sites are where a client with the configuration looks for a name: by tag and
+// by digest.
+func sites(t *testing.T, c *Client, name string) string {
+	t.Helper()
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Repository(named)
+	if err != nil {
+		return err.Error()
+	}
+	var out []string
+	add := func(s site, kinds string) {
+		if s.reg.key.insecure {
+			kinds += "!"
+		}
+		out = append(out, s.reg.host+"/"+s.name+kinds)
+	}
+	for _, m := range r.mirrors {
+		kinds := ":"
+		if m.byTag {
+			kinds += "t"
+		}
+		if m.byDigest {
+			kinds += "d"
+		}
+		add(m.site, kinds)
+	}
+	add(r.site, "")
+	return strings.Join(out, " ")
+}
+
+func TestRegistriesConf(t *testing.T) {
+	first := writeConf(t, "registries.conf", `
+unqualified-search-registries = ["elsewhere.example"]
+short-name-mode = "enforcing"
+[[registry]]
+prefix = "docker.io"
+location = "registry-1.docker.io"
+[[registry.mirror]]
+location = "cache.example:5000/hub/"
+insecure = true
+[[registry.mirror]]
+location = "second.example"
+pull-from-mirror = "digest-only"
+[[registry]]
+prefix = "docker.io/library/private"
+location = "internal.example/moved"
+[[registry]]
+location = "lab.example:5000"
+insecure = true
+mirror-by-digest-only = true
+[[registry.mirror]]
+location = "m1.example"
+[[registry.mirror]]
+location = "m2.example"
+pull-from-mirror = "tag-only"
+[[registry]]
+prefix = "*.wild.example"
+location = "tame.example/all"
+[[registry]]
+location = "bad.example"
+`)
+	second := writeConf(t, "10-more.conf", "[[registry]]\nprefix = \"bad.example/team\"\nblocked = true\n[[registry]]\nlocation = \"bad.example\"\ninsecure = true\n")
+	c := NewClient(Options{RegistriesConf: []string{first, second}})
+	got := map[string]string{}
+	want := map[string]string{
+		"debian":                 "cache.example:5000/hub/library/debian:td! second.example/library/debian:d docker.io/library/debian",
+		"private/x":              "cache.example:5000/hub/private/x:td! second.example/private/x:d docker.io/private/x",
+		"private":                "internal.example/moved",
+		"privateer":              "cache.example:5000/hub/library/privateer:td! second.example/library/privateer:d docker.io/library/privateer",
+		"lab.example:5000/a/b":   "m1.example/a/b:d m2.example/a/b:t lab.example:5000/a/b!",
+		"lab.example/a":          "lab.example/a",
+		"a.b.wild.example/x":     "tame.example/all/x",
+		"wild.example/x":         "wild.example/x",
+		"bad.example/x":          "bad.example/x!",
+		"bad.example/team/x":     "registry bad.example/team is blocked in " + second + ": failed precondition",
+		"bad.example/teamster/x": "bad.example/teamster/x!",
+		"bad.example.evil/x":     "bad.example.evil/x",
+		"plain.example/deep/x":   "plain.example/deep/x",
+	}
+	for name := range want {
+		got[name] = sites(t, c, name)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRegistriesConfIsChecked(t *testing.T) {
+	for text, is := range map[string]func(error) bool{
+		"[registries.search]\nregistries = ['x']\n": errdefs.IsNotImplemented,
+		"[[registry]\n":                                                        errdefs.IsInvalidArgument,
+		"[[registry]]\ninsecure = true\n":                                      errdefs.IsInvalidArgument,
+		"[[registry]]\nlocation = 'https://x.example'\n":                       errdefs.IsInvalidArgument,
+		"[[registry]]\nlocation = 'x'\n[[registry.mirror]]\ninsecure = true\n": errdefs.IsInvalidArgument,
+		"[[registry]]\nlocation='x'\n[[registry.mirror]]\nlocation='y'\npull-from-mirror='sometimes'\n": errdefs.IsInvalidArgument,
+	} {
+		c := NewClient(Options{RegistriesConf: []string{writeConf(t, "registries.conf", text)}})
+		if _, err := c.Registry("x.example"); !is(err) || !strings.Contains(err.Error(), "registries.conf") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestRegistriesConfFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	t.Setenv("CONTAINERS_REGISTRIES_CONF", "")
+	user := filepath.Join(dir, "containers")
+	want := []string{filepath.Join(user, "registries.conf"), filepath.Join(user, "registries.conf.d", "a.conf"), filepath.Join(user, "registries.conf.d", "b.conf")}
+	for _, file := range want {
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for _, file := range registriesConfFiles() {
+		if strings.HasPrefix(file, dir) {
+			got = append(got, file)
+		}
+		if file == "/etc/containers/registries.conf" {
+			t.Error("the system's file is read beside the user's")
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	t.Setenv("CONTAINERS_REGISTRIES_CONF", "/some/file")
+	if diff := cmp.Diff([]string{"/some/file"}, registriesConfFiles()); diff != "" {
+		t.Error(diff)
+	}
+}
