@@ -66,6 +66,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("REGISTRY", l.Addr().String())
 	env.Setenv("STRAKE_ROOT", filepath.Join(env.WorkDir, ".store"))
 	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
+	env.Setenv("CONTAINERS_REGISTRIES_CONF", os.DevNull)
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
 	return nil

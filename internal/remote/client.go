@@ -171,7 +171,7 @@ func (c *Client) Repository(named reference.Named) (*Repository, error) {
 		r = &rule{}
 	}
 	if r.Blocked {
-		return nil, fmt.Errorf("registry %s is blocked in %s: %w", r.Prefix, r.file, errdefs.ErrFailedPrecondition)
+		return nil, blockedError{r.Prefix, r.file}
 	}
 	repo := &Repository{}
 	if repo.site, err = c.site(named.Name(), length, r.Location, registryKey{insecure: r.Insecure}); err != nil {

@@ -175,3 +175,12 @@ func rewrite(name string, length int, location string) (host, repository string,
 	}
 	return host, repository, nil
 }
+
+// blockedError says that a configuration forbids a registry.
+type blockedError struct{ prefix, file string }
+
+func (e blockedError) Error() string {
+	return fmt.Sprintf("registry %s is blocked in %s", e.prefix, e.file)
+}
+
+func (e blockedError) Unwrap() error { return errdefs.ErrFailedPrecondition }

@@ -440,7 +440,7 @@ func BenchmarkImages(b *testing.B) {
 			if err := setName(b.Context(), tx, fmt.Sprintf("docker.io/library/image:%d", i), desc, id); err != nil {
 				return err
 			}
-			if err := recordRepoDigest(b.Context(), tx, "docker.io/library/image", id.String(), desc, id); err != nil {
+			if err := recordRepoDigest(b.Context(), tx, "docker.io/library/image", id.String(), desc, id, ""); err != nil {
 				return err
 			}
 		}
