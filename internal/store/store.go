@@ -56,6 +56,7 @@ type Store struct {
 	db   *sqldb.DB
 	*contents
 	*cache
+	*elsewhere
 }
 
 // Open opens the store, and makes it where there is none.
@@ -89,7 +90,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", root, err), db.Close())
 	}
 	held := &leases{root: root, db: db}
-	return &Store{root: root, db: db, contents: &contents{root, db, blobs, held}, cache: &cache{db}}, nil
+	return &Store{root: root, db: db, contents: &contents{root, db, blobs, held}, cache: &cache{db}, elsewhere: &elsewhere{db}}, nil
 }
 
 // Close gives up the lease, removes the store's scratch directories and closes
