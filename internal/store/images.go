@@ -1,12 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,26 +39,57 @@ func (i *Image) Platform() ocispec.Platform {
 	return ocispec.Platform{OS: i.OS, Architecture: i.Architecture, Variant: i.Variant}
 }
 
-const imageColumns = `i.id, i.manifest, i.manifest_type, i.manifest_size, i.created, i.size, i.os, i.architecture,
-	i.variant, i.labels, i.tagged, i.used`
+// imageColumns are all that the list shows, as one line of text: with thousands
+// of images a row and its columns cost more than what they hold. No field has a
+// tab or a line feed: digests, media types, numbers, platforms (see recordImage),
+// JSON.
+const imageColumns = "concat_ws('\t', i.id, i.manifest, i.manifest_type, i.manifest_size, i.created, i.size, i.tagged, i.used, " +
+	"i.os, i.architecture, i.variant, i.labels)"
 
-func scanImage(rows *sql.Rows) (*Image, error) {
-	var img Image
-	var created, tagged, used int64
-	var labels string
-	err := rows.Scan(&img.ID, &img.Manifest.Digest, &img.Manifest.MediaType, &img.Manifest.Size, &created, &img.Size,
-		&img.OS, &img.Architecture, &img.Variant, &labels, &tagged, &used)
-	if err != nil {
-		return nil, err
+// imageFields are the columns' places.
+const (
+	fieldID = iota
+	fieldManifest
+	fieldManifestType
+	fieldManifestSize
+	fieldCreated
+	fieldSize
+	fieldTagged
+	fieldUsed
+	fieldOS
+	fieldArchitecture
+	fieldVariant
+	fieldLabels
+	imageFields
+)
+
+// scanImage reads a line of imageColumns.
+func scanImage(text string) (img Image, err error) {
+	var fields [imageFields]string
+	for i := range fields {
+		fields[i], text, _ = strings.Cut(text, "\t")
 	}
-	img.Created, img.Used = fromNanos(created), fromNanos(used)
-	if tagged > 0 {
+	number := func(field int) (n int64) {
+		if err == nil {
+			n, err = strconv.ParseInt(fields[field], 10, 64)
+		}
+		return n
+	}
+	img = Image{
+		ID: digest.Digest(fields[fieldID]),
+		Manifest: ocispec.Descriptor{
+			Digest: digest.Digest(fields[fieldManifest]), MediaType: fields[fieldManifestType], Size: number(fieldManifestSize),
+		},
+		Created: fromNanos(number(fieldCreated)), Size: number(fieldSize), Used: fromNanos(number(fieldUsed)),
+		OS: fields[fieldOS], Architecture: fields[fieldArchitecture], Variant: fields[fieldVariant],
+	}
+	if tagged := number(fieldTagged); tagged > 0 {
 		img.Tagged = fromNanos(tagged)
 	}
-	if labels != "null" {
-		err = json.Unmarshal([]byte(labels), &img.Labels)
+	if err == nil && fields[fieldLabels] != "null" {
+		err = json.Unmarshal([]byte(fields[fieldLabels]), &img.Labels)
 	}
-	return &img, err
+	return img, err
 }
 
 // Images lists the images, the newest first: of an index with names or none the
@@ -65,7 +98,7 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	var list []Image
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		var err error
-		if list, err = images(ctx, tx, "ORDER BY i.created DESC, i.id"); err != nil {
+		if list, err = images(ctx, tx, ""); err != nil {
 			return err
 		}
 		others := map[string]bool{}
@@ -79,6 +112,9 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
+	slices.SortFunc(list, func(a, b Image) int {
+		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.ID.String(), b.ID.String()))
+	})
 	return list, nil
 }
 
@@ -86,23 +122,19 @@ func (s *Store) Images(ctx context.Context) ([]Image, error) {
 // and repo digests. One image alone has also those that an index gives it which
 // another image stands for.
 func images(ctx context.Context, tx *sql.Tx, rest string, args ...any) ([]Image, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT "+imageColumns+" FROM images i "+rest, args...) //nolint:gosec // constants, all of it
-	if err != nil {
+	text, err := oneText(ctx, tx, "SELECT string_agg("+imageColumns+", '\n') FROM images i "+rest, args...)
+	if err != nil || text == "" {
 		return nil, err
 	}
-	defer rows.Close()
-	var list []Image
-	at := map[string]int{}
-	for rows.Next() {
-		img, err := scanImage(rows)
+	n := strings.Count(text, "\n") + 1
+	list, at := make([]Image, 0, n), make(map[string]int, n)
+	for line := range strings.SplitSeq(text, "\n") {
+		img, err := scanImage(line)
 		if err != nil {
 			return nil, err
 		}
 		at[img.ID.String()] = len(list)
-		list = append(list, *img)
-	}
-	if err := rows.Err(); err != nil || len(list) == 0 {
-		return list, err
+		list = append(list, img)
 	}
 	names, digests, idArgs := "SELECT image_id, name FROM names", "SELECT image_id, repository || '@' || digest FROM repo_digests", []any{}
 	if len(list) == 1 {
@@ -112,7 +144,7 @@ func images(ctx context.Context, tx *sql.Tx, rest string, args ...any) ([]Image,
 		digests += ` WHERE image_id = $1 UNION SELECT v.image_id, d.repository || '@' || d.digest
 			FROM variants v JOIN repo_digests d ON d.digest = v.root WHERE v.image_id = $1`
 	}
-	err = eachPair(ctx, tx, names+" ORDER BY 2", idArgs, func(id, name string) {
+	err = eachPair(ctx, tx, names, idArgs, func(id, name string) {
 		if i, ok := at[id]; ok {
 			list[i].Names = append(list[i].Names, name)
 		}
@@ -120,28 +152,37 @@ func images(ctx context.Context, tx *sql.Tx, rest string, args ...any) ([]Image,
 	if err != nil {
 		return nil, err
 	}
-	err = eachPair(ctx, tx, digests+" ORDER BY 2", idArgs, func(id, name string) {
+	err = eachPair(ctx, tx, digests, idArgs, func(id, name string) {
 		if i, ok := at[id]; ok {
 			list[i].RepoDigests = append(list[i].RepoDigests, name)
 		}
 	})
+	for i := range list {
+		slices.Sort(list[i].Names)
+		slices.Sort(list[i].RepoDigests)
+	}
 	return list, err
 }
 
+// eachPair calls fn for each row of a query of two columns, in any order. What
+// they hold has no tab and no line feed: digests and names.
 func eachPair(ctx context.Context, tx *sql.Tx, query string, args []any, fn func(a, b string)) error {
-	rows, err := tx.QueryContext(ctx, query, args...)
-	if err != nil {
+	text, err := oneText(ctx, tx, "WITH t (a, b) AS ("+query+") SELECT string_agg(concat_ws('\t', a, b), '\n') FROM t", args...)
+	if err != nil || text == "" {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var a, b string
-		if err := rows.Scan(&a, &b); err != nil {
-			return err
-		}
+	for line := range strings.SplitSeq(text, "\n") {
+		a, b, _ := strings.Cut(line, "\t")
 		fn(a, b)
 	}
-	return rows.Err()
+	return nil
+}
+
+// oneText is the result of a query of one row and column; NULL is empty.
+func oneText(ctx context.Context, tx *sql.Tx, query string, args ...any) (string, error) {
+	var text sql.NullString
+	err := tx.QueryRowContext(ctx, query, args...).Scan(&text)
+	return text.String, err
 }
 
 // Image finds an image as docker does: by ID (with or without sha256:), by name

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -176,6 +177,10 @@ func checkDiffIDs(desc ocispec.Descriptor, want, got []digest.Digest) error {
 	return nil
 }
 
+// oneWord is what a config says of its platform without white space, which lines
+// of text keep it apart by.
+func oneWord(s string) string { return strings.Join(strings.Fields(s), "") }
+
 // recordImage makes or renews the row of an image.
 func recordImage(ctx context.Context, tx *sql.Tx, m ocispec.Descriptor, id digest.Digest, config dockerspec.DockerOCIImage) error {
 	labels, err := json.Marshal(config.Config.Labels)
@@ -200,7 +205,7 @@ func recordImage(ctx context.Context, tx *sql.Tx, m ocispec.Descriptor, id diges
 		ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest, manifest_type = excluded.manifest_type,
 		manifest_size = excluded.manifest_size, used = excluded.used`,
 		id.String(), m.Digest.String(), m.MediaType, m.Size, nanos(created), size,
-		config.OS, config.Architecture, config.Variant, labels, now())
+		oneWord(config.OS), oneWord(config.Architecture), oneWord(config.Variant), labels, now())
 	if err != nil {
 		return fmt.Errorf("record image %s: %w", id, err)
 	}

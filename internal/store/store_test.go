@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -420,6 +421,40 @@ func TestCache(t *testing.T) {
 	}
 	if v, err := s.LastCache(t.Context(), "slot"); err != nil || !bytes.Equal(v, []byte{2}) {
 		t.Errorf("last value %v, %v", v, err)
+	}
+}
+
+// TestImagesHostilePlatform lists an image whose config's platform has what
+// separates the lines and columns of the listing.
+func TestImagesHostilePlatform(t *testing.T) {
+	ctx := t.Context()
+	s := open(t, t.TempDir())
+	config := dockerspec.DockerOCIImage{}
+	config.OS, config.Architecture, config.Variant = "li\nnux", "\tamd64", "v\x00\r1"
+	config.Config.Labels = map[string]string{"a\tb": "c\nd"}
+	id := digest.FromString("config")
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("manifest"), Size: 1000}
+	err := s.db.Update(ctx, func(tx *sql.Tx) error {
+		for _, name := range []string{"docker.io/library/b:1", "docker.io/library/a:1"} {
+			if err := errors.Join(recordImage(ctx, tx, desc, id, config), setName(ctx, tx, name, desc, id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Images(ctx)
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	got := list[0]
+	if got.OS != "linux" || got.Architecture != "amd64" || got.Variant != "v\x001" || got.Labels["a\tb"] != "c\nd" || got.Manifest.Digest != desc.Digest {
+		t.Errorf("%+v", got)
+	}
+	if want := []string{"docker.io/library/a:1", "docker.io/library/b:1"}; !slices.Equal(got.Names, want) {
+		t.Errorf("names %q, want %q", got.Names, want)
 	}
 }
 
