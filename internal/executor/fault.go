@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -17,6 +18,28 @@ const maxLog = 1 << 20
 
 // runcFailed begins what runc says, in its log and on stderr, when a container cannot be started.
 const runcFailed = "runc run failed: "
+
+// crunFaults begin what crun says, in its log and on stderr, when the command of a container cannot be executed.
+func crunFaults() []string {
+	return []string{"executable file `", "open executable", "exec container process"}
+}
+
+// commandFault puts a message of crunFaults in the words that runc has for it, and docker thereby; others it leaves alone.
+func commandFault(message, command string) string {
+	lower := strings.ToLower(message)
+	if !slices.ContainsFunc(crunFaults(), func(begin string) bool { return strings.HasPrefix(lower, begin) }) {
+		return message
+	}
+	why := "executable file not found in $PATH"
+	switch {
+	case !strings.Contains(lower, "no such file or directory"):
+		_, why, _ = strings.Cut(lower, ": ")
+		why = strings.Replace(why, "operation not permitted", "permission denied", 1)
+	case strings.Contains(command, "/"):
+		why = "stat " + command + ": no such file or directory"
+	}
+	return fmt.Sprintf("crun run failed: unable to start container process: exec: %q: %s", command, why)
+}
 
 // readFault returns the message by which the runtime told in its JSON log that it could not start the container; "" if it
 // started it.
@@ -64,13 +87,13 @@ func newStartError(message string) *StartError {
 	return e
 }
 
-// faultFilter passes on what the process writes to stderr, without the line that runc itself adds when it cannot start the
-// process: the StartError has it. It holds such a line back until it is followed by more or End decides. The line of crun, which
-// looks like any other, passes.
+// faultFilter passes on what the process writes to stderr, without the line that the runtime itself adds when it cannot start the
+// process: the StartError has it. It holds such a line back until it is followed by more or End decides.
 type faultFilter struct {
-	w    io.Writer
-	line []byte // begun, and so far like runcFailed; or complete and like it
-	mid  bool   // in the middle of a line that was passed on
+	w      io.Writer
+	faults []string // how such a line begins
+	line   []byte   // begun, and so far like one of faults; or complete and like it
+	mid    bool     // in the middle of a line that was passed on
 }
 
 // Write implements io.Writer.
@@ -97,8 +120,10 @@ func (f *faultFilter) add(part []byte) error {
 	}
 	if !f.mid {
 		f.line = append(f.line, part...)
-		n := min(len(f.line), len(runcFailed))
-		if string(f.line[:n]) == runcFailed[:n] {
+		if slices.ContainsFunc(f.faults, func(fault string) bool {
+			n := min(len(f.line), len(fault))
+			return string(f.line[:n]) == fault[:n]
+		}) {
 			return nil
 		}
 		part, f.line = f.line, nil

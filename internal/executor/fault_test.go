@@ -29,7 +29,7 @@ func TestFaultFilter(t *testing.T) {
 					want = test.started
 				}
 				var out bytes.Buffer
-				f := &faultFilter{w: &out}
+				f := &faultFilter{w: &out, faults: []string{"no fault", runcFailed}}
 				for rest := []byte(test.in); len(rest) > 0; {
 					n := min(size, len(rest))
 					if wrote, err := f.Write(rest[:n]); wrote != n || err != nil {
@@ -74,6 +74,22 @@ func TestStartError(t *testing.T) {
 	} {
 		if e := newStartError(message); e.Code != want.code || !errors.Is(e, want.kind) || e.Message != message {
 			t.Errorf("%q: got %+v", message, e)
+		}
+	}
+}
+
+func TestCommandFault(t *testing.T) {
+	const failed = "crun run failed: unable to start container process: exec: "
+	for _, test := range []struct{ message, command, want string }{
+		{"executable file `x` not found in $PATH: No such file or directory", "x", failed + `"x": executable file not found in $PATH`},
+		{"executable file `/x` not found: No such file or directory", "/x", failed + `"/x": stat /x: no such file or directory`},
+		{"open executable: Operation not permitted", "/etc", failed + `"/etc": permission denied`},
+		{"open executable: Permission denied", "./x", failed + `"./x": permission denied`},
+		{"exec container process `/x`: Exec format error", "/x", failed + `"/x": exec format error`},
+		{"mount `x`: No such file or directory", "/x", "mount `x`: No such file or directory"},
+	} {
+		if got := commandFault(test.message, test.command); got != test.want {
+			t.Errorf("%q: got %q", test.message, got)
 		}
 	}
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/mount"
 )
 
 // RuncOptions are the settings of a Runc.
@@ -32,9 +34,14 @@ type Runc struct {
 	stateDir string
 	isCrun   bool
 	cgroups  cgroupMode // cgroupNone where they cannot be written to
+	hybrid   bool       // cgroups are mounted in the hybrid way
 
 	mu    sync.Mutex
-	owner *owner // made by the first Run
+	owner *owner           // made by the first Run
+	ns    *mount.Namespace // for the runtime, where the caller's Spec has none and it needs one
+
+	filterMu sync.Mutex // held while a filter is made
+	filters  map[string][]byte
 }
 
 var _ Executor = (*Runc)(nil)
@@ -51,8 +58,10 @@ func NewRunc(o RuncOptions) (*Runc, error) {
 	if o.StateDir == "" {
 		o.StateDir = defaultStateDir()
 	}
-	r := &Runc{path: o.Path, stateDir: o.StateDir, isCrun: strings.Contains(filepath.Base(o.Path), "crun")}
-	r.cgroups = usableCgroups()
+	r := &Runc{
+		path: o.Path, stateDir: o.StateDir, isCrun: strings.Contains(filepath.Base(o.Path), "crun"), filters: map[string][]byte{},
+	}
+	r.cgroups, r.hybrid = usableCgroups(), currentCgroups() == cgroupHybrid
 	return r, nil
 }
 
@@ -80,6 +89,25 @@ func usableCgroups() cgroupMode {
 	return mode
 }
 
+// controllersFile says which controllers cgroups of version 2 have where version 1 is mounted too.
+const controllersFile = cgroupRoot + "/unified/cgroup.controllers"
+
+// hidesControllers reports whether the runtime is to see that file empty: crun refuses to run where both versions have
+// controllers, of which it would use those of version 1.
+func (r *Runc) hidesControllers() bool { return r.isCrun && r.hybrid }
+
+// hideControllers hides it in the calling thread's mount namespace.
+func hideControllers() error {
+	text, err := os.ReadFile(controllersFile)
+	if err != nil {
+		return fmt.Errorf("look at the cgroups: %w", err)
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	return mount.Bind(os.DevNull, controllersFile, false)
+}
+
 // Close gives up the state directory. No Run may be under way.
 func (r *Runc) Close() error {
 	r.mu.Lock()
@@ -88,7 +116,10 @@ func (r *Runc) Close() error {
 		return nil
 	}
 	err := r.owner.close()
-	r.owner = nil
+	if r.ns != nil {
+		err = errors.Join(err, r.ns.Close())
+	}
+	r.owner, r.ns = nil, nil
 	return err
 }
 
@@ -105,8 +136,11 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if spec.NS == nil {
+		spec.NS = r.ns
+	}
 	run := &run{runc: r, spec: spec, stateDir: own.dir, log: filepath.Join(spec.Bundle, "runtime.log")}
-	if err := run.inside(run.prepare); err != nil {
+	if err := run.inside(func() error { return run.prepare(ctx) }); err != nil {
 		return 0, errors.Join(err, run.cleanUp(ctx))
 	}
 	code, err := run.execute(ctx)
@@ -125,6 +159,11 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 		own, err := newOwner(r.path, r.stateDir)
 		if err != nil {
 			return nil, err
+		}
+		if r.hidesControllers() {
+			if r.ns, err = mount.New(context.WithoutCancel(ctx)); err != nil {
+				return nil, errors.Join(err, own.close())
+			}
 		}
 		r.owner = own
 	}
@@ -194,7 +233,12 @@ func (x *run) inside(fn func() error) error {
 }
 
 // prepare fills the bundle and makes the stubs.
-func (x *run) prepare() error {
+func (x *run) prepare(ctx context.Context) error {
+	if x.runc.hidesControllers() {
+		if err := hideControllers(); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(x.spec.Bundle, 0o700); err != nil {
 		return fmt.Errorf("make the bundle: %w", err)
 	}
@@ -225,6 +269,7 @@ func (x *run) prepare() error {
 	if err != nil {
 		return err
 	}
+	x.setFilter(ctx, config)
 	return writeConfig(x.spec.Bundle, config)
 }
 
@@ -296,7 +341,10 @@ func (x *run) execute(ctx context.Context) (int, error) {
 		defer runtime.UnlockOSThread()
 	}
 	cmd := x.command()
-	stderr := &faultFilter{w: io.Discard}
+	stderr := &faultFilter{w: io.Discard, faults: []string{runcFailed}}
+	if x.runc.isCrun {
+		stderr.faults = crunFaults()
+	}
 	if x.spec.Stderr != nil && !x.spec.Terminal {
 		stderr.w = x.spec.Stderr
 	}
@@ -341,7 +389,7 @@ func (x *run) result(cmd *exec.Cmd, err error, stderr *faultFilter) (int, error)
 	}
 	if message != "" && (x.runc.isCrun || strings.HasPrefix(message, runcFailed)) {
 		x.killed = x.runc.isCrun // which leaves the cgroup behind
-		return 0, errors.Join(newStartError(message), stderr.End(false))
+		return 0, errors.Join(newStartError(commandFault(message, x.spec.Args[0])), stderr.End(false))
 	}
 	return exit.ExitCode(), stderr.End(true)
 }

@@ -16,9 +16,9 @@ import (
 // RuntimeVariable is the environment variable that names the runtime to use, by path or by name in PATH.
 const RuntimeVariable = "STRAKE_RUNTIME"
 
-// FindRuntime returns the path of the OCI runtime to use: the one that STRAKE_RUNTIME names, else runc or crun from PATH, else
-// the runc beside the running program. crun comes last where cgroups are mounted in the hybrid way, which it refuses. Without a
-// runtime the error is errdefs.ErrNotFound. No program is run: Version asks for the version.
+// FindRuntime returns the path of the OCI runtime to use: the one that STRAKE_RUNTIME names, else crun, which is several times
+// faster, or runc from PATH, else the runc beside the running program. Without a runtime the error is errdefs.ErrNotFound. No
+// program is run: Version asks for the version.
 func FindRuntime() (string, error) {
 	if name := os.Getenv(RuntimeVariable); name != "" {
 		path, err := lookPath(name)
@@ -27,12 +27,9 @@ func FindRuntime() (string, error) {
 		}
 		return path, nil
 	}
-	names := []string{"runc", "crun"}
+	names := []string{"crun", "runc"}
 	if self, err := os.Executable(); err == nil {
 		names = append(names, filepath.Join(filepath.Dir(self), "runc"))
-	}
-	if currentCgroups() == cgroupHybrid && len(names) == 3 {
-		names[1], names[2] = names[2], names[1]
 	}
 	for _, name := range names {
 		if path, err := lookPath(name); err == nil {
