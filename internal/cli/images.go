@@ -64,16 +64,11 @@ func runImages(ctx context.Context, s *session, opts imagesOptions) (int, error)
 	if err != nil {
 		return 0, err
 	}
-	conditions := map[string][]string{}
-	for _, f := range opts.filters {
-		name, value, _ := strings.Cut(f, "=")
-		name = strings.ToLower(strings.TrimSpace(name))
-		conditions[name] = append(conditions[name], strings.TrimSpace(value))
-	}
+	filters := conditions(opts.filters)
 	if opts.match != "" {
-		conditions["reference"] = append(conditions["reference"], opts.match)
+		filters["reference"] = append(filters["reference"], opts.match)
 	}
-	images, err := engine.Images(ctx, env, engine.ImagesOptions{All: opts.all, Filters: conditions})
+	images, err := engine.Images(ctx, env, engine.ImagesOptions{All: opts.all, Filters: filters})
 	if err != nil {
 		return 0, fromEngine(err)
 	}

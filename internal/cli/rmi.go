@@ -15,6 +15,7 @@ type removeOptions struct {
 	images    []string
 	force     bool
 	noPrune   bool
+	now       bool
 	platforms []string
 }
 
@@ -34,6 +35,7 @@ func newRemoveCommand(s *session) *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVarP(&opts.force, "force", "f", false, "Force removal of the image")
 	flags.BoolVar(&opts.noPrune, "no-prune", false, "Do not delete untagged parents")
+	flags.BoolVar(&opts.now, "now", false, "Free the space at once: the removal cannot be undone")
 	flags.StringSliceVar(&opts.platforms, "platform", nil, `Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	return cmd
 }
@@ -51,7 +53,7 @@ func runRemove(ctx context.Context, s *session, opts removeOptions) error {
 	var errs []error
 	fatal := !opts.force
 	for _, ref := range opts.images {
-		result, err := engine.Remove(ctx, env, engine.RemoveOptions{Ref: ref, Force: opts.force, NoPrune: opts.noPrune, Platforms: opts.platforms})
+		result, err := engine.Remove(ctx, env, engine.RemoveOptions{Ref: ref, Force: opts.force, NoPrune: opts.noPrune, Now: opts.now, Platforms: opts.platforms})
 		if err != nil {
 			fatal = fatal || !errdefs.IsNotFound(err)
 			errs = append(errs, fromEngine(err))

@@ -48,8 +48,9 @@ func newRootCommand(s *session) *cobra.Command {
 		group("container", "Manage containers", newRunCommand(s)),
 		newManifestCommand(s),
 		group("store", "Look after the image store", newStoreCheckCommand(s)),
-		group("system", "Manage Strake", newInfoCommand(s)),
+		group("system", "Manage Strake", newEventsCommand(s), newInfoCommand(s)),
 	)
+	root.AddCommand(newUndoCommand(s), newEventsCommand(s))
 	return root
 }
 

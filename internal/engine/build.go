@@ -124,7 +124,7 @@ func solve(ctx context.Context, env *Env, solver *build.Solver, source []byte, p
 	return solver.Build(ctx, definition, build.ExportOptions{
 		Names: names,
 		Commit: func(ctx context.Context, img build.Exported) error {
-			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: img.Manifest, Names: names})
+			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Action: "build", Root: img.Manifest, Names: names})
 			return err
 		},
 	})

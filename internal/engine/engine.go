@@ -27,6 +27,7 @@ type Env struct {
 	Store       *store.Store
 	Remote      *remote.Client
 	Credentials *remote.Config // where Login keeps what Remote uses
+	Settings    Settings       // of Strake's own configuration file
 	Version     string         // Strake's
 }
 
@@ -112,7 +113,7 @@ func IsLayer(desc ocispec.Descriptor) bool {
 
 // addOptions is how an image from elsewhere gets its name here.
 func addOptions(named reference.Named, root ocispec.Descriptor) store.AddImageOptions {
-	add := store.AddImageOptions{Root: root, RepoDigest: named.Name() + "@" + root.Digest.String()}
+	add := store.AddImageOptions{Action: "pull", Actor: reference.FamiliarString(named), Root: root, RepoDigest: named.Name() + "@" + root.Digest.String()}
 	if _, digested := named.(reference.Digested); !digested {
 		add.Names = []string{named.String()}
 	}

@@ -41,7 +41,7 @@ type ImportResult struct {
 // Import makes an image of one layer, the tar as it is, decompressed: all of it
 // or nothing.
 func Import(ctx context.Context, env *Env, opts ImportOptions) (result ImportResult, err error) {
-	add := store.AddImageOptions{}
+	add := store.AddImageOptions{Action: "import"}
 	if opts.Name != "" {
 		named, err := ParseTarget(opts.Name)
 		if err != nil {

@@ -136,7 +136,7 @@ func nameLoaded(ctx context.Context, env *Env, entry layout.ArchiveImage, manife
 			before[name] = old.ID
 		}
 	}
-	img, err := env.Store.AddImage(ctx, store.AddImageOptions{Root: entry.Desc, Manifests: manifests, Names: entry.Names})
+	img, err := env.Store.AddImage(ctx, store.AddImageOptions{Action: "load", Root: entry.Desc, Manifests: manifests, Names: entry.Names})
 	if err != nil {
 		return err
 	}

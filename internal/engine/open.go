@@ -17,8 +17,8 @@ type OpenOptions struct {
 	Insecure []string
 }
 
-// Open opens the store. Registries are not contacted, and no configuration is
-// read, before a verb needs them.
+// Open opens the store. Registries are not contacted, and none of their
+// configuration is read, before a verb needs them.
 func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
 	config := &remote.Config{Dir: opts.Config}
 	env := &Env{
@@ -30,7 +30,11 @@ func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
 		return env, nil
 	}
 	var err error
-	if env.Store, err = store.Open(ctx, store.Options{Root: opts.Root}); err != nil {
+	if env.Settings, err = readSettings(); err != nil {
+		return nil, err
+	}
+	options := store.Options{Root: opts.Root, UndoWindow: env.Settings.UndoWindow, MaxSize: env.Settings.MaxSize}
+	if env.Store, err = store.Open(ctx, options); err != nil {
 		return nil, err
 	}
 	return env, nil

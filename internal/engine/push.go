@@ -76,6 +76,9 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err := env.Store.RecordRepoDigest(ctx, img.ID, named.Name(), root); err != nil {
 		return PushResult{}, err
 	}
+	if err := env.Store.Tell(ctx, "push", reference.FamiliarString(named), reference.FamiliarName(named), img.ID); err != nil {
+		return PushResult{}, err
+	}
 	return PushResult{Name: named, Root: root, Index: index}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
 }
 

@@ -18,6 +18,7 @@ type RemoveOptions struct {
 	Ref     string
 	Force   bool // by ID: all names too
 	NoPrune bool // has no effect: an image here has no untagged parents
+	Now     bool // keep nothing for Undo
 
 	Platforms []string // only these images of an index, under all names; needs Force
 }
@@ -29,7 +30,8 @@ type RemoveResult struct {
 	Freed    int64 // bytes
 }
 
-// Remove removes a name, and with its last name the image. It fails with
+// Remove removes a name, and with its last name the image. What the image takes
+// on disk stays for Undo, until its time is over. It fails with
 // errdefs.ErrConflict where Force would be needed, and removes nothing then.
 func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, error) {
 	wanted, err := parsePlatforms(opts.Platforms)
@@ -39,7 +41,7 @@ func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, er
 	if len(wanted) > 0 && !opts.Force {
 		return RemoveResult{}, messageError{"Content will be removed from all images referencing this variant. Use —-force to force delete.", errdefs.ErrInvalidArgument}
 	}
-	res, err := env.Store.Remove(ctx, store.RemoveOptions{Ref: opts.Ref, Force: opts.Force, Platforms: wanted})
+	res, err := env.Store.Remove(ctx, store.RemoveOptions{Ref: opts.Ref, Force: opts.Force, Now: opts.Now, Platforms: wanted})
 	if missing, ok := errors.AsType[*store.PlatformError](err); ok {
 		return RemoveResult{}, messageError{fmt.Sprintf("failed to delete platform %s for image %s: %v",
 			platforms.Format(missing.Platform), missing.ID, lacksPlatform(opts.Ref, missing.Platform)), errdefs.ErrNotFound}

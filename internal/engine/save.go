@@ -48,14 +48,22 @@ func Save(ctx context.Context, env *Env, opts SaveOptions) error {
 		}
 	}
 	write.Keep = func(desc ocispec.Descriptor) bool { return list.kept[desc.Digest] }
-	images := list.images
-	return layout.WriteArchive(ctx, opts.Output, env.Store, images, write)
+	if err := layout.WriteArchive(ctx, opts.Output, env.Store, list.images, write); err != nil {
+		return err
+	}
+	for _, id := range list.ids {
+		if err := env.Store.Tell(ctx, "save", id.String(), id.String(), id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // savedList is what an archive is to hold: refs to one image are one entry with
 // all their names.
 type savedList struct {
 	images []layout.ArchiveImage
+	ids    []digest.Digest        // of the images
 	at     map[digest.Digest]int  // places in images
 	kept   map[digest.Digest]bool // the manifests of indexes that are saved
 }
@@ -82,7 +90,7 @@ func (l *savedList) add(ctx context.Context, env *Env, ref string, opts SaveOpti
 		if !ok {
 			i = len(l.images)
 			l.at[desc.Digest] = i
-			l.images = append(l.images, layout.ArchiveImage{Desc: desc})
+			l.images, l.ids = append(l.images, layout.ArchiveImage{Desc: desc}), append(l.ids, img.ID)
 		}
 		if full := canonical(name); slices.Contains(img.Names, full) && !slices.Contains(l.images[i].Names, full) {
 			l.images[i].Names = append(l.images[i].Names, full)

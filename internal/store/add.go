@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -20,6 +21,10 @@ type AddImageOptions struct {
 	Names      []string             // canonical, with a tag
 	RepoDigest string               // repository@digest that holds Root; "" for none
 	Source     string               // the host and repository that it was pulled from; "" for none
+
+	// Action is how the image came (build, import, load, pull), for the journal
+	// and the events, and Actor the name that was pulled; "" is the image's ID.
+	Action, Actor string
 }
 
 // AddImage makes images, whose blobs have been pushed, reachable, in one
@@ -32,6 +37,9 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		return Image{}, err
 	}
 	if img, ok, err := add.added(ctx, parts); err != nil || ok {
+		if err == nil && (opts.Action == "pull" || opts.Action == "load") {
+			err = opts.tell(ctx, s, img.ID)
+		}
 		return img, err
 	}
 	var id digest.Digest
@@ -42,10 +50,8 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		if id, err = addParts(ctx, tx, opts.Root, parts); err != nil {
 			return err
 		}
-		for _, name := range opts.Names {
-			if err := setName(ctx, tx, name, opts.Root, id); err != nil {
-				return err
-			}
+		if err := opts.setNames(ctx, tx, s.begin, id); err != nil {
+			return err
 		}
 		if repository, dgst, ok := strings.Cut(opts.RepoDigest, "@"); ok {
 			return recordRepoDigest(ctx, tx, repository, dgst, opts.Root, id, opts.Source)
@@ -56,6 +62,54 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		return Image{}, fmt.Errorf("add image %s: %w", opts.Root.Digest, err)
 	}
 	return s.Image(ctx, id.String())
+}
+
+// setNames gives the image its names and writes the events. What the names
+// named can be brought back.
+func (o AddImageOptions) setNames(ctx context.Context, tx *sql.Tx, begin func(string) *entry, id digest.Digest) (err error) {
+	var event int64
+	undo := begin(o.what())
+	for _, name := range o.Names {
+		if err := setName(ctx, tx, undo, name, o.Root, id); err != nil {
+			return err
+		}
+		if o.Action == "pull" || o.Action == "load" {
+			continue // one event is all that docker has of them
+		}
+		if event, err = imageEvent(ctx, tx, "tag", id.String(), familiar(name), id); err != nil {
+			return err
+		}
+	}
+	if o.Action != "" && o.Action != "build" {
+		if event, err = o.event(ctx, tx, id); err != nil {
+			return err
+		}
+	}
+	return undo.write(ctx, tx, event)
+}
+
+// what names the change in the journal.
+func (o AddImageOptions) what() string {
+	names := make([]string, len(o.Names))
+	for i, name := range o.Names {
+		names[i] = familiar(name)
+	}
+	return strings.TrimSpace(cmp.Or(o.Action, "tag") + " " + strings.Join(names, " "))
+}
+
+// event writes docker's event of the way in which the image came.
+func (o AddImageOptions) event(ctx context.Context, tx *sql.Tx, id digest.Digest) (int64, error) {
+	if o.Actor != "" {
+		return imageEvent(ctx, tx, o.Action, o.Actor, repositoryOf(o.Actor), id)
+	}
+	return imageEvent(ctx, tx, o.Action, id.String(), id.String(), id)
+}
+
+func (o AddImageOptions) tell(ctx context.Context, s *Store, id digest.Digest) error {
+	return s.db.Note(ctx, func(tx *sql.Tx) error {
+		_, err := o.event(ctx, tx, id)
+		return err
+	})
 }
 
 // added reports whether the images and all their names are as they are to be.

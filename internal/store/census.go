@@ -29,6 +29,7 @@ type census struct {
 	roots      []rootRow // names and repo digests
 	cache      map[string][]digest.Digest
 	leased     map[string]map[digest.Digest]bool // lease: digests
+	journal    map[digest.Digest]bool            // kept for undo
 
 	blobFiles  map[digest.Digest]int64
 	indexFiles map[string]int64 // by name: size
@@ -68,7 +69,7 @@ func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
 	c = &census{
 		blobs: map[digest.Digest]int64{}, layers: map[digest.Digest]layerRow{}, compressed: map[digest.Digest]compressedRow{},
 		refs: map[digest.Digest][]digest.Digest{}, images: map[digest.Digest]ocispec.Descriptor{}, cache: map[string][]digest.Digest{},
-		leased: map[string]map[digest.Digest]bool{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
+		leased: map[string]map[digest.Digest]bool{}, journal: map[digest.Digest]bool{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
 	}
 	// Leases before rows: one that is given up in between leaves no rows behind.
 	if err := s.leaseFiles(c.alive); err != nil {
@@ -167,6 +168,11 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 		{"SELECT key, diff_id FROM cache_layers", func(scan func(...any) error) error {
 			err := scan(&text, &d)
 			c.cache[text] = append(c.cache[text], d)
+			return err
+		}},
+		{"SELECT digest FROM journal_holds", func(scan func(...any) error) error {
+			err := scan(&d)
+			c.journal[d] = true
 			return err
 		}},
 		{"SELECT lease, digest FROM leases", func(scan func(...any) error) error {
@@ -286,12 +292,12 @@ func (c *census) users(d digest.Digest) (images, repositories []string) {
 	return slices.Sorted(maps.Keys(names)), slices.Sorted(maps.Keys(repos))
 }
 
-// live reports whether an image, a repo digest, a cache record or a living
-// process needs d.
+// live reports whether an image, a repo digest, a cache record, a living process
+// or undo needs d.
 func (c *census) live(d digest.Digest) bool {
 	up := c.ancestors(d)
 	for a := range up {
-		if c.inUse(a) {
+		if c.journal[a] || c.inUse(a) {
 			return true
 		}
 	}

@@ -32,6 +32,7 @@ type Image struct {
 	RepoDigests  []string  // canonical, as docker.io/library/debian@sha256:...; sorted
 	Tagged       time.Time // when it last got a name; zero: never
 	Used         time.Time // when it was last made, pulled, pushed or run
+	Pinned       bool      // no prune and no budget removes it
 }
 
 // Platform is what the image runs on.
@@ -43,7 +44,7 @@ func (i *Image) Platform() ocispec.Platform {
 // of images a row and its columns cost more than what they hold. No field has a
 // tab or a line feed: digests, media types, numbers, platforms (see recordImage),
 // JSON.
-const imageColumns = "concat_ws('\t', i.id, i.manifest, i.manifest_type, i.manifest_size, i.created, i.size, i.tagged, i.used, " +
+const imageColumns = "concat_ws('\t', i.id, i.manifest, i.manifest_type, i.manifest_size, i.created, i.size, i.tagged, i.used, i.pinned, " +
 	"i.os, i.architecture, i.variant, i.labels)"
 
 // imageFields are the columns' places.
@@ -56,6 +57,7 @@ const (
 	fieldSize
 	fieldTagged
 	fieldUsed
+	fieldPinned
 	fieldOS
 	fieldArchitecture
 	fieldVariant
@@ -80,7 +82,7 @@ func scanImage(text string) (img Image, err error) {
 		Manifest: ocispec.Descriptor{
 			Digest: digest.Digest(fields[fieldManifest]), MediaType: fields[fieldManifestType], Size: number(fieldManifestSize),
 		},
-		Created: fromNanos(number(fieldCreated)), Size: number(fieldSize), Used: fromNanos(number(fieldUsed)),
+		Created: fromNanos(number(fieldCreated)), Size: number(fieldSize), Used: fromNanos(number(fieldUsed)), Pinned: fields[fieldPinned] == "1",
 		OS: fields[fieldOS], Architecture: fields[fieldArchitecture], Variant: fields[fieldVariant],
 	}
 	if tagged := number(fieldTagged); tagged > 0 {
@@ -389,7 +391,15 @@ func (s *Store) SetName(ctx context.Context, name reference.NamedTagged, ref str
 		if err != nil {
 			return err
 		}
-		return setName(ctx, tx, name.String(), f.root, f.id)
+		undo := s.begin("tag " + familiar(name.String()))
+		if err := setName(ctx, tx, undo, name.String(), f.root, f.id); err != nil {
+			return err
+		}
+		event, err := imageEvent(ctx, tx, "tag", f.id.String(), familiar(name.String()), f.id)
+		if err != nil {
+			return err
+		}
+		return undo.write(ctx, tx, event)
 	})
 	if err != nil {
 		return fmt.Errorf("tag %q: %w", ref, err)
@@ -397,15 +407,18 @@ func (s *Store) SetName(ctx context.Context, name reference.NamedTagged, ref str
 	return nil
 }
 
-func setName(ctx context.Context, tx *sql.Tx, name string, root ocispec.Descriptor, id digest.Digest) error {
+// setName makes name name root, and keeps in undo what it named.
+func setName(ctx context.Context, tx *sql.Tx, undo *entry, name string, root ocispec.Descriptor, id digest.Digest) error {
+	if _, err := undo.saveName(ctx, tx, name, root.Digest); err != nil {
+		return err
+	}
 	t := now()
 	_, err := tx.ExecContext(ctx, `INSERT INTO names (name, root, root_type, root_size, image_id, tagged)
 		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET root = excluded.root,
 		root_type = excluded.root_type, root_size = excluded.root_size, image_id = excluded.image_id, tagged = excluded.tagged`,
 		name, root.Digest.String(), root.MediaType, root.Size, id.String(), t)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = tx.ExecContext(ctx, "UPDATE images SET tagged = $2, used = $2 WHERE id = $1", id.String(), t)
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE images SET tagged = $2, used = $2 WHERE id = $1", id.String(), t)
 	return err
 }

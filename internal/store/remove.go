@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,7 +17,8 @@ import (
 // RemoveOptions say what to remove.
 type RemoveOptions struct {
 	Ref       string             // name, name@digest, ID or prefix of an ID
-	Force     bool               // by ID: all names too
+	Force     bool               // by ID: all names too; also a pinned image
+	Now       bool               // keep nothing for undo
 	Platforms []ocispec.Platform // only these of an index
 }
 
@@ -24,41 +26,77 @@ type RemoveOptions struct {
 type RemoveResult struct {
 	Untagged []string // canonical names and repo digests
 	Deleted  []digest.Digest
-	Freed    int64 // bytes
+	Freed    int64 // bytes on disk
 }
 
 // Remove removes a name or a digest, and with the last one the image, as docker
-// rmi does; then it collects. An index that loses its last name loses its
+// rmi does. What it needs stays until the journal gives it up; with Now, or where
+// no journal is kept, it is freed at once. An index that loses its last name loses its
 // images but those that another name or digest reaches. It fails with
 // errdefs.ErrNotFound, or errdefs.ErrConflict where Force would be needed.
-func (s *Store) Remove(ctx context.Context, opts RemoveOptions) (RemoveResult, error) {
+func (c *collector) Remove(ctx context.Context, opts RemoveOptions) (RemoveResult, error) {
 	var r *removal
-	err := s.db.Update(ctx, func(tx *sql.Tx) error {
+	change := func(tx *sql.Tx) error {
 		f, err := find(ctx, tx, opts.Ref)
 		if err != nil {
 			return err
 		}
-		r = &removal{tx: tx, opts: opts}
+		r = &removal{tx: tx, opts: opts, undo: c.journal.begin("rmi " + shortRef(opts.Ref))}
+		r.undo.keep = r.undo.keep && !opts.Now
 		if len(opts.Platforms) > 0 {
-			return r.removePlatforms(ctx, f)
+			err = r.removePlatforms(ctx, f)
+		} else {
+			err = r.remove(ctx, f)
 		}
-		return r.remove(ctx, f)
-	})
+		if err != nil {
+			return err
+		}
+		return r.end(ctx)
+	}
+	var freed int64
+	var err error
+	if opts.Now || c.journal.window <= 0 {
+		freed, err = c.freeScope(ctx, change, func() []digest.Digest { return r.undo.digests() })
+	} else {
+		err = c.files.db.Update(ctx, change)
+	}
 	if err != nil {
 		return RemoveResult{}, fmt.Errorf("remove %q: %w", opts.Ref, err)
 	}
-	if len(r.res.Deleted) == 0 {
-		return r.res, nil
-	}
-	r.res.Freed, err = s.GC(ctx)
-	return r.res, err
+	r.res.Freed = freed
+	return r.res, nil
 }
 
-// removal is one Remove inside its transaction.
+// removal is one change that removes names and images, inside its transaction.
 type removal struct {
-	tx   *sql.Tx
-	opts RemoveOptions
-	res  RemoveResult
+	tx    *sql.Tx
+	opts  RemoveOptions
+	res   RemoveResult
+	undo  *entry // what goes
+	event int64  // the last that was written
+}
+
+// end ends the change: the journal keeps what went, or forgets it with all that
+// it kept of it before.
+func (r *removal) end(ctx context.Context) error {
+	if r.undo.keep {
+		return r.undo.write(ctx, r.tx, r.event)
+	}
+	for _, id := range r.res.Deleted {
+		if err := forget(ctx, r.tx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delete removes rows that concern an image.
+func (r *removal) delete(ctx context.Context, id digest.Digest, table, where string, args ...any) error {
+	if err := r.undo.save(ctx, r.tx, id, table, where, args...); err != nil {
+		return err
+	}
+	_, err := r.tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+where, args...) //nolint:gosec // constants
+	return err
 }
 
 // remove follows docker's rules: a reference goes, and the digests of its
@@ -152,11 +190,24 @@ func references(img Image) []string {
 
 // untag removes a canonical name or a repository@digest.
 func (r *removal) untag(ctx context.Context, ref string) error {
-	query, args := "DELETE FROM names WHERE name = $1", []any{ref}
+	table, where, args := "names", "name = $1", []any{ref}
 	if repository, dgst, ok := strings.Cut(ref, "@"); ok {
-		query, args = "DELETE FROM repo_digests WHERE repository = $1 AND digest = $2", []any{repository, dgst}
+		table, where, args = "repo_digests", "repository = $1 AND digest = $2", []any{repository, dgst}
 	}
-	_, err := r.tx.ExecContext(ctx, query, args...)
+	var id digest.Digest
+	err := r.tx.QueryRowContext(ctx, "SELECT image_id FROM "+table+" WHERE "+where, args...).Scan(&id) //nolint:gosec // constants
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = r.undo.saveNamed(ctx, r.tx, id, table, where, args...)
+	}
+	if err == nil {
+		_, err = r.tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+where, args...) //nolint:gosec // constants
+	}
+	if err == nil {
+		r.event, err = imageEvent(ctx, r.tx, "untag", id.String(), id.String(), id)
+	}
 	r.res.Untagged = append(r.res.Untagged, ref)
 	return err
 }
@@ -168,10 +219,16 @@ func (r *removal) dropImage(ctx context.Context, id digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.tx.ExecContext(ctx, "DELETE FROM variants WHERE image_id = $1", id.String()); err != nil {
+	if pinned, err := exists(ctx, r.tx, "images WHERE id = $1 AND pinned = 1", id.String()); err != nil || pinned && !r.opts.Force {
+		return errors.Join(err, fmt.Errorf("unable to delete %s (must be forced) - image is pinned: %w", shortID(id), errdefs.ErrConflict))
+	}
+	if err := r.delete(ctx, id, "variants", "image_id = $1", id.String()); err != nil {
 		return err
 	}
-	if _, err := r.tx.ExecContext(ctx, "DELETE FROM images WHERE id = $1", id.String()); err != nil {
+	if err := r.delete(ctx, id, "images", "id = $1", id.String()); err != nil {
+		return err
+	}
+	if r.event, err = imageEvent(ctx, r.tx, "delete", id.String(), id.String(), id); err != nil {
 		return err
 	}
 	r.res.Deleted = append(r.res.Deleted, id)
@@ -195,7 +252,11 @@ func (r *removal) dropRoot(ctx context.Context, root digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.tx.ExecContext(ctx, "DELETE FROM variants WHERE root = $1", root.String()); err != nil {
+	of := digest.Digest("")
+	if len(ids) > 0 {
+		of = digest.Digest(ids[0])
+	}
+	if err := r.delete(ctx, of, "variants", "root = $1", root.String()); err != nil {
 		return err
 	}
 	for _, id := range ids {
@@ -271,7 +332,7 @@ func (r *removal) removeManifest(ctx context.Context, f found, img Image) error 
 		r.opts.Force = true
 		return r.remove(ctx, f)
 	}
-	if _, err := r.tx.ExecContext(ctx, "DELETE FROM variants WHERE manifest = $1", img.Manifest.Digest.String()); err != nil {
+	if err := r.delete(ctx, img.ID, "variants", "manifest = $1", img.Manifest.Digest.String()); err != nil {
 		return err
 	}
 	for _, root := range roots {
@@ -354,6 +415,14 @@ func repositoryOf(name string) string {
 		name = name[:i]
 	}
 	return name
+}
+
+// shortRef is a reference as people read it: a full ID cut short.
+func shortRef(ref string) string {
+	if fullID.MatchString(ref) {
+		return strings.TrimPrefix(ref, "sha256:")[:12]
+	}
+	return ref
 }
 
 func shortID(id digest.Digest) string { return id.Encoded()[:12] }

@@ -438,10 +438,7 @@ func (r *repairer) leftovers(ctx context.Context, findings []Finding) error {
 	if err := r.reap(ctx); err != nil {
 		return err
 	}
-	if _, err := r.sweep(ctx); err != nil {
-		return err
-	}
-	if _, err := r.dropIngests(ctx); err != nil {
+	if err := r.sweep(ctx); err != nil {
 		return err
 	}
 	for _, f := range findings {

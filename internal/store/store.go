@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"strake/internal/content"
 	"strake/internal/sqldb"
@@ -31,7 +32,9 @@ var migrations embed.FS
 
 // Options say which store to open.
 type Options struct {
-	Root string // its directory; "" is DefaultRoot()
+	Root       string        // its directory; "" is DefaultRoot()
+	UndoWindow time.Duration // how long what is removed can be brought back; 0: not at all
+	MaxSize    int64         // bytes on disk that the store may take, when Settle was called; 0: any
 }
 
 // DefaultRoot is the store's directory: STRAKE_ROOT, else /var/lib/strake for
@@ -57,6 +60,9 @@ type Store struct {
 	*contents
 	*cache
 	*elsewhere
+	*events
+	*journal
+	*collector
 }
 
 // Open opens the store, and makes it where there is none.
@@ -78,7 +84,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
-	files, err := fs.Sub(migrations, "migrations")
+	schema, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
 	}
@@ -86,11 +92,15 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
-	if err := db.Migrate(ctx, files); err != nil {
+	if err := db.Migrate(ctx, schema); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", root, err), db.Close())
 	}
 	held := &leases{root: root, db: db}
-	return &Store{root: root, db: db, contents: &contents{root, db, blobs, held}, cache: &cache{db}, elsewhere: &elsewhere{db}}, nil
+	files, undo := &contents{root, db, blobs, held}, &journal{db, opts.UndoWindow}
+	return &Store{
+		root: root, db: db, contents: files, cache: &cache{db}, elsewhere: &elsewhere{db}, events: &events{db},
+		journal: undo, collector: &collector{files, undo, opts.MaxSize},
+	}, nil
 }
 
 // Close gives up the lease, removes the store's scratch directories and closes

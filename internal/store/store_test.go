@@ -436,7 +436,7 @@ func TestImagesHostilePlatform(t *testing.T) {
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("manifest"), Size: 1000}
 	err := s.db.Update(ctx, func(tx *sql.Tx) error {
 		for _, name := range []string{"docker.io/library/b:1", "docker.io/library/a:1"} {
-			if err := errors.Join(recordImage(ctx, tx, desc, id, config), setName(ctx, tx, name, desc, id)); err != nil {
+			if err := errors.Join(recordImage(ctx, tx, desc, id, config), setName(ctx, tx, nil, name, desc, id)); err != nil {
 				return err
 			}
 		}
@@ -472,7 +472,7 @@ func BenchmarkImages(b *testing.B) {
 			if err := recordImage(b.Context(), tx, desc, id, dockerspec.DockerOCIImage{}); err != nil {
 				return err
 			}
-			if err := setName(b.Context(), tx, fmt.Sprintf("docker.io/library/image:%d", i), desc, id); err != nil {
+			if err := setName(b.Context(), tx, nil, fmt.Sprintf("docker.io/library/image:%d", i), desc, id); err != nil {
 				return err
 			}
 			if err := recordRepoDigest(b.Context(), tx, "docker.io/library/image", id.String(), desc, id, ""); err != nil {

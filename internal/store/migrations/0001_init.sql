@@ -31,6 +31,7 @@ CREATE TABLE refs (
     child  TEXT NOT NULL,
     PRIMARY KEY (parent, child)
 ) WITHOUT ROWID;
+CREATE INDEX refs_child ON refs (child);
 
 -- One row per image, keyed by its ID (the digest of the config).
 CREATE TABLE images (
@@ -45,9 +46,9 @@ CREATE TABLE images (
     variant       TEXT NOT NULL,
     labels        TEXT NOT NULL,
     tagged        BIGINT NOT NULL,
-    used          BIGINT NOT NULL
+    used          BIGINT NOT NULL,
+    pinned        BIGINT NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-
 CREATE INDEX images_manifest ON images (manifest);
 
 -- The manifests of an index that are here, whatever it names besides. Each but
@@ -114,6 +115,7 @@ CREATE TABLE cache_layers (
     diff_id TEXT NOT NULL,
     PRIMARY KEY (key, diff_id)
 ) WITHOUT ROWID;
+CREATE INDEX cache_layers_diff_id ON cache_layers (diff_id);
 
 -- The stat cache of a build context.
 CREATE TABLE contexts (
@@ -127,4 +129,41 @@ CREATE TABLE leases (
     lease  TEXT NOT NULL,
     digest TEXT NOT NULL,
     PRIMARY KEY (lease, digest)
+) WITHOUT ROWID;
+
+-- What can be undone, the newest last: each removal and each name that moved.
+CREATE TABLE journal (
+    id   BIGINT PRIMARY KEY,
+    at   BIGINT NOT NULL,
+    what TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- The rows that an entry brings back, as JSON objects of their columns.
+CREATE TABLE journal_rows (
+    entry    BIGINT NOT NULL,
+    seq      BIGINT NOT NULL,
+    image_id TEXT NOT NULL,
+    origin   TEXT NOT NULL, -- the table
+    content  TEXT NOT NULL,
+    PRIMARY KEY (entry, seq)
+) WITHOUT ROWID;
+CREATE INDEX journal_rows_image_id ON journal_rows (image_id);
+
+-- What GC leaves for an entry: the manifests and indexes that its rows name.
+CREATE TABLE journal_holds (
+    entry    BIGINT NOT NULL,
+    digest   TEXT NOT NULL,
+    image_id TEXT NOT NULL,
+    PRIMARY KEY (entry, digest, image_id)
+) WITHOUT ROWID;
+CREATE INDEX journal_holds_digest ON journal_holds (digest);
+
+-- What happened to images, as events tells it; attributes is a JSON object.
+CREATE TABLE events (
+    id         BIGINT PRIMARY KEY,
+    at         BIGINT NOT NULL,
+    type       TEXT NOT NULL,
+    action     TEXT NOT NULL,
+    actor      TEXT NOT NULL,
+    attributes TEXT NOT NULL
 ) WITHOUT ROWID;

@@ -1,0 +1,180 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"strake/internal/content"
+)
+
+// partialAge is how long an unfinished download is kept for its next attempt.
+const partialAge = 7 * 24 * time.Hour
+
+// stray is a file or a directory that no row names and nobody works on: what a
+// process left that died between file and row.
+type stray struct {
+	path string
+	ref  string // of an unfinished blob, which has a lock beside it
+	size int64  // bytes on disk
+}
+
+// strays lists the files beside the graph that can go: blobs and indexes without
+// a row or a lease, and parts that nobody writes and nobody can use. The caller
+// holds the gate alone: commits make files before rows.
+func (c *collector) strays(ctx context.Context, g *graph) ([]stray, error) {
+	var list []stray
+	leased := map[node]bool{}
+	for _, r := range g.roots {
+		leased[r.node] = leased[r.node] || r.kind == rootLease
+	}
+	known := func(dgst digest.Digest, rows map[node]bool) bool {
+		n, ok := g.nodes[dgst.String()]
+		return ok && (rows[n] || leased[n])
+	}
+	err := c.files.blobs.Walk(ctx, func(info content.Info) error {
+		if !known(info.Digest, g.blobs) {
+			path := c.files.blobs.Path(info.Digest)
+			list = append(list, stray{path: path, size: allocated(path)})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(c.files.root, "indexes"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		id := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".data"))
+		if !known(id, g.layers) {
+			path := filepath.Join(c.files.root, "indexes", e.Name())
+			list = append(list, stray{path: path, size: allocated(path)})
+		}
+	}
+	parts, err := c.deadParts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	trees, err := c.deadTrees()
+	return append(append(list, parts...), trees...), err
+}
+
+// deadParts lists the unfinished blobs that are of no use: tars that were being
+// made, and downloads that were not taken up again for long.
+func (c *collector) deadParts(ctx context.Context) ([]stray, error) {
+	ingests, err := c.files.blobs.Ingests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []stray
+	for _, in := range ingests {
+		if in.Held || !made(in.Ref) && time.Since(in.ModTime) < partialAge {
+			continue
+		}
+		sum := sha256.Sum256([]byte(in.Ref))
+		path := filepath.Join(c.files.root, "ingest", hex.EncodeToString(sum[:]))
+		if _, err := os.Lstat(path + ".ref"); err != nil {
+			path = filepath.Join(c.files.root, "ingest", in.Ref) // the ref was lost in a crash
+		}
+		list = append(list, stray{path: path, ref: in.Ref, size: allocated(path) + allocated(path+".ref")})
+	}
+	return list, nil
+}
+
+// unlocked reports whether nobody holds the lock of a file or a directory.
+func unlocked(path string) (free bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer closing(&err, f.Close)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// unpackedDir is where package rootfs keeps extracted chains.
+func (c *collector) unpackedDir() string { return filepath.Join(c.files.root, "rootfs", "unpacked") }
+
+// deadTrees lists the chains that were not extracted to their end, or not
+// removed to theirs.
+func (c *collector) deadTrees() ([]stray, error) {
+	entries, err := os.ReadDir(c.unpackedDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []stray
+	for _, e := range entries {
+		path := filepath.Join(c.unpackedDir(), e.Name())
+		if isChain(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), ".gone") {
+			continue
+		}
+		if free, err := unlocked(path); err == nil && free {
+			list = append(list, stray{path: path, size: treeSize(path)})
+		}
+	}
+	return list, nil
+}
+
+// isChain reports whether a name in unpackedDir is that of a whole chain.
+func isChain(name string) bool {
+	return len(name) == hex.EncodedLen(sha256.Size) && strings.Trim(name, "0123456789abcdef") == ""
+}
+
+// treeSize is how many bytes a directory takes on disk, with all that is in it.
+func treeSize(dir string) int64 {
+	total, _ := walkSizes(dir, func(string, fs.FileInfo) string { return "" })
+	return total[""]
+}
+
+// walkSizes adds up the bytes on disk of all files under dir, dir included, by
+// the class that classify gives each. A file with several names counts once,
+// as du counts.
+func walkSizes(dir string, classify func(path string, info fs.FileInfo) string) (map[string]int64, error) {
+	type inode struct{ dev, ino uint64 }
+	sizes, seen := map[string]int64{}, map[inode]bool{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone since
+		}
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if dev, ino, links := identity(info); links > 1 && !info.IsDir() {
+			if seen[inode{dev, ino}] {
+				return nil
+			}
+			seen[inode{dev, ino}] = true
+		}
+		sizes[classify(path, info)] += blocks(info)
+		return nil
+	})
+	if err != nil {
+		return sizes, fmt.Errorf("measure %s: %w", dir, err)
+	}
+	return sizes, nil
+}
