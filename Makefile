@@ -8,7 +8,7 @@ GOBUILD := CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags '-s -w'
 
 # What the tests drive from outside.
 PACKAGES := docker.io docker-registry skopeo podman buildah mmdebstrap busybox-static \
-	libarchive-tools erofs-utils e2fsprogs attr libcap2-bin uidmap xz-utils zstd bzip2 \
+	libarchive-tools erofs-utils e2fsprogs xfsprogs attr libcap2-bin uidmap xz-utils zstd bzip2 \
 	tmux python3 git gcc libc6-dev ca-certificates \
 	"runc|crun"
 
@@ -46,7 +46,7 @@ race: packages ## Run the concurrency tests with the race detector
 	@CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) -run '$(CONCURRENT)' ./...
 
 soak: packages build ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
-	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|Soak' ./...
+	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|Soak|PowerLoss' ./...
 
 conformance: ## Run the suites that every implementation must pass
 	@go test -count=1 -timeout $(TIMEOUT) $(call testing,"strake/internal/conformance")

@@ -54,11 +54,19 @@ func (s *scratch) newPoint() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(s.dir, strconv.Itoa(s.points))
-	if err := errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // whatever the umask
+	if err := makeDir(dir); err != nil {
 		return "", fmt.Errorf("make a mount point: %w", err)
 	}
 	s.points++
 	return dir, nil
+}
+
+// makeDir makes a directory of mode 0755, whatever the umask.
+func makeDir(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as in an image
+		return err
+	}
+	return os.Chmod(dir, 0o755) //nolint:gosec // as in an image
 }
 
 // stubDir returns the directory of MountOptions.Stubs.
@@ -72,14 +80,17 @@ func (s *scratch) stubDir() (string, error) {
 	}
 	dirs, files := []string{"dev", "etc", "proc", "sys"}, []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"}
 	for _, name := range dirs {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.Mkdir(path, 0o755), os.Chmod(path, 0o755)); err != nil { //nolint:gosec // as in an image
+		if err := makeDir(filepath.Join(dir, name)); err != nil {
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}
 	for _, name := range files {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chmod(path, 0o644)); err != nil { //nolint:gosec // as in an image
+		err := os.WriteFile(path, nil, 0o644) //nolint:gosec // as in an image
+		if err == nil {
+			err = os.Chmod(path, 0o644) //nolint:gosec // as in an image
+		}
+		if err != nil {
 			return "", fmt.Errorf("make stubs: %w", err)
 		}
 	}

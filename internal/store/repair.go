@@ -315,6 +315,8 @@ func noun(desc ocispec.Descriptor) string {
 		return "manifest"
 	case image.IsIndex(desc.MediaType):
 		return "index"
+	case desc.MediaType == ocispec.MediaTypeImageLayer, desc.MediaType == image.MediaTypeDockerLayer:
+		return "layer"
 	case isLayer(desc.MediaType):
 		return "compressed layer"
 	case isImageConfig(desc.MediaType):
