@@ -20,6 +20,7 @@ type inspectOptions struct {
 	platform string
 	kind     string // --type; "" is any
 	size     bool
+	remote   bool   // in the registry
 	noun     string // what a missing object is called, after docker's two commands
 }
 
@@ -44,6 +45,7 @@ func newInspectCommand(s *session) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
 	flags.StringVar(&opts.kind, "type", "", "Only inspect objects of the given type")
+	flags.BoolVar(&opts.remote, "remote", false, remoteInspectHelp)
 	flags.BoolVarP(&opts.size, "size", "s", false, "Display total file sizes if the type is container")
 	return cmd
 }
@@ -62,11 +64,14 @@ func newImageInspectCommand(s *session) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
+	flags.BoolVar(&opts.remote, "remote", false, remoteInspectHelp)
 	flags.StringVar(&opts.platform, "platform", "", `Inspect a specific platform of the multi-platform image.
 If the image or the server is not multi-platform capable, the command will error out if the platform does not match.
 'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)`)
 	return cmd
 }
+
+const remoteInspectHelp = "Inspect the image in its registry, without pulling it; the size is what a pull transfers"
 
 // checkKind takes docker's object types; only images exist here.
 func checkKind(kind string) error {
@@ -92,7 +97,11 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			return err
 		}
 	}
-	env, err := s.engine(ctx)
+	inspect, open := engine.Inspect, s.engine
+	if opts.remote {
+		inspect, open = engine.InspectRemote, func(ctx context.Context) (*engine.Env, error) { return s.registries(ctx) }
+	}
+	env, err := open(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,9 +111,9 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			errs = append(errs, fromEngine(engine.NoSuchContainer(ref)))
 			continue
 		}
-		resp, err := engine.Inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: opts.platform})
+		resp, err := inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: opts.platform})
 		switch {
-		case errdefs.IsNotFound(err) && opts.noun == "object":
+		case errdefs.IsNotFound(err) && opts.noun == "object" && !opts.remote:
 			errs = append(errs, fmt.Errorf("error: no such object: %s", ref))
 			continue
 		case err != nil:

@@ -14,6 +14,7 @@ import (
 type removeOptions struct {
 	images    []string
 	force     bool
+	remote    bool // in the registry
 	noPrune   bool
 	now       bool
 	platforms []string
@@ -34,6 +35,7 @@ func newRemoveCommand(s *session) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&opts.force, "force", "f", false, "Force removal of the image")
+	flags.BoolVar(&opts.remote, "remote", false, "Remove from the registry: a tag alone, or by digest a manifest with all its tags")
 	flags.BoolVar(&opts.noPrune, "no-prune", false, "Do not delete untagged parents")
 	flags.BoolVar(&opts.now, "now", false, "Free the space at once: the removal cannot be undone")
 	flags.StringSliceVar(&opts.platforms, "platform", nil, `Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
@@ -45,6 +47,9 @@ func newRemoveCommand(s *session) *cobra.Command {
 func runRemove(ctx context.Context, s *session, opts removeOptions) error {
 	if err := checkPlatforms(opts.platforms); err != nil {
 		return err
+	}
+	if opts.remote {
+		return runRemoveRemote(ctx, s, opts)
 	}
 	env, err := s.engine(ctx)
 	if err != nil {
@@ -59,12 +64,7 @@ func runRemove(ctx context.Context, s *session, opts removeOptions) error {
 			errs = append(errs, fromEngine(err))
 			continue
 		}
-		for _, name := range result.Untagged {
-			fmt.Fprintln(s.Out, "Untagged:", name)
-		}
-		for _, id := range result.Deleted {
-			fmt.Fprintln(s.Out, "Deleted:", id)
-		}
+		printRemoved(s, result)
 	}
 	err = errors.Join(errs...)
 	if err != nil && !fatal {
@@ -72,4 +72,32 @@ func runRemove(ctx context.Context, s *session, opts removeOptions) error {
 		return nil
 	}
 	return err
+}
+
+func printRemoved(s *session, result engine.RemoveResult) {
+	for _, name := range result.Untagged {
+		fmt.Fprintln(s.Out, "Untagged:", name)
+	}
+	for _, id := range result.Deleted {
+		fmt.Fprintln(s.Out, "Deleted:", id)
+	}
+}
+
+// runRemoveRemote removes from registries, one after the other.
+func runRemoveRemote(ctx context.Context, s *session, opts removeOptions) error {
+	env, err := s.registries(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ref := range opts.images {
+		result, err := engine.RemoveRemote(ctx, env, ref)
+		if errdefs.IsNotFound(err) && opts.force {
+			fmt.Fprintln(s.Err, fromEngine(err))
+			continue
+		}
+		errs = append(errs, fromEngine(err))
+		printRemoved(s, result)
+	}
+	return errors.Join(errs...)
 }

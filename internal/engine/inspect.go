@@ -41,23 +41,28 @@ func Inspect(ctx context.Context, env *Env, opts InspectOptions) (InspectResult,
 	if err != nil {
 		return InspectResult{}, err
 	}
-	layers := make([]string, len(config.RootFS.DiffIDs))
-	for i, id := range config.RootFS.DiffIDs {
-		layers[i] = id.String()
-	}
+	resp := inspectConfig(config)
+	resp.ID = img.ID.String()
+	resp.RepoTags = FamiliarNames(img.Names)
+	resp.RepoDigests = FamiliarNames(img.RepoDigests)
+	resp.Size = img.Size
+	resp.Metadata = imagetypes.Metadata{LastTagTime: img.Tagged}
+	return InspectResult{resp, strings.Join(origins, ", ")}, nil
+}
+
+// inspectConfig is what docker tells of an image that its config says.
+func inspectConfig(config imagespec.DockerOCIImage) imagetypes.InspectResponse {
 	resp := imagetypes.InspectResponse{
-		ID:           img.ID.String(),
-		RepoTags:     FamiliarNames(img.Names),
-		RepoDigests:  FamiliarNames(img.RepoDigests),
 		Author:       config.Author,
 		Config:       &config.Config,
 		Architecture: config.Architecture,
 		Variant:      config.Variant,
 		Os:           config.OS,
 		OsVersion:    config.OSVersion,
-		Size:         img.Size,
-		RootFS:       imagetypes.RootFS{Type: config.RootFS.Type, Layers: layers},
-		Metadata:     imagetypes.Metadata{LastTagTime: img.Tagged},
+		RootFS:       imagetypes.RootFS{Type: config.RootFS.Type, Layers: make([]string, len(config.RootFS.DiffIDs))},
+	}
+	for i, id := range config.RootFS.DiffIDs {
+		resp.RootFS.Layers[i] = id.String()
 	}
 	if n := len(config.History); n > 0 {
 		resp.Comment = config.History[n-1].Comment
@@ -65,7 +70,7 @@ func Inspect(ctx context.Context, env *Env, opts InspectOptions) (InspectResult,
 	if config.Created != nil {
 		resp.Created = config.Created.Format(time.RFC3339Nano)
 	}
-	return InspectResult{resp, strings.Join(origins, ", ")}, nil
+	return resp
 }
 
 // NoSuchContainer is docker's error for a container that is not there. There

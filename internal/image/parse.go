@@ -39,6 +39,12 @@ func IsIndex(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageIndex || mediaType == MediaTypeDockerManifestList
 }
 
+// IsConfig reports whether mediaType is that of an image's config: a manifest
+// with any other is an artifact, which nothing runs.
+func IsConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == MediaTypeDockerConfig
+}
+
 // ManifestTypes lists the media types that are manifests or indexes, the
 // preferred ones first.
 func ManifestTypes() []string {

@@ -137,7 +137,7 @@ func (p *plan) addManifest(ctx context.Context, im ArchiveImage) error {
 		if err != nil {
 			return err
 		}
-		if !isImageConfig(m.Config.MediaType) {
+		if !image.IsConfig(m.Config.MediaType) {
 			return nil // an artifact is nothing that docker loads
 		}
 		c, _, err := image.ReadConfig(ctx, p.src, m.Config)
@@ -147,10 +147,6 @@ func (p *plan) addManifest(ctx context.Context, im ArchiveImage) error {
 		p.images = append(p.images, plannedImage{m.Config.Digest, m.Layers, im.Names, c.Platform})
 		return nil
 	})
-}
-
-func isImageConfig(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageConfig || mediaType == image.MediaTypeDockerConfig
 }
 
 // archiveWriter writes the tar. Everything in it has the same owner and time.
