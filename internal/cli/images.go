@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,17 +57,13 @@ func newImagesCommand(s *session) *cobra.Command {
 // runImages prints the list and returns how many images are in it.
 func runImages(ctx context.Context, s *session, opts imagesOptions) (int, error) {
 	if opts.tree {
-		return 0, treeError(opts)
+		return 1, runTree(ctx, s, opts)
 	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return 0, err
 	}
-	filters := conditions(opts.filters)
-	if opts.match != "" {
-		filters["reference"] = append(filters["reference"], opts.match)
-	}
-	images, err := engine.Images(ctx, env, engine.ImagesOptions{All: opts.all, Filters: filters})
+	images, err := engine.Images(ctx, env, engine.ImagesOptions{All: opts.all, Filters: imageConditions(opts)})
 	if err != nil {
 		return 0, fromEngine(err)
 	}
@@ -79,6 +74,15 @@ func runImages(ctx context.Context, s *session, opts imagesOptions) (int, error)
 		rows = appendRows(rows, &images[i], digests, opts.digests)
 	}
 	return len(images), table.write(s.Out, format, rows)
+}
+
+// imageConditions are the filters and the name that was asked for.
+func imageConditions(opts imagesOptions) map[string][]string {
+	list := conditions(opts.filters)
+	if opts.match != "" {
+		list["reference"] = append(list["reference"], opts.match)
+	}
+	return list
 }
 
 func treeError(opts imagesOptions) error {
@@ -93,7 +97,7 @@ func treeError(opts imagesOptions) error {
 	case opts.format != "":
 		flag = "--format"
 	default:
-		return errors.New("--tree is not yet supported")
+		return nil
 	}
 	return fmt.Errorf("%s is not yet supported with --tree", flag)
 }

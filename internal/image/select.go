@@ -13,6 +13,15 @@ import (
 // not an image but tells something of one.
 const referenceType = "vnd.docker.reference.type"
 
+// noMatchError says, in docker's words, that an index has nothing for a platform.
+type noMatchError struct{ platform ocispec.Platform }
+
+func (e noMatchError) Error() string {
+	return "no matching manifest for " + platforms.Format(e.platform) + " in the manifest list entries"
+}
+
+func (e noMatchError) Unwrap() error { return errdefs.ErrNotFound }
+
 // IsAttestation reports whether the manifest desc of an index tells something of
 // an image instead of being one.
 func IsAttestation(desc ocispec.Descriptor) bool { return desc.Annotations[referenceType] != "" }
@@ -40,8 +49,7 @@ func Select(platform ocispec.Platform) func(ocispec.Index) ([]ocispec.Descriptor
 			best = unnamed
 		}
 		if best == nil {
-			return nil, fmt.Errorf("no matching manifest for %s in the manifest list entries: %w",
-				platforms.Format(platform), errdefs.ErrNotFound)
+			return nil, noMatchError{platform}
 		}
 		return []ocispec.Descriptor{*best}, nil
 	}
