@@ -110,7 +110,7 @@ func treeImage(ctx context.Context, env *Env, img Image, r rootNames) (TreeImage
 			if v.Manifest.Digest != desc.Digest {
 				continue
 			}
-			used, err := env.Store.Footprint(ctx, desc.Digest)
+			used, err := store.Measure(ctx, env.Store, desc.Digest)
 			if err != nil {
 				return one, err
 			}
@@ -120,6 +120,6 @@ func treeImage(ctx context.Context, env *Env, img Image, r rootNames) (TreeImage
 		one.Children = append(one.Children, branch)
 	}
 	var err error
-	one.Footprint, err = env.Store.Footprint(ctx, all...)
+	one.Footprint, err = store.Measure(ctx, env.Store, all...)
 	return one, err
 }

@@ -14,8 +14,9 @@ type Footprint struct {
 	Total   int64 // and of the tars and indexes of the layers
 }
 
-// Footprint measures manifests and indexes with all that they need.
-func (s *contents) Footprint(ctx context.Context, manifests ...digest.Digest) (Footprint, error) {
+// Measure says what manifests and indexes, with all that the manifests need, take
+// up in s.
+func Measure(ctx context.Context, s *Store, manifests ...digest.Digest) (Footprint, error) {
 	var f Footprint
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
 		seen := map[digest.Digest]bool{}
