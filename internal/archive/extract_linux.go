@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,6 +93,9 @@ func (x *extractor) entry(e *Entry, content *Reader) error {
 }
 
 func (x *extractor) place(e *Entry, p *Placed, content *Reader) error {
+	if x.opts.Merge && (p.Kind != NotWhiteout || p.Inode.IsWhiteout()) {
+		return fmt.Errorf("a whiteout: %w", errdefs.ErrFailedPrecondition)
+	}
 	if p.Kind == Opaque {
 		fd, err := x.openDir(p.Path)
 		if err != nil {
@@ -129,10 +133,25 @@ func (x *extractor) place(e *Entry, p *Placed, content *Reader) error {
 		return err
 	}
 	x.forget(p.Path)
-	if err := removeAll(fd, base); err != nil {
+	if err := x.makeRoom(fd, base); err != nil {
 		return err
 	}
 	return x.create(fd, base, p.Inode, content)
+}
+
+// makeRoom removes what is in the place of a file that is to be made.
+func (x *extractor) makeRoom(fd int, base string) error {
+	if !x.opts.Merge {
+		return removeAll(fd, base)
+	}
+	err := unix.Unlinkat(fd, base, 0)
+	switch {
+	case err == nil || errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.EISDIR):
+		return fmt.Errorf("cannot overwrite directory with non-directory: %w", errdefs.ErrFailedPrecondition)
+	}
+	return fmt.Errorf("replace: %w", err)
 }
 
 // forget drops what is known of the directory at path, and below, which is
@@ -200,8 +219,12 @@ func (x *extractor) makeDir(path string) error {
 	if !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make directory: %w", err)
 	}
-	if err := x.keep(fd, base, path); !errors.Is(err, unix.ENOTDIR) {
+	err = x.keep(fd, base, path)
+	if !errors.Is(err, unix.ENOTDIR) {
 		return err
+	}
+	if x.opts.Merge {
+		return fmt.Errorf("cannot overwrite non-directory with directory: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := unix.Unlinkat(fd, base, 0); err != nil {
 		return fmt.Errorf("replace by a directory: %w", err)
@@ -231,7 +254,7 @@ func (x *extractor) link(fd int, base string, p *Placed) error {
 		return fmt.Errorf("open directory: %w", err)
 	}
 	defer unix.Close(own) //nolint:errcheck // read only
-	if err := removeAll(own, base); err != nil {
+	if err := x.makeRoom(own, base); err != nil {
 		return err
 	}
 	from, err := x.openDir(dir)
@@ -371,7 +394,7 @@ func (x *extractor) finishDirs(dir *Inode, path string) error {
 			}
 		}
 	}
-	if _, ok := x.kept[path]; !ok {
+	if k, ok := x.kept[path]; !ok || x.opts.Merge && k.found {
 		return nil
 	}
 	fd, err := x.openDir(path)

@@ -145,16 +145,21 @@ func readView(ctx context.Context, src image.Source, desc ocispec.Descriptor) (*
 	return &view{id: manifest.Config.Digest, config: config, files: layer.Union(nil)}, nil
 }
 
+// shortID is how many digits of a digest are shown; fewer may be a number.
+const shortID = 12
+
 // layer finds a layer by its number, from 1 at the bottom, or by its diffID or
 // the beginning of it.
 func (v *view) layer(which string) (*layer.Layer, error) {
-	if n, err := strconv.Atoi(which); err == nil && n >= 1 && n <= len(v.layers) {
-		return v.layers[n-1], nil
-	}
 	var found *layer.Layer
+	n, err := strconv.Atoi(which)
+	number := err == nil && len(which) < shortID
+	if number && n >= 1 && n <= len(v.layers) {
+		found = v.layers[n-1]
+	}
 	for _, l := range v.layers {
 		id := l.Files().DiffID
-		if which == "" || !strings.HasPrefix(id.String(), which) && !strings.HasPrefix(id.Encoded(), which) {
+		if number || which == "" || !strings.HasPrefix(id.String(), which) && !strings.HasPrefix(id.Encoded(), which) {
 			continue
 		}
 		if found != nil && found.Files().DiffID != id {
