@@ -158,6 +158,10 @@ type Options struct {
 	// the cache.
 	Runtime func(ctx context.Context) (*Runtime, error)
 
+	// Missed, when not nil, is called once, before the first step that missed the
+	// cache is made: what the build starts from is to be kept from then on.
+	Missed func(ctx context.Context) error
+
 	Parallel int                  // steps at once; 0: one per core
 	Epoch    *time.Time           // SOURCE_DATE_EPOCH: no file is newer
 	Progress func(progress.Event) // called by one goroutine at a time

@@ -29,12 +29,16 @@ type Solver struct {
 	rt     *Runtime
 	rtErr  error
 
+	missedOnce sync.Once
+	missedErr  error
+
 	treesMu sync.Mutex
 	trees   map[digest.Digest]*chainTree
 
 	mu       sync.Mutex // also serializes Progress and Explain
 	vertices map[*Vertex]*future
 	keys     map[string]*future
+	sizes    map[digest.Digest]int64 // of layers, once they are known
 	ids      int
 }
 
@@ -58,6 +62,7 @@ func NewSolver(opts Options) *Solver {
 		slot:     make(chan struct{}, opts.Parallel),
 		vertices: map[*Vertex]*future{},
 		keys:     map[string]*future{},
+		sizes:    map[digest.Digest]int64{},
 		trees:    map[digest.Digest]*chainTree{},
 	}
 }
@@ -84,6 +89,16 @@ func (s *Solver) runtime(ctx context.Context) (*Runtime, error) {
 		s.rt, s.rtErr = s.opts.Runtime(ctx)
 	})
 	return s.rt, s.rtErr
+}
+
+// missed is Options.Missed, called once.
+func (s *Solver) missed(ctx context.Context) error {
+	s.missedOnce.Do(func() {
+		if s.opts.Missed != nil {
+			s.missedErr = s.opts.Missed(ctx)
+		}
+	})
+	return s.missedErr
 }
 
 // VertexError is why a step failed.
@@ -222,6 +237,9 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 		defer func() { <-s.slot }()
 	case <-ctx.Done():
 		return Result{}, context.Cause(ctx)
+	}
+	if err := s.missed(ctx); err != nil {
+		return Result{}, err
 	}
 	files, err := s.opts.Store.WriteLayer(ctx, func(out io.Writer) error { return step.Make(ctx, out) })
 	if err != nil {
