@@ -49,9 +49,9 @@ type Images interface {
 
 // LayerStore keeps layers.
 type LayerStore interface {
-	// WriteLayer stores the tar that write writes, all of it or nothing. write
+	// StageLayer takes in the tar that write writes, all of it or nothing. write
 	// makes many small writes.
-	WriteLayer(ctx context.Context, write func(io.Writer) error) (layer.Files, error)
+	StageLayer(ctx context.Context, write func(io.Writer) error) (layer.Staged, error)
 	// Layer finds a stored layer, or fails with errdefs.ErrNotFound.
 	Layer(ctx context.Context, diffID digest.Digest) (layer.Files, error)
 	// TempDir makes a directory on the store's file system.

@@ -46,7 +46,7 @@ type Exported struct {
 func (s *Solver) Build(ctx context.Context, def *Definition, opts ExportOptions) (Exported, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	res, err := s.solve(ctx, def.Root)
+	res, err := s.Solve(ctx, def.Root)
 	if err != nil {
 		return Exported{}, err
 	}
