@@ -32,6 +32,11 @@ func pullGroup() group {
 				goals: []goal{timeGoal(20 * time.Millisecond)},
 			},
 			{
+				name: "version", title: "Start of the program: its version", verb: "version", repeat: 5,
+				args:  func(*session) []string { return nil },
+				goals: []goal{timeGoal(10 * time.Millisecond)},
+			},
+			{
 				name: "save", title: "Save of the pulled image to a docker archive", verb: "save",
 				args: func(s *session) []string { return []string{filepath.Join(s.root, "saved.tar"), ref(s)} },
 				check: func(_ context.Context, s *session) error {
