@@ -31,6 +31,8 @@ const (
 
 const (
 	maxWindow  = 128 << 20 // bytes of memory that a stream may ask for
+	maxRatio   = 500       // of a stream of more than freeBytes
+	freeBytes  = 64 << 30
 	chunkBytes = 256 << 10 // of decompressed data passed on at once
 	chunksHeld = 4         // of them, at most, ahead of the reader
 )
@@ -54,10 +56,15 @@ func Detect(head []byte) Compression {
 // Decompress finds out how r is compressed and reads what is in it. The work is
 // done ahead of the reader, in a goroutine that ends with Close. A stream that is
 // cut short, broken or followed by other bytes than zeros is an error of the kind
-// DataLoss, once the reader gets there; several gzip members are one stream.
-// Close waits for a Read of r that is under way, and for nothing else.
+// DataLoss, once the reader gets there; one that grows without measure, an error
+// of the kind ResourceExhausted; several gzip members are one stream. Close waits for a Read of r that is under way, and for nothing else.
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
-	br := bufio.NewReaderSize(r, readAhead)
+	return decompressWithin(r, freeBytes)
+}
+
+func decompressWithin(r io.Reader, free int64) (io.ReadCloser, Compression, error) {
+	source := &countingReader{r: r}
+	br := bufio.NewReaderSize(source, readAhead)
 	head, err := br.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, None, fmt.Errorf("read compressed stream: %w", err)
@@ -68,7 +75,7 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	}
 	a := &aheadReader{
 		full: make(chan []byte, chunksHeld), empty: make(chan []byte, chunksHeld),
-		quit: make(chan struct{}), ended: make(chan struct{}),
+		quit: make(chan struct{}), ended: make(chan struct{}), source: source, free: free,
 	}
 	for range chunksHeld {
 		a.empty <- nil
@@ -198,6 +205,18 @@ func noEOF(err error) error {
 	return err
 }
 
+// countingReader counts what is read.
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
 // aheadReader reads what a goroutine has decompressed.
 type aheadReader struct {
 	full  chan []byte
@@ -206,6 +225,9 @@ type aheadReader struct {
 	ended chan struct{} // closed when the goroutine is over
 	once  sync.Once
 	err   error // set before full is closed
+
+	source *countingReader
+	free   int64 // bytes that may be decompressed from however few
 
 	chunk []byte
 	rest  []byte
@@ -220,7 +242,7 @@ func (a *aheadReader) run(open func() (io.Reader, func(), error), c Compression)
 		return
 	}
 	defer end()
-	for {
+	for total := int64(0); ; {
 		var buf []byte
 		select {
 		case buf = <-a.empty:
@@ -231,6 +253,10 @@ func (a *aheadReader) run(open func() (io.Reader, func(), error), c Compression)
 			buf = make([]byte, chunkBytes)
 		}
 		n, err := fill(r, buf[:chunkBytes])
+		if total += int64(n); total > a.free && total/maxRatio > a.source.n {
+			a.err = fmt.Errorf("%s stream: %d bytes from %d: %w", c, total, a.source.n, errdefs.ErrResourceExhausted)
+			return
+		}
 		if n > 0 {
 			select {
 			case a.full <- buf[:n]:

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -411,5 +412,33 @@ func bounded(t *testing.T, name string, b io.Reader) {
 	}
 	if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
 		t.Errorf("%s: %d MB were allocated", name, used>>20)
+	}
+}
+
+// TestCVE_2026_54448 has a bomb: so many bytes from so few that it can be nothing
+// else are an error before the disk is full of them.
+func TestCVE_2026_54448(t *testing.T) {
+	for _, c := range []Compression{Zstd, Gzip} {
+		var bomb bytes.Buffer
+		z, err := Compress(&bomb, c, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(z, io.LimitReader(zeros{}, 64<<20))
+		if err := errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for free, ok := range map[int64]bool{1 << 20: false, 128 << 20: true} {
+			r, _, err := decompressWithin(bytes.NewReader(bomb.Bytes()), free)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, r); (err == nil) != ok || !ok && !errdefs.IsResourceExhausted(err) {
+				t.Errorf("%s with %d free: %v", c, free, err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }

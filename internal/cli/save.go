@@ -88,7 +88,9 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			if rmErr := os.Remove(f.Name()); !errors.Is(rmErr, os.ErrNotExist) { // renamed already
+				err = errors.Join(err, rmErr)
+			}
 		}
 	}()
 	err = write(f)

@@ -112,6 +112,9 @@ func imagesOf(ctx context.Context, env *Env, name string) ([]Image, error) {
 		return env.Store.Variants(ctx, root)
 	}
 	img, err := env.Store.Image(ctx, name)
+	if errdefs.IsNotFound(err) { // removed in between
+		return nil, nil
+	}
 	return []Image{img}, err
 }
 

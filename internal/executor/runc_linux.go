@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -170,10 +171,7 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 }
 
 // validID is what both the runtimes and the watchdog's shell take for a name.
-func validID(id string) bool {
-	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	return id != "" && len(id) <= 128 && strings.Contains(letters, id[:1]) && strings.Trim(id, letters+"_+.-") == ""
-}
+var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_+.-]{0,127}$`)
 
 // complete fills in the defaults of a Spec and refuses an impossible one.
 func complete(s Spec) (Spec, error) {
@@ -198,7 +196,7 @@ func complete(s Spec) (Spec, error) {
 	}
 	bad := ""
 	switch {
-	case !validID(s.ID):
+	case !validID.MatchString(s.ID):
 		bad = fmt.Sprintf("ID %q", s.ID)
 	case s.Network != NetworkNone && s.Network != NetworkHost:
 		bad = fmt.Sprintf("network %q", s.Network)

@@ -42,26 +42,30 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 		}
 		return img, err
 	}
-	var id digest.Digest
+	var img Image // as this transaction leaves it: the next may remove it
 	err = s.db.Update(ctx, func(tx *sql.Tx) error {
 		if ok, err := exists(ctx, tx, "blobs WHERE digest = $1", opts.Root.Digest.String()); err != nil || !ok {
 			return errors.Join(err, fmt.Errorf("%s: %w", opts.Root.Digest, errdefs.ErrNotFound))
 		}
-		if id, err = addParts(ctx, tx, opts.Root, parts); err != nil {
+		id, err := addParts(ctx, tx, opts.Root, parts)
+		if err != nil {
 			return err
 		}
 		if err := opts.setNames(ctx, tx, s.begin, id); err != nil {
 			return err
 		}
 		if repository, dgst, ok := strings.Cut(opts.RepoDigest, "@"); ok {
-			return recordRepoDigest(ctx, tx, repository, dgst, opts.Root, id, opts.Source)
+			if err := recordRepoDigest(ctx, tx, repository, dgst, opts.Root, id, opts.Source); err != nil {
+				return err
+			}
 		}
-		return nil
+		img, _, err = lookUp(ctx, tx, id.String())
+		return err
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("add image %s: %w", opts.Root.Digest, err)
 	}
-	return s.Image(ctx, id.String())
+	return img, nil
 }
 
 // setNames gives the image its names and writes the events. What the names
@@ -139,21 +143,6 @@ func (a *adder) added(ctx context.Context, parts []part) (img Image, ok bool, er
 		}
 	}
 	return img, true, nil
-}
-
-// HasImage reports whether the image id was made with the manifest and has the
-// names, so that AddImage would do nothing. It writes and leases nothing.
-func (s *Store) HasImage(ctx context.Context, id, manifest digest.Digest, names []string) (bool, error) {
-	n := 0
-	err := s.db.Get(ctx, "SELECT COUNT(*) FROM images WHERE id = $1 AND manifest = $2", []any{id.String(), manifest.String()}, &n)
-	for i := 0; i < len(names) && err == nil && n == 1; i++ {
-		err = s.db.Get(ctx, "SELECT COUNT(*) FROM names WHERE name = $1 AND root = $2 AND image_id = $3",
-			[]any{names[i], manifest.String(), id.String()}, &n)
-	}
-	if err != nil {
-		return false, fmt.Errorf("image %s: %w", id, err)
-	}
-	return n == 1, nil
 }
 
 // Tag implements image.Target: ref is a canonical name with its tag.

@@ -28,8 +28,8 @@ type census struct {
 	images     map[digest.Digest]ocispec.Descriptor
 	roots      []rootRow // names and repo digests
 	cache      map[string][]digest.Digest
+	journal    map[int64][]digest.Digest         // what entries keep for undo
 	leased     map[string]map[digest.Digest]bool // lease: digests
-	journal    map[digest.Digest]bool            // kept for undo
 
 	blobFiles  map[digest.Digest]int64
 	indexFiles map[string]int64 // by name: size
@@ -68,8 +68,8 @@ func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
 	defer closing(&err, gate.Close)
 	c = &census{
 		blobs: map[digest.Digest]int64{}, layers: map[digest.Digest]layerRow{}, compressed: map[digest.Digest]compressedRow{},
-		refs: map[digest.Digest][]digest.Digest{}, images: map[digest.Digest]ocispec.Descriptor{}, cache: map[string][]digest.Digest{},
-		leased: map[string]map[digest.Digest]bool{}, journal: map[digest.Digest]bool{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
+		refs: map[digest.Digest][]digest.Digest{}, images: map[digest.Digest]ocispec.Descriptor{}, cache: map[string][]digest.Digest{}, journal: map[int64][]digest.Digest{},
+		leased: map[string]map[digest.Digest]bool{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
 	}
 	// Leases before rows: one that is given up in between leaves no rows behind.
 	if err := s.leaseFiles(c.alive); err != nil {
@@ -170,9 +170,10 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 			c.cache[text] = append(c.cache[text], d)
 			return err
 		}},
-		{"SELECT digest FROM journal_holds", func(scan func(...any) error) error {
-			err := scan(&d)
-			c.journal[d] = true
+		{"SELECT entry, digest FROM journal_holds", func(scan func(...any) error) error {
+			var entry int64
+			err := scan(&entry, &d)
+			c.journal[entry] = append(c.journal[entry], d)
 			return err
 		}},
 		{"SELECT lease, digest FROM leases", func(scan func(...any) error) error {
@@ -292,12 +293,12 @@ func (c *census) users(d digest.Digest) (images, repositories []string) {
 	return slices.Sorted(maps.Keys(names)), slices.Sorted(maps.Keys(repos))
 }
 
-// live reports whether an image, a repo digest, a cache record, a living process
-// or undo needs d.
+// live reports whether an image, a repo digest, a cache record or a living
+// process needs d.
 func (c *census) live(d digest.Digest) bool {
 	up := c.ancestors(d)
 	for a := range up {
-		if c.journal[a] || c.inUse(a) {
+		if c.inUse(a) {
 			return true
 		}
 	}
@@ -308,4 +309,24 @@ func (c *census) live(d digest.Digest) bool {
 	}
 	images, repositories := c.users(d)
 	return len(images) > 0 || len(repositories) > 0
+}
+
+// entries are the journal entries that keep d.
+func (c *census) entries(d digest.Digest) []int64 {
+	var list []int64
+	up := c.ancestors(d)
+	for entry, kept := range c.journal {
+		if slices.ContainsFunc(kept, func(k digest.Digest) bool { return up[k] }) {
+			list = append(list, entry)
+		}
+	}
+	return list
+}
+
+// whole reports whether d, and all that refs lead to from it, is here.
+func (c *census) whole(d digest.Digest) bool {
+	if _, ok := c.blobs[d]; !ok {
+		return c.holdsLayer(d)
+	}
+	return !slices.ContainsFunc(c.refs[d], func(child digest.Digest) bool { return !c.whole(child) })
 }

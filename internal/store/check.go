@@ -259,7 +259,7 @@ func (l *lookout) rows() {
 	for parent := range c.refs {
 		_, held := c.blobs[parent]
 		_, known := c.compressed[parent]
-		if !held && !known && !c.live(parent) {
+		if !held && !known && !c.live(parent) && len(c.entries(parent)) == 0 {
 			l.tell(Finding{Kind: KindRows, What: "refs of " + parent.String(), Detail: "it is not in the store",
 				fix: func(ctx context.Context, tx *sql.Tx) error {
 					_, err := tx.ExecContext(ctx, "DELETE FROM refs WHERE parent = $1", parent.String())
@@ -300,6 +300,14 @@ func (l *lookout) rows() {
 					}
 					return nil
 				}})
+		}
+	}
+	for entry, kept := range c.journal {
+		for _, d := range kept {
+			if !c.whole(d) {
+				l.tell(Finding{Kind: KindRows, What: fmt.Sprintf("entry %d of undo", entry), Detail: "needs " + d.String() + ", which is not whole",
+					fix: func(ctx context.Context, tx *sql.Tx) error { return forgetEntry(ctx, tx, entry) }})
+			}
 		}
 	}
 	for lease := range c.leased {

@@ -226,6 +226,37 @@ func TestCheckLost(t *testing.T) {
 	}
 }
 
+// What only undo needs is dropped with the entry that needs it.
+func TestCheckUndo(t *testing.T) {
+	f := newFixture(t, "undo")
+	s := open(t, t.TempDir())
+	pull(t, s, f, "docker.io/library/a:1")
+	if _, err := s.Remove(t.Context(), RemoveOptions{Ref: "a:1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := findKinds(t, s, false); len(found) > 0 {
+		t.Fatalf("after a removal: %v", found)
+	}
+	for _, d := range []digest.Digest{f.diffID, f.layer.Digest} {
+		flip(t, s.blobs.Path(d))
+	}
+	for range 3 {
+		_, found := findKinds(t, s, false)
+		if err := s.Repair(t.Context(), found, RepairOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, found := findKinds(t, s, false); len(found) > 0 {
+		t.Errorf("left: %v", found)
+	}
+	if entries, err := s.Journal(t.Context()); err != nil || len(entries) > 0 {
+		t.Errorf("undo has %v, %v", entries, err)
+	}
+}
+
 // What nothing needs is dropped, damaged or not.
 func TestCheckUnreachable(t *testing.T) {
 	f := newFixture(t, "unreachable")

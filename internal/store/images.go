@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -257,18 +258,14 @@ type found struct {
 	digest string             // repository@digest, when ref was that
 }
 
-// isIDPrefix reports whether ref may be the beginning of an image ID, with or
-// without sha256:, and whether it is a whole one.
-func isIDPrefix(ref string) (prefix, whole bool) {
-	ref = strings.TrimPrefix(ref, "sha256:")
-	hex := strings.Trim(ref, "0123456789abcdef") == ""
-	return hex && ref != "" && len(ref) <= 64, hex && len(ref) == 64
-}
+var (
+	fullID   = regexp.MustCompile(`^(sha256:)?[0-9a-f]{64}$`)
+	idPrefix = regexp.MustCompile(`^(sha256:)?[0-9a-f]{1,64}$`)
+)
 
 func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
 	id := "sha256:" + strings.TrimPrefix(ref, "sha256:")
-	prefix, whole := isIDPrefix(ref)
-	if whole {
+	if fullID.MatchString(ref) {
 		f, err := findByID(ctx, tx, id)
 		if !errdefs.IsNotFound(err) {
 			return f, err
@@ -283,10 +280,10 @@ func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
 		if !errdefs.IsNotFound(err) {
 			return f, err
 		}
-	} else if !prefix {
+	} else if !idPrefix.MatchString(ref) {
 		return found{}, fmt.Errorf("invalid reference format: %w", errdefs.ErrInvalidArgument)
 	}
-	if prefix {
+	if idPrefix.MatchString(ref) {
 		return findByID(ctx, tx, id)
 	}
 	return found{}, errdefs.ErrNotFound

@@ -200,6 +200,16 @@ func forgetUntil(ctx context.Context, tx *sql.Tx, id int64) error {
 	return nil
 }
 
+// forgetEntry drops one entry.
+func forgetEntry(ctx context.Context, tx *sql.Tx, id int64) error {
+	for _, table := range []string{"journal_rows WHERE entry", "journal_holds WHERE entry", "journal WHERE id"} {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" = $1", id); err != nil { //nolint:gosec // constants
+			return fmt.Errorf("journal: %w", err)
+		}
+	}
+	return nil
+}
+
 // expired is the ID of the newest entry that is too old, or one too many; 0 when
 // there is none.
 func (j *journal) expired(ctx context.Context, tx *sql.Tx) (id int64, err error) {
@@ -279,10 +289,8 @@ func (j *journal) restore(ctx context.Context, tx *sql.Tx, result *UndoResult) e
 			}
 		}
 	}
-	for _, table := range []string{"journal_rows WHERE entry", "journal_holds WHERE entry", "journal WHERE id"} {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" = $1", result.Entry.ID); err != nil { //nolint:gosec // constants
-			return err
-		}
+	if err := forgetEntry(ctx, tx, result.Entry.ID); err != nil {
+		return err
 	}
 	return redo.write(ctx, tx, event)
 }

@@ -111,7 +111,8 @@ func (r *repairer) image(ctx context.Context, f Finding) error {
 // repository, and its index with it.
 func (r *repairer) layer(ctx context.Context, f Finding) error {
 	id := r.census.diffID(f.desc.Digest)
-	if !r.census.live(f.desc.Digest) && !r.census.live(id) {
+	live := r.census.live(f.desc.Digest) || r.census.live(id)
+	if !live && len(r.census.entries(id)) == 0 {
 		return r.drop(ctx, f, id)
 	}
 	forms := r.census.forms(id)
@@ -146,6 +147,9 @@ func (r *repairer) layer(ctx context.Context, f Finding) error {
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if !live {
+		return r.drop(ctx, f, id)
 	}
 	return r.setAside(ctx, f, id)
 }
