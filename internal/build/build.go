@@ -49,9 +49,9 @@ type Images interface {
 
 // LayerStore keeps layers.
 type LayerStore interface {
-	// WriteLayer stores the tar that write writes, all of it or nothing. write
+	// StageLayer takes in the tar that write writes, all of it or nothing. write
 	// makes many small writes.
-	WriteLayer(ctx context.Context, write func(io.Writer) error) (layer.Files, error)
+	StageLayer(ctx context.Context, write func(io.Writer) error) (layer.Staged, error)
 	// Layer finds a stored layer, or fails with errdefs.ErrNotFound.
 	Layer(ctx context.Context, diffID digest.Digest) (layer.Files, error)
 	// TempDir makes a directory on the store's file system.
@@ -157,6 +157,10 @@ type Options struct {
 	// Runtime is called once, by the first step that runs a command and misses
 	// the cache.
 	Runtime func(ctx context.Context) (*Runtime, error)
+
+	// Missed, when not nil, is called once, before the first step that missed the
+	// cache is made: what the build starts from is to be kept from then on.
+	Missed func(ctx context.Context) error
 
 	Parallel int                  // steps at once; 0: one per core
 	Epoch    *time.Time           // SOURCE_DATE_EPOCH: no file is newer

@@ -31,7 +31,7 @@ func (s *Solver) chain(ctx context.Context, layers []digest.Digest) (tree, error
 	}
 	t := &chainTree{}
 	for _, id := range layers {
-		files, err := s.opts.Store.Layer(ctx, id)
+		files, err := s.layer(ctx, id)
 		if err == nil {
 			var l *layer.Layer
 			if l, err = layer.Open(files); err == nil {

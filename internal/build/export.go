@@ -27,6 +27,9 @@ type Definition struct {
 type ExportOptions struct {
 	// Names are shown as the names that Commit gives.
 	Names []string
+	// Have, when not nil, reports that the store has the image with its names
+	// already: then nothing is written.
+	Have func(ctx context.Context, img Exported) (bool, error)
 	// Commit, when not nil, makes the image known to the store.
 	Commit func(ctx context.Context, img Exported) error
 }
@@ -43,7 +46,7 @@ type Exported struct {
 func (s *Solver) Build(ctx context.Context, def *Definition, opts ExportOptions) (Exported, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	res, err := s.solve(ctx, def.Root)
+	res, err := s.Solve(ctx, def.Root)
 	if err != nil {
 		return Exported{}, err
 	}
@@ -79,36 +82,57 @@ func (s *Solver) export(ctx context.Context, p *Reporter, def *Definition, res R
 		Layers:    []ocispec.Descriptor{},
 	}
 	for _, id := range res.Layers {
-		f, err := s.opts.Store.Layer(ctx, id)
+		size, err := s.layerSize(ctx, id)
 		if err != nil {
 			return exp, fmt.Errorf("export: %w", err)
 		}
 		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{
-			MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: f.Size,
+			MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: size,
 		})
 	}
 	p.Item(progress.Item{ID: "exporting layers", Done: true})
-	if manifest.Config, err = s.opts.Store.PutBlob(ctx, ocispec.MediaTypeImageConfig, config); err != nil {
-		return exp, fmt.Errorf("store the config: %w", err)
+	manifest.Config = ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config)),
 	}
 	exp.ID = manifest.Config.Digest
 	b, err := json.Marshal(manifest)
 	if err != nil {
 		return exp, fmt.Errorf("encode the manifest: %w", err)
 	}
-	if exp.Manifest, err = s.opts.Store.PutBlob(ctx, ocispec.MediaTypeImageManifest, b); err != nil {
-		return exp, fmt.Errorf("store the manifest: %w", err)
+	exp.Manifest = ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(b), Size: int64(len(b)),
 	}
-	p.Item(progress.Item{ID: "writing image " + exp.ID.String(), Done: true})
-	if opts.Commit != nil {
-		if err := opts.Commit(ctx, exp); err != nil {
+	have := false
+	if opts.Have != nil {
+		if have, err = opts.Have(ctx, exp); err != nil {
 			return exp, err
 		}
 	}
+	if !have {
+		err = s.write(ctx, exp, config, b, opts)
+	}
+	if err != nil {
+		return exp, err
+	}
+	p.Item(progress.Item{ID: "writing image " + exp.ID.String(), Done: true})
 	for _, n := range opts.Names {
 		p.Item(progress.Item{ID: "naming to " + n, Done: true})
 	}
 	return exp, nil
+}
+
+// write stores the image's config and manifest and makes it known.
+func (s *Solver) write(ctx context.Context, exp Exported, config, manifest []byte, opts ExportOptions) error {
+	if _, err := s.opts.Store.PutBlob(ctx, ocispec.MediaTypeImageConfig, config); err != nil {
+		return fmt.Errorf("store the config: %w", err)
+	}
+	if _, err := s.opts.Store.PutBlob(ctx, ocispec.MediaTypeImageManifest, manifest); err != nil {
+		return fmt.Errorf("store the manifest: %w", err)
+	}
+	if opts.Commit == nil {
+		return nil
+	}
+	return opts.Commit(ctx, exp)
 }
 
 // config is the image config as BuildKit writes it: its fields sorted, layers,

@@ -81,13 +81,31 @@ func (s *Solver) lookup(ctx context.Context, key string) (*record, string, error
 		return nil, "its record cannot be read", nil //nolint:nilerr // the step runs again
 	}
 	for _, l := range r.Layers {
-		if _, err := s.opts.Store.Layer(ctx, l); errdefs.IsNotFound(err) {
+		if _, err := s.layerSize(ctx, l); errdefs.IsNotFound(err) {
 			return nil, "its layer was removed", nil
 		} else if err != nil {
 			return nil, "", fmt.Errorf("look in the cache: %w", err)
 		}
 	}
 	return &r, "", nil
+}
+
+// layerSize is the size of a stored layer, asked once.
+func (s *Solver) layerSize(ctx context.Context, id digest.Digest) (int64, error) {
+	s.mu.Lock()
+	size, ok := s.sizes[id]
+	s.mu.Unlock()
+	if ok {
+		return size, nil
+	}
+	files, err := s.opts.Store.Layer(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sizes[id] = files.Size
+	return files.Size, nil
 }
 
 // save records what a step made. The listings go first: a record refers to them.

@@ -68,9 +68,9 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	}
 	var files []layer.Files
 	for _, id := range w.parent().Layers {
-		f, err := s.opts.Store.Layer(ctx, id)
+		f, err := s.layer(ctx, id)
 		if err != nil {
-			return fmt.Errorf("open the stage: %w", err)
+			return err
 		}
 		files = append(files, f)
 	}

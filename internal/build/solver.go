@@ -29,12 +29,18 @@ type Solver struct {
 	rt     *Runtime
 	rtErr  error
 
+	missedOnce sync.Once
+	missedErr  error
+
 	treesMu sync.Mutex
 	trees   map[digest.Digest]*chainTree
+
+	commits commits
 
 	mu       sync.Mutex // also serializes Progress and Explain
 	vertices map[*Vertex]*future
 	keys     map[string]*future
+	sizes    map[digest.Digest]int64 // of layers, once they are known
 	ids      int
 }
 
@@ -58,6 +64,7 @@ func NewSolver(opts Options) *Solver {
 		slot:     make(chan struct{}, opts.Parallel),
 		vertices: map[*Vertex]*future{},
 		keys:     map[string]*future{},
+		sizes:    map[digest.Digest]int64{},
 		trees:    map[digest.Digest]*chainTree{},
 	}
 }
@@ -71,7 +78,7 @@ func (s *Solver) Close() error {
 		errs = append(errs, t.close())
 		delete(s.trees, id)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.commits.release())...)
 }
 
 // runtime is Options.Runtime, asked once.
@@ -84,6 +91,16 @@ func (s *Solver) runtime(ctx context.Context) (*Runtime, error) {
 		s.rt, s.rtErr = s.opts.Runtime(ctx)
 	})
 	return s.rt, s.rtErr
+}
+
+// missed is Options.Missed, called once.
+func (s *Solver) missed(ctx context.Context) error {
+	s.missedOnce.Do(func() {
+		if s.opts.Missed != nil {
+			s.missedErr = s.opts.Missed(ctx)
+		}
+	})
+	return s.missedErr
 }
 
 // VertexError is why a step failed.
@@ -102,7 +119,11 @@ func (e *VertexError) Unwrap() error { return e.Err }
 func (s *Solver) Solve(ctx context.Context, v *Vertex) (Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return s.solve(ctx, v)
+	res, err := s.solve(ctx, v)
+	if waitErr := s.commits.wait(); err == nil {
+		err = waitErr
+	}
+	return res, err
 }
 
 // solve is Solve within the build's context.
@@ -223,15 +244,15 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 	case <-ctx.Done():
 		return Result{}, context.Cause(ctx)
 	}
-	files, err := s.opts.Store.WriteLayer(ctx, func(out io.Writer) error { return step.Make(ctx, out) })
+	if err := errors.Join(s.missed(ctx), s.commits.failed()); err != nil {
+		return Result{}, err
+	}
+	staged, err := s.opts.Store.StageLayer(ctx, func(out io.Writer) error { return step.Make(ctx, out) })
 	if err != nil {
 		return Result{}, err
 	}
-	r := record{Layers: []digest.Digest{files.DiffID}, Created: s.created(), Inputs: inputs}
-	// What is finished is kept, whatever becomes of the rest of the build.
-	if err := s.save(context.WithoutCancel(ctx), key, v.Slot, r); err != nil {
-		return Result{}, err
-	}
+	r := record{Layers: []digest.Digest{staged.DiffID}, Created: s.created(), Inputs: inputs}
+	s.commits.commit(ctx, v, staged, func(ctx context.Context) error { return s.save(ctx, key, v.Slot, r) })
 	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
 }
 

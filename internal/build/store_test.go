@@ -30,6 +30,8 @@ type dirStore struct {
 	blobs  map[digest.Digest][]byte
 	index  map[string][]byte
 	wrote  int // layers
+
+	commit func() error // stands for the wait for the disk; nil: there is none
 }
 
 func newDirStore(t testing.TB) *dirStore {
@@ -87,6 +89,17 @@ func (s *dirStore) WriteLayer(ctx context.Context, write func(io.Writer) error) 
 	s.layers[files.DiffID] = files
 	s.wrote++
 	return files, nil
+}
+
+func (s *dirStore) StageLayer(ctx context.Context, write func(io.Writer) error) (layer.Staged, error) {
+	files, err := s.WriteLayer(ctx, write)
+	commit := func(context.Context) error {
+		if s.commit == nil {
+			return nil
+		}
+		return s.commit()
+	}
+	return layer.Staged{Files: files, Commit: commit, Close: func() error { return nil }}, err
 }
 
 func (s *dirStore) Layer(_ context.Context, id digest.Digest) (layer.Files, error) {

@@ -39,6 +39,10 @@ func (d *Dir) ingestPath(ref string) string {
 	return filepath.Join(d.ingests(), hex.EncodeToString(h[:]))
 }
 
+// OpenIngest opens what is written of the ingest ref, which its Writer holds: the
+// bytes stay readable whatever becomes of the ingest.
+func (d *Dir) OpenIngest(ref string) (*os.File, error) { return os.Open(d.ingestPath(ref)) }
+
 // Writer implements Ingester. The digest of the bytes that an earlier attempt
 // left is computed again from the disk, so a part that the machine lost in a
 // crash cannot pass for a good one.

@@ -11,14 +11,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/build"
 	"strake/internal/dockerfile"
 	"strake/internal/executor"
-	"strake/internal/image"
 	"strake/internal/mount"
 	"strake/internal/progress"
 	"strake/internal/rootfs"
@@ -88,17 +86,17 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	if err != nil {
 		return BuildResult{}, err
 	}
-	run := &buildRuntime{env: env}
+	run, bases := &buildRuntime{env: env}, &baseImages{env: env}
 	defer closing(&err, run.close)
 	solver := build.NewSolver(build.Options{
-		Store: env.Store, Runtime: run.open, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
+		Store: env.Store, Runtime: run.open, Missed: bases.hold, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
 	})
 	defer closing(&err, solver.Close)
 	source, err := readDockerfile(ctx, solver, &opts)
 	if err != nil {
 		return BuildResult{}, err
 	}
-	exported, err := solve(ctx, env, solver, source, platform, opts, result.Names)
+	exported, err := solve(ctx, bases, solver, source, platform, opts, result.Names)
 	if err != nil {
 		return BuildResult{}, &BuildError{Err: err, File: dockerfileName(opts), Source: source, Lines: dockerfile.Lines(err)}
 	}
@@ -106,7 +104,8 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	return result, nil
 }
 
-func solve(ctx context.Context, env *Env, solver *build.Solver, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {
+func solve(ctx context.Context, bases *baseImages, solver *build.Solver, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {
+	env := bases.env
 	file, err := dockerfile.Parse(dockerfileName(opts), source)
 	if err != nil {
 		return exported, err
@@ -116,13 +115,16 @@ func solve(ctx context.Context, env *Env, solver *build.Solver, source []byte, p
 	definition, err := dockerfile.Compile(ctx, file, dockerfile.Options{
 		Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform,
 		NoCache: opts.NoCache, Pull: opts.Pull, Network: opts.Network,
-		Images: baseImages{env}, Solver: solver, Context: files, Slot: buildSlot(opts),
+		Images: bases, Solver: solver, Context: files, Slot: buildSlot(opts),
 	})
 	if err != nil {
 		return exported, err
 	}
 	return solver.Build(ctx, definition, build.ExportOptions{
 		Names: names,
+		Have: func(ctx context.Context, img build.Exported) (bool, error) {
+			return env.Store.HasImage(ctx, img.ID, img.Manifest.Digest, names)
+		},
 		Commit: func(ctx context.Context, img build.Exported) error {
 			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Action: "build", Root: img.Manifest, Names: names})
 			return err
@@ -238,31 +240,4 @@ func pickMounter(ctx context.Context, env *Env, ns *mount.Namespace) (rootfs.Mou
 	return rootfs.Pick(ctx, rootfs.PickOptions{
 		Dir: filepath.Join(env.Store.Root(), "rootfs", "erofs"), UnpackedDir: filepath.Join(env.Store.Root(), "rootfs", "unpacked"), NS: ns,
 	})
-}
-
-// baseImages finds the images that a build starts from.
-type baseImages struct{ env *Env }
-
-// Resolve implements build.Images.
-func (b baseImages) Resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (build.Image, error) {
-	img, err := use(ctx, b.env, ref, platforms.Format(platform))
-	if err != nil && !errdefs.IsNotFound(err) {
-		return build.Image{}, err
-	}
-	if pull || err != nil {
-		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platforms: []string{platforms.Format(platform)}})
-		if err != nil {
-			return build.Image{}, err
-		}
-		img = pulled.Image
-	}
-	manifest, _, err := image.ReadManifest(ctx, b.env.Store, img.Manifest)
-	if err != nil {
-		return build.Image{}, err
-	}
-	config, raw, err := image.ReadConfig(ctx, b.env.Store, manifest.Config)
-	if err != nil {
-		return build.Image{}, err
-	}
-	return build.Image{Layers: config.RootFS.DiffIDs, Config: raw, Manifest: img.Manifest}, nil
 }

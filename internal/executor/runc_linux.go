@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -171,7 +170,10 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 }
 
 // validID is what both the runtimes and the watchdog's shell take for a name.
-var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_+.-]{0,127}$`)
+func validID(id string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return id != "" && len(id) <= 128 && strings.Contains(letters, id[:1]) && strings.Trim(id, letters+"_+.-") == ""
+}
 
 // complete fills in the defaults of a Spec and refuses an impossible one.
 func complete(s Spec) (Spec, error) {
@@ -196,7 +198,7 @@ func complete(s Spec) (Spec, error) {
 	}
 	bad := ""
 	switch {
-	case !validID.MatchString(s.ID):
+	case !validID(s.ID):
 		bad = fmt.Sprintf("ID %q", s.ID)
 	case s.Network != NetworkNone && s.Network != NetworkHost:
 		bad = fmt.Sprintf("network %q", s.Network)

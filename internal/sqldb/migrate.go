@@ -22,10 +22,9 @@ func (db *DB) Migrate(ctx context.Context, fsys fs.FS) error {
 		return fmt.Errorf("migrate database: %w", err)
 	}
 	have := 0
-	err = db.View(ctx, func(tx *sql.Tx) (err error) {
-		have, err = version(ctx, tx, len(names))
-		return err
-	})
+	if err = db.Get(ctx, versionQuery, nil, &have); err == nil {
+		err = checkVersion(have, len(names))
+	}
 	if err == nil && have < len(names) {
 		err = db.Update(ctx, func(tx *sql.Tx) error { return migrate(ctx, tx, fsys, names) })
 	}
@@ -56,23 +55,24 @@ func migrations(fsys fs.FS) ([]string, error) {
 	return names, nil
 }
 
-// version returns how many migrations were applied, of known ones.
-func version(ctx context.Context, tx *sql.Tx, known int) (int, error) {
-	var n int
-	if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&n); err != nil {
-		return 0, err
-	}
+// versionQuery is how many migrations were applied.
+const versionQuery = "PRAGMA user_version"
+
+func checkVersion(n, known int) error {
 	if n > known {
-		return 0, fmt.Errorf("it has version %d, this program knows %d: use a newer program: %w",
+		return fmt.Errorf("it has version %d, this program knows %d: use a newer program: %w",
 			n, known, errdefs.ErrFailedPrecondition)
 	}
-	return n, nil
+	return nil
 }
 
 // migrate applies what is missing inside tx. Another process may have done so.
 func migrate(ctx context.Context, tx *sql.Tx, fsys fs.FS, names []string) error {
-	have, err := version(ctx, tx, len(names))
-	if err != nil {
+	have := 0
+	if err := tx.QueryRowContext(ctx, versionQuery).Scan(&have); err != nil {
+		return err
+	}
+	if err := checkVersion(have, len(names)); err != nil {
 		return err
 	}
 	for _, name := range names[have:] {
@@ -87,6 +87,6 @@ func migrate(ctx context.Context, tx *sql.Tx, fsys fs.FS, names []string) error 
 	if have == len(names) {
 		return nil
 	}
-	_, err = tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", len(names)))
+	_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", len(names)))
 	return err
 }

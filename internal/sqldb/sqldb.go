@@ -7,6 +7,10 @@
 // returns (synchronous=FULL: one fsync). A view reads one consistent state and
 // neither blocks nor is blocked.
 //
+// The files beside the database, -wal and -shm, stay when the last connection
+// closes, the first of them emptied: to make and to remove them again costs a
+// short command more than what it reads.
+//
 // A migration is a file NNNN_name.sql, NNNN counting from 0001 without a gap.
 // How many were applied is the version of the database (PRAGMA user_version).
 //
@@ -17,11 +21,13 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"modernc.org/sqlite"
@@ -45,6 +51,9 @@ type DB struct {
 	path   string
 	writer *sql.DB // one connection
 	reader *sql.DB
+
+	mu    sync.Mutex
+	stmts map[string]*sql.Stmt // of Get, by their text
 }
 
 // Open opens a database. It connects when the first transaction begins.
@@ -64,7 +73,7 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{path: path}
+	db := &DB{path: path, stmts: map[string]*sql.Stmt{}}
 	if db.writer, err = connect(path, "journal_mode(WAL)", "synchronous(FULL)"); err != nil {
 		return nil, fmt.Errorf("open database %q: %w", path, err)
 	}
@@ -80,18 +89,41 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 func connect(path string, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{
 		"_txlock": {"immediate"}, // of transactions that are not read-only
-		"_pragma": append(pragmas, fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "foreign_keys(1)"),
+		"_pragma": append(pragmas, fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "foreign_keys(1)", "journal_size_limit(0)"),
 	}
 	c, err := sqlite.NewConnector("file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode())
 	if err != nil {
 		return nil, err
 	}
-	return sql.OpenDB(c), nil
+	return sql.OpenDB(keepWAL{c}), nil
+}
+
+// keepWAL makes connections that leave the WAL in place when they close.
+type keepWAL struct{ driver.Connector }
+
+// Connect implements driver.Connector.
+func (k keepWAL) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := k.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if fc, ok := conn.(sqlite.FileControl); ok {
+		if _, err := fc.FileControlPersistWAL("main", 1); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
+	return conn, nil
 }
 
 // Close closes all connections. No transaction may be under way.
 func (db *DB) Close() error {
-	if err := errors.Join(db.reader.Close(), db.writer.Close()); err != nil {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	var errs []error
+	for _, stmt := range db.stmts {
+		errs = append(errs, stmt.Close())
+	}
+	if err := errors.Join(append(errs, db.reader.Close(), db.writer.Close())...); err != nil {
 		return fmt.Errorf("close database %q: %w", db.path, err)
 	}
 	return nil
@@ -148,6 +180,30 @@ func retry(ctx context.Context, try func() error) error {
 // change it.
 func (db *DB) View(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return transact(ctx, db.reader, &sql.TxOptions{ReadOnly: true}, fn)
+}
+
+// Get reads the first row of a query into dest, in a view of its own. The query,
+// one of few constants, is prepared once: what is looked up often and one by one
+// belongs here. It fails with sql.ErrNoRows when there is none.
+func (db *DB) Get(ctx context.Context, query string, args []any, dest ...any) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// One row is there before a cancelled context could be noticed, and to
+	// listen for that costs more than the row.
+	ctx = context.WithoutCancel(ctx)
+	db.mu.Lock()
+	stmt := db.stmts[query]
+	if stmt == nil {
+		var err error
+		if stmt, err = db.reader.PrepareContext(ctx, query); err != nil {
+			db.mu.Unlock()
+			return err
+		}
+		db.stmts[query] = stmt
+	}
+	db.mu.Unlock()
+	return stmt.QueryRowContext(ctx, args...).Scan(dest...)
 }
 
 // beginner is a pool of connections, or one.

@@ -145,6 +145,21 @@ func (a *adder) added(ctx context.Context, parts []part) (img Image, ok bool, er
 	return img, true, nil
 }
 
+// HasImage reports whether the image id was made with the manifest and has the
+// names, so that AddImage would do nothing. It writes and leases nothing.
+func (s *Store) HasImage(ctx context.Context, id, manifest digest.Digest, names []string) (bool, error) {
+	n := 0
+	err := s.db.Get(ctx, "SELECT COUNT(*) FROM images WHERE id = $1 AND manifest = $2", []any{id.String(), manifest.String()}, &n)
+	for i := 0; i < len(names) && err == nil && n == 1; i++ {
+		err = s.db.Get(ctx, "SELECT COUNT(*) FROM names WHERE name = $1 AND root = $2 AND image_id = $3",
+			[]any{names[i], manifest.String(), id.String()}, &n)
+	}
+	if err != nil {
+		return false, fmt.Errorf("image %s: %w", id, err)
+	}
+	return n == 1, nil
+}
+
 // Tag implements image.Target: ref is a canonical name with its tag.
 func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, ref string) error {
 	_, err := s.AddImage(ctx, AddImageOptions{Root: desc, Names: []string{ref}})

@@ -62,9 +62,7 @@ func (c *cache) LoadContextIndex(ctx context.Context, dir string) ([]byte, error
 
 func (c *cache) value(ctx context.Context, query, arg string) ([]byte, error) {
 	var value []byte
-	err := c.db.View(ctx, func(tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, query, arg).Scan(&value)
-	})
+	err := c.db.Get(ctx, query, []any{arg}, &value)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = errdefs.ErrNotFound
 	}

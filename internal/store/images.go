@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -258,14 +257,18 @@ type found struct {
 	digest string             // repository@digest, when ref was that
 }
 
-var (
-	fullID   = regexp.MustCompile(`^(sha256:)?[0-9a-f]{64}$`)
-	idPrefix = regexp.MustCompile(`^(sha256:)?[0-9a-f]{1,64}$`)
-)
+// isIDPrefix reports whether ref may be the beginning of an image ID, with or
+// without sha256:, and whether it is a whole one.
+func isIDPrefix(ref string) (prefix, whole bool) {
+	ref = strings.TrimPrefix(ref, "sha256:")
+	hex := strings.Trim(ref, "0123456789abcdef") == ""
+	return hex && ref != "" && len(ref) <= 64, hex && len(ref) == 64
+}
 
 func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
 	id := "sha256:" + strings.TrimPrefix(ref, "sha256:")
-	if fullID.MatchString(ref) {
+	prefix, whole := isIDPrefix(ref)
+	if whole {
 		f, err := findByID(ctx, tx, id)
 		if !errdefs.IsNotFound(err) {
 			return f, err
@@ -280,10 +283,10 @@ func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
 		if !errdefs.IsNotFound(err) {
 			return f, err
 		}
-	} else if !idPrefix.MatchString(ref) {
+	} else if !prefix {
 		return found{}, fmt.Errorf("invalid reference format: %w", errdefs.ErrInvalidArgument)
 	}
-	if idPrefix.MatchString(ref) {
+	if prefix {
 		return findByID(ctx, tx, id)
 	}
 	return found{}, errdefs.ErrNotFound

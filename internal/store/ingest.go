@@ -70,7 +70,7 @@ func (s *contents) take(ctx context.Context, desc ocispec.Descriptor, open image
 	case errdefs.IsAlreadyExists(err):
 		// The file is there but no row: a commit that is under way, or one
 		// that died before its transaction.
-		err = s.adopt(ctx, desc)
+		err = adopt(ctx, s, desc)
 		if errors.Is(err, errBusy) {
 			return err
 		}
@@ -121,7 +121,7 @@ func (s *contents) commitBlob(ctx context.Context, desc ocispec.Descriptor, file
 // adopt makes the row of a blob whose file is in place already, as its writer
 // may have died before it did. A file of other bytes goes away instead, and
 // errBusy says to try again.
-func (s *contents) adopt(ctx context.Context, desc ocispec.Descriptor) error {
+func adopt(ctx context.Context, s *contents, desc ocispec.Descriptor) error {
 	if err := verifyFile(ctx, s.blobs, desc); err != nil {
 		return err
 	}
@@ -231,6 +231,9 @@ func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 	if err := p.readFrom(ctx, tar); err != nil {
 		return errors.Join(err, p.discard(ctx))
 	}
+	if err := p.sync(); err != nil {
+		return err
+	}
 	diffID := p.w.Digest()
 	if err := s.hold(ctx, diffID); err != nil {
 		return err
@@ -258,7 +261,7 @@ func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar 
 		return err
 	}
 	defer closing(&err, p.Close)
-	if err := p.readFrom(ctx, tar); err != nil {
+	if err := errors.Join(p.readFrom(ctx, tar), p.sync()); err != nil {
 		return err
 	}
 	return s.commit(ctx, func() error {
@@ -272,11 +275,27 @@ func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar 
 // WriteLayer takes in the layer whose tar write writes. It is hashed and
 // indexed as it is written, and becomes visible whole or not at all.
 func (s *contents) WriteLayer(ctx context.Context, write func(w io.Writer) error) (files layer.Files, err error) {
-	p, err := s.newLayer(ctx, "")
+	staged, err := s.StageLayer(ctx, write)
 	if err != nil {
 		return layer.Files{}, err
 	}
-	defer closing(&err, p.Close)
+	defer closing(&err, staged.Close)
+	if err := staged.Commit(ctx); err != nil {
+		return layer.Files{}, err
+	}
+	return s.Layer(ctx, staged.DiffID)
+}
+
+// StageLayer writes, hashes and indexes a layer and waits for nothing to be on
+// disk: that is for Commit to do.
+func (s *contents) StageLayer(ctx context.Context, write func(w io.Writer) error) (layer.Staged, error) {
+	p, err := s.newLayer(ctx, "")
+	if err != nil {
+		return layer.Staged{}, err
+	}
+	failed := func(err error) (layer.Staged, error) {
+		return layer.Staged{}, errors.Join(err, p.discard(ctx), p.Close())
+	}
 	pr, pw := io.Pipe()
 	go func() {
 		buf := bufio.NewWriterSize(pw, streamBuffer)
@@ -291,22 +310,34 @@ func (s *contents) WriteLayer(ctx context.Context, write func(w io.Writer) error
 	}()
 	err = p.readFrom(ctx, pr)
 	pr.CloseWithError(errors.New("layer writer stopped")) // frees the writer when reading failed
-	if failed, ok := errors.AsType[*writeError](err); ok {
-		return layer.Files{}, errors.Join(failed.error, p.discard(ctx))
+	if told, ok := errors.AsType[*writeError](err); ok {
+		return failed(told.error)
 	}
 	if err != nil {
-		return layer.Files{}, errors.Join(fmt.Errorf("write layer: %w", err), p.discard(ctx))
+		return failed(fmt.Errorf("write layer: %w", err))
 	}
-	diffID := p.w.Digest()
-	if err := s.hold(ctx, diffID); err != nil {
-		return layer.Files{}, err
-	}
-	err = s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) },
-		func(tx *sql.Tx) error { return recordLayer(ctx, tx, diffID, p) })
+	files, tar, err := p.staged()
 	if err != nil {
-		return layer.Files{}, fmt.Errorf("write layer: %w", err)
+		return failed(fmt.Errorf("write layer: %w", err))
 	}
-	return s.Layer(ctx, diffID)
+	committed := false
+	return layer.Staged{
+		Files: files,
+		Commit: func(ctx context.Context) error {
+			if err := p.commit(ctx, files.DiffID); err != nil {
+				return fmt.Errorf("write layer: %w", err)
+			}
+			committed = true
+			return nil
+		},
+		Close: func() error {
+			var err error
+			if !committed {
+				err = p.discard(context.WithoutCancel(ctx))
+			}
+			return errors.Join(err, tar.Close(), p.Close())
+		},
+	}, nil
 }
 
 // resume reads what open gives from offset on, and opens again where a read

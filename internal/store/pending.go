@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -88,6 +89,11 @@ func (p *pending) readFrom(ctx context.Context, tar io.Reader) error {
 		return err
 	}
 	p.tar = counted.n
+	return nil
+}
+
+// sync makes index and side data durable.
+func (p *pending) sync() error {
 	for _, f := range []*os.File{p.index, p.side} {
 		info, err := f.Stat()
 		if err == nil && info.Size() > 0 {
@@ -109,6 +115,33 @@ func (c *counter) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
 	c.n += int64(n)
 	return n, err
+}
+
+// staged opens the tar and says where the three files are, by descriptors: they
+// are the same whatever names the files get and lose.
+func (p *pending) staged() (files layer.Files, tar *os.File, err error) {
+	if tar, err = p.s.blobs.OpenIngest(p.ref); err != nil {
+		return files, nil, err
+	}
+	path := func(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+	files = layer.Files{DiffID: p.w.Digest(), Size: p.tar, Tar: path(tar), Index: path(p.index)}
+	side, err := p.side.Stat()
+	if err != nil {
+		return files, nil, errors.Join(err, tar.Close())
+	}
+	if side.Size() > 0 {
+		files.Side = path(p.side)
+	}
+	return files, tar, nil
+}
+
+// commit is the Commit of a staged layer.
+func (p *pending) commit(ctx context.Context, diffID digest.Digest) error {
+	if err := errors.Join(p.sync(), p.s.hold(ctx, diffID)); err != nil {
+		return err
+	}
+	return p.s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) },
+		func(tx *sql.Tx) error { return recordLayer(ctx, tx, diffID, p) })
 }
 
 // commitFiles gives tar and index their names, durably.

@@ -91,19 +91,16 @@ func (s *contents) ReadBlob(ctx context.Context, desc ocispec.Descriptor) ([]byt
 // Layer says where the files of a layer are, or fails with errdefs.ErrNotFound.
 func (s *contents) Layer(ctx context.Context, id digest.Digest) (layer.Files, error) {
 	f := layer.Files{DiffID: id, Tar: s.blobs.Path(id), Index: s.indexPath(id)}
-	err := s.db.View(ctx, func(tx *sql.Tx) error {
-		var side int64
-		err := tx.QueryRowContext(ctx, "SELECT size, side_size FROM layers WHERE diff_id = $1", id.String()).Scan(&f.Size, &side)
-		if errors.Is(err, sql.ErrNoRows) {
-			return errdefs.ErrNotFound
-		}
-		if side > 0 {
-			f.Side = s.sidePath(id)
-		}
-		return err
-	})
+	var side int64
+	err := s.db.Get(ctx, "SELECT size, side_size FROM layers WHERE diff_id = $1", []any{id.String()}, &f.Size, &side)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = errdefs.ErrNotFound
+	}
 	if err != nil {
 		return layer.Files{}, fmt.Errorf("layer %s: %w", id, err)
+	}
+	if side > 0 {
+		f.Side = s.sidePath(id)
 	}
 	return f, nil
 }

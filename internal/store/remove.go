@@ -419,7 +419,7 @@ func repositoryOf(name string) string {
 
 // shortRef is a reference as people read it: a full ID cut short.
 func shortRef(ref string) string {
-	if fullID.MatchString(ref) {
+	if _, whole := isIDPrefix(ref); whole {
 		return strings.TrimPrefix(ref, "sha256:")[:12]
 	}
 	return ref
