@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -73,24 +75,42 @@ If the image or the server is not multi-platform capable, the command will error
 
 const remoteInspectHelp = "Inspect the image in its registry, without pulling it; the size is what a pull transfers"
 
-// checkKind takes docker's object types; only images exist here.
+// kinds are docker's types of objects.
+var kinds = [...]string{"config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume"}
+
 func checkKind(kind string) error {
-	switch kind {
-	case "image", "container":
+	list := `"` + strings.Join(kinds[:], `", "`) + `"`
+	switch {
+	case slices.Contains(kinds[:], kind):
 		return nil
-	case "":
-		return errors.New("type is empty: must be one of \"container\", \"image\"")
+	case kind == "":
+		return errors.New("type is empty: must be one of " + list)
 	}
-	return fmt.Errorf("unknown type: %q: must be one of \"container\", \"image\"", kind)
+	return fmt.Errorf("unknown type: %q: must be one of %s", kind, list)
+}
+
+// missing is docker's error for an object of a kind of which there are none
+// here, or nil for an image.
+func missing(kind, ref string) error {
+	switch kind {
+	case "image", "object":
+		return nil
+	case "container":
+		return fromEngine(engine.NoSuchContainer(ref))
+	case "network":
+		return fromEngine(fmt.Errorf("network %s not found", ref))
+	case "volume":
+		return fromEngine(fmt.Errorf("get %s: no such volume", ref))
+	case "plugin":
+		return fromEngine(fmt.Errorf("plugin %q not found", ref))
+	}
+	return fromEngine(errors.New("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."))
 }
 
 func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 	out, err := newInspector(opts.format)
 	if err != nil {
 		return statusError{exitTemplate, err}
-	}
-	if opts.size && opts.kind == "image" {
-		fmt.Fprintln(s.Err, "WARNING: --size ignored for images")
 	}
 	if opts.platform != "" {
 		if err := checkPlatforms([]string{opts.platform}); err != nil {
@@ -107,18 +127,21 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 	}
 	var errs []error
 	for _, ref := range opts.refs {
-		if opts.noun == "container" {
-			errs = append(errs, fromEngine(engine.NoSuchContainer(ref)))
+		if err := missing(opts.noun, ref); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		resp, err := inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: opts.platform})
 		switch {
-		case errdefs.IsNotFound(err) && opts.noun == "object" && !opts.remote:
+		case opts.noun == "object" && !opts.remote && (errdefs.IsNotFound(err) || engine.IsInvalidReference(err)):
 			errs = append(errs, fmt.Errorf("error: no such object: %s", ref))
 			continue
 		case err != nil:
 			errs = append(errs, fromEngine(err))
 			continue
+		}
+		if opts.size {
+			fmt.Fprintln(s.Err, "WARNING: --size ignored for image")
 		}
 		if err := out.add(resp); err != nil {
 			errs = append(errs, err)

@@ -22,6 +22,9 @@ func newTagCommand(s *session) *cobra.Command {
 }
 
 func runTag(ctx context.Context, s *session, source, target string) error {
+	if err := engine.CheckSource(source); err != nil {
+		return err
+	}
 	if _, err := engine.ParseTarget(target); err != nil {
 		return err
 	}

@@ -83,10 +83,22 @@ func imageError(ref string, err error) error {
 			name = reference.FamiliarString(reference.TagNameOnly(named))
 		}
 		return messageError{"No such image: " + name, errdefs.ErrNotFound}
-	case errdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), "invalid reference format"):
-		return messageError{"invalid reference format", errdefs.ErrInvalidArgument}
+	case errdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), invalidReference):
+		text := invalidReference
+		if _, parseErr := reference.ParseNormalizedNamed(ref); parseErr != nil {
+			text = parseErr.Error()
+		}
+		return messageError{text, errdefs.ErrInvalidArgument}
 	}
 	return err
+}
+
+const invalidReference = "invalid reference format"
+
+// IsInvalidReference reports whether a verb failed because what it was given is
+// no reference.
+func IsInvalidReference(err error) bool {
+	return errdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), invalidReference)
 }
 
 // messageError is an error whose text is docker's, with its kind.

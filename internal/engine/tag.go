@@ -27,12 +27,24 @@ func Tag(ctx context.Context, env *Env, opts TagOptions) error {
 	return nil
 }
 
+// CheckSource fails unless what a tag is to be made of is a reference.
+func CheckSource(source string) error {
+	if _, err := reference.ParseAnyReference(source); err != nil {
+		return notParsed(source, err)
+	}
+	return nil
+}
+
+func notParsed(name string, err error) error {
+	return messageError{fmt.Sprintf("Error parsing reference: %q is not a valid repository/tag: %s", name, err), errdefs.ErrInvalidArgument}
+}
+
 // ParseTarget parses a name that an image is to have, and adds the tag latest
 // where it has none.
 func ParseTarget(name string) (reference.NamedTagged, error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return nil, messageError{fmt.Sprintf("Error parsing reference: %q is not a valid repository/tag: %s", name, err), errdefs.ErrInvalidArgument}
+		return nil, notParsed(name, err)
 	}
 	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
 	if _, digested := named.(reference.Digested); digested || !ok {
