@@ -104,7 +104,7 @@ func treeError(opts imagesOptions) error {
 
 // imagesFormat chooses the table and the format that the flags ask for.
 func imagesFormat(opts imagesOptions) (listing[imageRow], string) {
-	table := listing[imageRow]{fields: imageFields(!opts.noTrunc), columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"}}
+	table := listing[imageRow]{fields: imageFields(!opts.noTrunc, opts.format), columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"}}
 	if opts.digests {
 		table.columns = slices.Insert(table.columns, 2, "Digest")
 	}
@@ -174,10 +174,10 @@ func appendRows(rows []imageRow, img *engine.Image, digests, allDigests bool) []
 	return rows
 }
 
-func imageFields(trunc bool) []field[imageRow] {
+func imageFields(trunc bool, format string) []field[imageRow] {
 	now := time.Now()
 	unknown := func(imageRow) string { return "N/A" }
-	return []field[imageRow]{
+	list := []field[imageRow]{
 		{"ID", "IMAGE ID", func(r imageRow) string {
 			if trunc {
 				return shortID(r.image.ID.String())
@@ -201,6 +201,10 @@ func imageFields(trunc bool) []field[imageRow] {
 		{"SharedSize", "SHARED SIZE", unknown},
 		{"UniqueSize", "UNIQUE SIZE", unknown},
 	}
+	if !strings.Contains(format, ".LastUsed") { // docker's JSON has no such key
+		return list
+	}
+	return append(list, field[imageRow]{"LastUsed", "LAST USED", func(r imageRow) string { return since(now, r.image.Used) }})
 }
 
 func since(now, t time.Time) string { return units.HumanDuration(now.Sub(t)) + " ago" }

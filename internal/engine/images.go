@@ -54,6 +54,11 @@ func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func(*Image
 			hideDangling = false
 		}
 		if name == "reference" {
+			for _, pattern := range values {
+				if _, err := path.Match(pattern, ""); err != nil {
+					return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
+				}
+			}
 			tests = append(tests, func(img *Image) bool { return matchReference(img, values) })
 			continue
 		}
@@ -66,7 +71,7 @@ func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func(*Image
 		}
 	}
 	return func(img *Image) bool {
-		if hideDangling && len(img.Names) == 0 {
+		if hideDangling && len(img.Names)+len(img.RepoDigests) == 0 {
 			return false
 		}
 		for _, test := range tests {
@@ -85,7 +90,10 @@ func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) 
 		if err != nil {
 			return nil, messageError{fmt.Sprintf("invalid filter 'dangling=[%s]'", value), errdefs.ErrInvalidArgument}
 		}
-		return func(img *Image) bool { return (len(img.Names) == 0) == want }, nil
+		if !want { // an image that was pulled by its digest is listed with and without
+			return func(img *Image) bool { return len(img.Names)+len(img.RepoDigests) > 0 }, nil
+		}
+		return func(img *Image) bool { return len(img.Names) == 0 }, nil
 	case "label", "label!":
 		want := name == "label"
 		return func(img *Image) bool { return matchLabel(img.Labels, value) == want }, nil
@@ -95,7 +103,7 @@ func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) 
 			return nil, err
 		}
 		if name == "before" {
-			return func(img *Image) bool { return img.Created.Before(other.Created) }, nil
+			return func(img *Image) bool { return !img.Created.IsZero() && img.Created.Before(other.Created) }, nil
 		}
 		return func(img *Image) bool { return img.Created.After(other.Created) }, nil
 	case "until":
@@ -103,7 +111,7 @@ func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) 
 		if err != nil {
 			return nil, err
 		}
-		return func(img *Image) bool { return img.Created.Before(at) }, nil
+		return func(img *Image) bool { return !img.Created.IsZero() && img.Created.Before(at) }, nil
 	}
 	return nil, messageError{fmt.Sprintf("invalid filter '%s'", name), errdefs.ErrInvalidArgument}
 }

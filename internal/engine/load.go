@@ -56,7 +56,7 @@ func Load(ctx context.Context, env *Env, opts LoadOptions) (result LoadResult, e
 	}
 	defer closing(&err, archive.Close)
 	for _, entry := range archive.Images() {
-		manifests, err := loaded(ctx, archive, entry.Desc, wanted)
+		manifests, err := loaded(ctx, archive, entry.Desc, wanted, 0)
 		if err != nil {
 			return result, err
 		}
@@ -99,31 +99,41 @@ func present(archive *layout.Archive, wanted []ocispec.Platform) func(ocispec.In
 	}
 }
 
-// loaded lists the manifests of an archive's image that fit a platform.
-func loaded(ctx context.Context, archive *layout.Archive, root ocispec.Descriptor, wanted []ocispec.Platform) ([]ocispec.Descriptor, error) {
+// loaded lists the manifests of an archive's image that are taken of it, through
+// indexes in the index.
+func loaded(ctx context.Context, archive *layout.Archive, root ocispec.Descriptor, wanted []ocispec.Platform, depth int) ([]ocispec.Descriptor, error) {
+	if !image.IsIndex(root.MediaType) {
+		if depth == 0 && len(wanted) > 0 {
+			manifest, _, err := image.ReadManifest(ctx, archive, root)
+			if err != nil {
+				return nil, err
+			}
+			config, _, err := image.ReadConfig(ctx, archive, manifest.Config)
+			if err != nil || !slices.ContainsFunc(wanted, func(p ocispec.Platform) bool { return matches(p, config.Platform) }) {
+				return nil, err
+			}
+		}
+		return []ocispec.Descriptor{root}, nil
+	}
+	const deepest = 8
+	if depth > deepest {
+		return nil, fmt.Errorf("index %s: nested deeper than %d: %w", root.Digest, deepest, errdefs.ErrInvalidArgument)
+	}
+	index, _, err := image.ReadIndex(ctx, archive, root)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := present(archive, wanted)(index)
+	if err != nil {
+		return nil, err
+	}
 	var list []ocispec.Descriptor
-	for _, p := range wanted {
-		desc, err := image.FindManifest(ctx, archive, root, p)
-		if errdefs.IsNotFound(err) {
-			continue
-		}
+	for _, desc := range chosen {
+		more, err := loaded(ctx, archive, desc, wanted, depth+1)
 		if err != nil {
 			return nil, err
 		}
-		manifest, _, err := image.ReadManifest(ctx, archive, desc)
-		if errdefs.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		config, _, err := image.ReadConfig(ctx, archive, manifest.Config)
-		if err != nil {
-			return nil, err
-		}
-		if image.IsIndex(root.MediaType) || matches(p, config.Platform) {
-			list = append(list, desc)
-		}
+		list = append(list, more...)
 	}
 	return list, nil
 }

@@ -188,8 +188,8 @@ func oneText(ctx context.Context, tx *sql.Tx, query string, args ...any) (string
 
 // Image finds an image as docker does: by ID (with or without sha256:), by name
 // (latest where no tag is given), by name@digest, by a unique prefix of the ID.
-// It fails with errdefs.ErrNotFound, or errdefs.ErrInvalidArgument when ref is
-// no reference or the prefix of several.
+// It fails with errdefs.ErrNotFound, of the prefix of several too, or with
+// errdefs.ErrInvalidArgument when ref is no reference.
 func (s *Store) Image(ctx context.Context, ref string) (Image, error) {
 	var img Image
 	err := s.db.View(ctx, func(tx *sql.Tx) error {
@@ -305,7 +305,7 @@ func findByID(ctx context.Context, tx *sql.Tx, prefix string) (found, error) {
 		return found{}, errdefs.ErrNotFound
 	case 1:
 	default:
-		return found{}, fmt.Errorf("ambiguous image ID prefix: %w", errdefs.ErrInvalidArgument)
+		return found{}, fmt.Errorf("ambiguous image ID prefix: %w", errdefs.ErrNotFound) // as docker has it
 	}
 	indexes, err := findAll(ctx, tx, `SELECT n.image_id, n.root, n.root_type, n.root_size FROM variants v
 		JOIN names n ON n.root = v.root WHERE v.image_id = $1 AND v.chosen = 1 UNION ALL

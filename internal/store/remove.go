@@ -11,7 +11,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	chainid "github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/image"
 )
 
 // RemoveOptions say what to remove.
@@ -24,9 +27,9 @@ type RemoveOptions struct {
 
 // RemoveResult says what was removed, in order.
 type RemoveResult struct {
-	Untagged []string // canonical names and repo digests
-	Deleted  []digest.Digest
-	Freed    int64 // bytes on disk
+	Untagged []string        // canonical names and repo digests
+	Deleted  []digest.Digest // images, each before the chains of layers that only it had, topmost first
+	Freed    int64           // bytes on disk
 }
 
 // Remove removes a name or a digest, and with the last one the image, as docker
@@ -41,7 +44,7 @@ func (c *collector) Remove(ctx context.Context, opts RemoveOptions) (RemoveResul
 		if err != nil {
 			return err
 		}
-		r = &removal{tx: tx, opts: opts, undo: c.journal.begin("rmi " + shortRef(opts.Ref))}
+		r = &removal{files: c.files, tx: tx, opts: opts, undo: c.journal.begin("rmi " + shortRef(opts.Ref))}
 		r.undo.keep = r.undo.keep && !opts.Now
 		if len(opts.Platforms) > 0 {
 			err = r.removePlatforms(ctx, f)
@@ -69,6 +72,7 @@ func (c *collector) Remove(ctx context.Context, opts RemoveOptions) (RemoveResul
 
 // removal is one change that removes names and images, inside its transaction.
 type removal struct {
+	files *contents
 	tx    *sql.Tx
 	opts  RemoveOptions
 	res   RemoveResult
@@ -225,19 +229,60 @@ func (r *removal) dropImage(ctx context.Context, id digest.Digest) error {
 	if err := r.delete(ctx, id, "variants", "image_id = $1", id.String()); err != nil {
 		return err
 	}
+	chains, err := r.ownChains(ctx, id)
+	if err != nil {
+		return err
+	}
 	if err := r.delete(ctx, id, "images", "id = $1", id.String()); err != nil {
 		return err
 	}
 	if r.event, err = imageEvent(ctx, r.tx, "delete", id.String(), id.String(), id); err != nil {
 		return err
 	}
-	r.res.Deleted = append(r.res.Deleted, id)
+	r.res.Deleted = append(append(r.res.Deleted, id), chains...)
 	for _, root := range roots {
 		if err := r.dropRoot(ctx, digest.Digest(root)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ownChains lists the chains of layers of an image that no other image has, the
+// topmost first.
+func (r *removal) ownChains(ctx context.Context, id digest.Digest) ([]digest.Digest, error) {
+	layers := r.layers(ctx, id)
+	shared := len(layers)
+	for ; shared > 0; shared-- {
+		others, err := r.column(ctx, `SELECT DISTINCT i.id FROM refs r JOIN images i ON i.manifest = r.parent
+			WHERE r.child = $1 AND i.id <> $2`, layers[shared-1].String(), id.String())
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(others, func(other string) bool {
+			have := r.layers(ctx, digest.Digest(other))
+			return len(have) >= shared && slices.Equal(have[:shared], layers[:shared])
+		}) {
+			break
+		}
+	}
+	chains := chainid.ChainIDs(slices.Clone(layers))[shared:]
+	slices.Reverse(chains)
+	return chains, nil
+}
+
+// layers reads the diffIDs of an image; a config that cannot be read has none: a
+// damaged image can be removed too.
+func (r *removal) layers(ctx context.Context, id digest.Digest) []digest.Digest {
+	desc := ocispec.Descriptor{Digest: id}
+	if err := r.tx.QueryRowContext(ctx, "SELECT size FROM blobs WHERE digest = $1", id.String()).Scan(&desc.Size); err != nil {
+		return nil
+	}
+	config, _, err := image.ReadConfig(ctx, r.files, desc)
+	if err != nil {
+		return nil
+	}
+	return config.RootFS.DiffIDs
 }
 
 // dropRoot removes the images of an index that has no name and no digest any

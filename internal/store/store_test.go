@@ -168,7 +168,7 @@ func TestPullNameRemove(t *testing.T) {
 		t.Errorf("layer %+v: %v", lay, err)
 	}
 	res, err := s.Remove(t.Context(), RemoveOptions{Ref: "one"})
-	want := RemoveResult{Untagged: []string{"docker.io/library/one:latest"}, Deleted: []digest.Digest{img.ID}}
+	want := RemoveResult{Untagged: []string{"docker.io/library/one:latest"}, Deleted: []digest.Digest{img.ID, f.diffID}}
 	if res.Freed = 0; err != nil || !cmp.Equal(res, want) {
 		t.Errorf("Remove: %v %s", err, cmp.Diff(want, res))
 	}
@@ -401,7 +401,7 @@ func TestRemoveConflict(t *testing.T) {
 	if err != nil || len(res.Deleted) > 0 || !cmp.Equal(res.Untagged, []string{"docker.io/library/a:1"}) {
 		t.Errorf("untag: %+v, %v", res, err)
 	}
-	if res, err = s.Remove(t.Context(), RemoveOptions{Ref: img.ID.Encoded()[:5]}); err != nil || len(res.Deleted) != 1 {
+	if res, err = s.Remove(t.Context(), RemoveOptions{Ref: img.ID.Encoded()[:5]}); err != nil || len(res.Deleted) != 2 {
 		t.Errorf("by prefix: %+v, %v", res, err)
 	}
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"maps"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -60,6 +61,11 @@ func (m *multi) add(t *testing.T, s *Store, name string, list ...string) Image {
 }
 
 func (m *multi) id(p string) digest.Digest { return m.images[p].config.Digest }
+
+// deleted is what Remove tells of a platform: the image and its one layer.
+func (m *multi) deleted(p string) []digest.Digest {
+	return []digest.Digest{m.id(p), m.images[p].diffID}
+}
 
 // reopen gives the lease up, as the end of a command does, and collects.
 func reopen(t *testing.T, s *Store) *Store {
@@ -169,7 +175,7 @@ func TestPlatformsLife(t *testing.T) {
 	// a platform goes from every name
 	gone := []ocispec.Platform{platforms.MustParse(host)}
 	res, err := s.Remove(t.Context(), RemoveOptions{Ref: name, Force: true, Platforms: gone})
-	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{m.id(host)}) || len(res.Untagged) > 0 {
+	if err != nil || !cmp.Equal(res.Deleted, slices.Concat(m.deleted(host))) || len(res.Untagged) > 0 {
 		t.Errorf("removed %+v, %v", res, err)
 	}
 	s = reopen(t, s)
@@ -189,7 +195,7 @@ func TestPlatformsLife(t *testing.T) {
 		t.Errorf("untagged %+v, %v", res, err)
 	}
 	res, err = s.Remove(t.Context(), RemoveOptions{Ref: second})
-	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{m.id(host), m.id(other)}) {
+	if err != nil || !cmp.Equal(res.Deleted, slices.Concat(m.deleted(host), m.deleted(other))) {
 		t.Errorf("removed %+v, %v", res, err)
 	}
 	s = reopen(t, s)
@@ -210,7 +216,7 @@ func TestSharedPlatform(t *testing.T) {
 		t.Error(diff)
 	}
 	res, err := s.Remove(t.Context(), RemoveOptions{Ref: "one:1"})
-	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{one.id("linux/s390x")}) {
+	if err != nil || !cmp.Equal(res.Deleted, slices.Concat(one.deleted("linux/s390x"))) {
 		t.Errorf("removed %+v, %v", res, err)
 	}
 	s = reopen(t, s)
@@ -219,12 +225,12 @@ func TestSharedPlatform(t *testing.T) {
 	}
 	// by ID, one that does not stand for the index goes alone
 	res, err = s.Remove(t.Context(), RemoveOptions{Ref: two.id("linux/ppc64le").String()})
-	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{two.id("linux/ppc64le")}) || len(res.Untagged) > 0 {
+	if err != nil || !cmp.Equal(res.Deleted, slices.Concat(two.deleted("linux/ppc64le"))) || len(res.Untagged) > 0 {
 		t.Errorf("removed %+v, %v", res, err)
 	}
 	// the last platform takes the name along
 	res, err = s.Remove(t.Context(), RemoveOptions{Ref: "two:1", Force: true, Platforms: []ocispec.Platform{platforms.MustParse(host)}})
-	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{two.id(host)}) || !cmp.Equal(res.Untagged, []string{"docker.io/library/two:1"}) {
+	if err != nil || !cmp.Equal(res.Deleted, slices.Concat(two.deleted(host))) || !cmp.Equal(res.Untagged, []string{"docker.io/library/two:1"}) {
 		t.Errorf("removed %+v, %v", res, err)
 	}
 	s = reopen(t, s)
@@ -246,7 +252,7 @@ func TestDanglingIndex(t *testing.T) {
 		t.Error(diff)
 	}
 	res, err := s.Remove(t.Context(), RemoveOptions{Ref: old.id(host).String()})
-	if err != nil || !cmp.Equal(res.Deleted, []digest.Digest{old.id(host), old.id("linux/s390x")}) {
+	if err != nil || !cmp.Equal(res.Deleted, slices.Concat(old.deleted(host), old.deleted("linux/s390x"))) {
 		t.Errorf("removed %+v, %v", res, err)
 	}
 }
