@@ -58,6 +58,9 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 	if opts.all && !reference.IsNameOnly(named) {
 		return errors.New("tag can't be used with --all-tags/-a")
 	}
+	if _, digested := named.(reference.Digested); digested {
+		return errors.New("cannot push a digest reference")
+	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err
@@ -75,6 +78,12 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 		fmt.Fprintln(out, "Using default tag: latest")
 	}
 	fmt.Fprintf(out, "The push refers to repository [%s]\n", named.Name())
+	var notes []string
+	defer func() {
+		for _, note := range notes {
+			printNote(s.Out, note)
+		}
+	}()
 	for _, name := range names {
 		result, err := engine.Push(ctx, env, engine.PushOptions{
 			Ref: name.String(), Platform: opts.platform, Progress: newTransfer(out, pushVerbs).event,
@@ -88,12 +97,16 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 		}
 		fmt.Fprintf(out, "%s: digest: %s size: %d\n", tag, result.Root.Digest, result.Root.Size)
 		if result.Index != "" {
-			defer printNote(s.Out, fmt.Sprintf(partialNote, result.Index, result.Root.Digest))
+			notes = append(notes, fmt.Sprintf(partialNote, result.Index, result.Root.Digest))
 		}
 	}
-	if opts.quiet {
-		_, err = fmt.Fprintln(s.Out, names[0])
+	if !opts.quiet {
+		return nil
 	}
+	if !opts.all {
+		named = names[0]
+	}
+	_, err = fmt.Fprintln(s.Out, named)
 	return err
 }
 

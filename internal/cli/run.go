@@ -98,6 +98,11 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 	default:
 		return 0, fmt.Errorf("invalid pull option: '%s': must be one of %q, %q or %q", opts.pull, "always", "missing", "never")
 	}
+	if opts.platform != "" {
+		if err := checkPlatforms([]string{opts.platform}); err != nil {
+			return 0, fmt.Errorf("error parsing specified platform: %w", err)
+		}
+	}
 	if opts.interactive && opts.tty && !isTerminal(s.In) {
 		return 0, errors.New("the input device is not a TTY")
 	}

@@ -18,7 +18,7 @@ func ParsePlatform(platform string) (ocispec.Platform, error) {
 	}
 	p, err := platforms.Parse(platform)
 	if err != nil {
-		return p, fmt.Errorf("invalid platform %q: %w", platform, err)
+		return p, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
 	return platforms.Normalize(p), nil
 }

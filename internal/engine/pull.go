@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -238,9 +239,9 @@ func isCode(err error, code registry.Code) bool {
 	return ok && e.Code == code
 }
 
-// answer is the message that the registry sent.
+// answer is the message that the registry sent; to a HEAD it sends none.
 func answer(err error, fallback string) string {
-	if e, ok := errors.AsType[*registry.Error](err); ok && e.Message != "" {
+	if e, ok := errors.AsType[*registry.Error](err); ok && e.Message != "" && !strings.Contains(e.Message, "unexpected status") {
 		return e.Message
 	}
 	return fallback
