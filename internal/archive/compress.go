@@ -317,14 +317,15 @@ func (a *aheadReader) Close() error {
 
 // Compress compresses what is written until Close, which does not close w. The
 // bytes depend on what is written, the compression and the level alone, not on
-// the machine. Level 0 is the default: gzip's 6, zstd's 3.
+// the machine. Level 0 is the default: gzip's 4 (which takes a quarter less time
+// than 6, for 1 to 3 % more bytes), zstd's 3.
 func Compress(w io.Writer, c Compression, level int) (io.WriteCloser, error) {
 	switch c {
 	case None:
 		return nopWriteCloser{w}, nil
 	case Gzip:
 		if level == 0 {
-			level = pgzip.DefaultCompression
+			level = 4
 		}
 		z, err := pgzip.NewWriterLevel(w, level)
 		if err == nil {

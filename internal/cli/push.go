@@ -18,6 +18,7 @@ type pushOptions struct {
 	all      bool
 	platform string
 	quiet    bool
+	compress string
 }
 
 func newPushCommand(s *session) *cobra.Command {
@@ -39,6 +40,8 @@ func newPushCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.platform, "platform", "", `Push a platform-specific manifest as a single-platform image to the registry.
 Image index won't be pushed, meaning that other manifests, including attestations won't be preserved.
 'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)`)
+	flags.StringVar(&opts.compress, "compression", "", `Compress layers that were built here with "gzip" or "zstd", with a level
+as in "zstd:19" (default gzip, or as they were pushed before)`)
 	obsolete(flags, "disable-content-trust")
 	return cmd
 }
@@ -86,7 +89,7 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 	}()
 	for _, name := range names {
 		result, err := engine.Push(ctx, env, engine.PushOptions{
-			Ref: name.String(), Platform: opts.platform, Progress: newTransfer(out, pushVerbs).event,
+			Ref: name.String(), Platform: opts.platform, Compression: opts.compress, Progress: newTransfer(out, pushVerbs).event,
 		})
 		if err != nil {
 			return err // docker prints these without its daemon's prefix

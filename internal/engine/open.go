@@ -21,22 +21,20 @@ type OpenOptions struct {
 // configuration is read, before a verb needs them.
 func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
 	config := &remote.Config{Dir: opts.Config}
-	env := &Env{
-		Remote:      remote.NewClient(remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version, Insecure: opts.Insecure}),
-		Credentials: config,
-		Version:     opts.Version,
+	env := &Env{Credentials: config, Version: opts.Version}
+	registries := remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version, Insecure: opts.Insecure}
+	if !opts.NoStore {
+		var err error
+		if env.Settings, err = readSettings(); err != nil {
+			return nil, err
+		}
+		options := store.Options{Root: opts.Root, UndoWindow: env.Settings.UndoWindow, MaxSize: env.Settings.MaxSize}
+		if env.Store, err = store.Open(ctx, options); err != nil {
+			return nil, err
+		}
+		registries.Uploads = env.Store
 	}
-	if opts.NoStore {
-		return env, nil
-	}
-	var err error
-	if env.Settings, err = readSettings(); err != nil {
-		return nil, err
-	}
-	options := store.Options{Root: opts.Root, UndoWindow: env.Settings.UndoWindow, MaxSize: env.Settings.MaxSize}
-	if env.Store, err = store.Open(ctx, options); err != nil {
-		return nil, err
-	}
+	env.Remote = remote.NewClient(registries)
 	return env, nil
 }
 

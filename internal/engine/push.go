@@ -13,12 +13,16 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/store"
 )
 
 // PushOptions say what to push.
 type PushOptions struct {
 	Ref      string // a name with a tag, or latest
 	Platform string // push only the manifest for it; "" is all that is here
+	// Compression is how layers that were built here are compressed: "gzip" or
+	// "zstd", with a level or not ("zstd:19"); "" is as they were before, or gzip.
+	Compression string
 	// Progress, when not nil, is told every step, from one goroutine at a time.
 	Progress func(Event)
 }
@@ -33,7 +37,7 @@ type PushResult struct {
 }
 
 // Push copies the image of a name to the registry that the name says. Layers
-// that were built here are compressed first. Blobs that the registry has, here
+// that were built here are compressed while they are uploaded. Blobs that the registry has, here
 // or in another repository that is known to hold them, are not sent.
 func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	named, err := ParseName(opts.Ref)
@@ -50,15 +54,23 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err != nil {
 		return PushResult{}, err
 	}
-	root, index, err := pushRoot(ctx, env, img, named, opts.Platform)
-	if err != nil {
-		return PushResult{}, err
-	}
 	repo, err := env.Remote.Repository(named)
 	if err != nil {
 		return PushResult{}, err
 	}
-	layers := layerRecorder{next: opts.Progress}
+	streams := &streams{repo: repo, next: opts.Progress}
+	how := store.CompressOptions{Tee: func(layer ocispec.Descriptor) store.Tee { return streams.open(ctx, layer, opts.Compression) }}
+	if opts.Compression != "" {
+		if how.Recipe, err = store.ParseRecipe(opts.Compression); err != nil {
+			return PushResult{}, messageError{strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()), errdefs.ErrInvalidArgument}
+		}
+	}
+	root, index, err := pushRoot(ctx, env, img, named, opts.Platform, how)
+	streams.wait()
+	if err != nil {
+		return PushResult{}, err
+	}
+	layers := layerRecorder{next: streams.record}
 	err = image.CopyGraph(ctx, env.Store, repo, root, image.CopyOptions{
 		Concurrency: pushConcurrency,
 		MountFrom:   func(desc ocispec.Descriptor) []string { return mountSources(ctx, env, named, desc) },
@@ -88,7 +100,7 @@ const pushConcurrency = 5
 // pushRoot is what of a name is pushed: its index when all of that is here, else
 // an image with compressed layers: the one for the platform, the only one that
 // is here, or this machine's. Instead of which index it is, is returned too.
-func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, platform string) (root ocispec.Descriptor, index digest.Digest, err error) {
+func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, platform string, how store.CompressOptions) (root ocispec.Descriptor, index digest.Digest, err error) {
 	top, err := env.Store.Resolve(ctx, named.String())
 	if err != nil {
 		return top, "", err
@@ -111,7 +123,7 @@ func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, p
 		}
 		index = top.Digest
 	}
-	root, err = env.Store.PushManifest(ctx, img)
+	root, err = env.Store.PushManifest(ctx, img, how)
 	return root, index, err
 }
 

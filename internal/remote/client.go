@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -45,8 +46,22 @@ type Options struct {
 	// RegistriesConf lists files of the format of containers-registries.conf(5);
 	// nil is the system's and the user's.
 	RegistriesConf []string
-	UserAgent      string       // "" is "strake"
-	Log            *slog.Logger // told of retries; nil drops them
+	// Stall is how long a transfer may stand still before it is begun again; 0
+	// is 30 seconds.
+	Stall time.Duration
+	// Uploads remembers unfinished uploads over processes; nil forgets them.
+	Uploads   Uploads
+	UserAgent string       // "" is "strake"
+	Log       *slog.Logger // told of retries; nil drops them
+}
+
+// Uploads remembers where unfinished uploads go on, by repository (with its
+// host) and by a key that names what is uploaded.
+type Uploads interface {
+	// Upload returns the location, "" for none.
+	Upload(ctx context.Context, repository, key string) (location string, err error)
+	// SetUpload sets the location; "" forgets the upload.
+	SetUpload(ctx context.Context, repository, key, location string) error
 }
 
 // Credential is what a registry knows its user by.
@@ -96,6 +111,9 @@ func NewClient(opts Options) *Client {
 	}
 	if opts.UserAgent == "" {
 		c.opts.UserAgent = "strake"
+	}
+	if opts.Stall == 0 {
+		c.opts.Stall = 30 * time.Second
 	}
 	if opts.CertsDirs == nil {
 		c.opts.CertsDirs = defaultCertsDirs()

@@ -17,9 +17,6 @@ import (
 	"strake/internal/registry"
 )
 
-// stallTimeout is how long a body may send nothing.
-const stallTimeout = time.Minute
-
 // blobReader reads a blob from offset on over as many requests as it takes.
 type blobReader struct {
 	dgst   digest.Digest
@@ -34,13 +31,14 @@ type blobReader struct {
 
 	body   io.ReadCloser
 	cancel context.CancelFunc
+	quiet  time.Duration // that a body may be
 	stall  *time.Timer
 }
 
 // newBlobReader makes a reader whose requests end with ctx.
 func newBlobReader(ctx context.Context, r *Registry, repo string, dgst digest.Digest, offset int64) *blobReader {
 	return &blobReader{
-		dgst: dgst, log: r.client.opts.Log, path: blobPath(repo, dgst), scopes: pull(repo), offset: offset, size: -1,
+		dgst: dgst, log: r.client.opts.Log, path: blobPath(repo, dgst), scopes: pull(repo), offset: offset, size: -1, quiet: r.client.opts.Stall,
 		wait: func(d time.Duration) error { return sleep(ctx, d) },
 		get: func(req request) (*http.Response, context.CancelFunc, error) {
 			ctx, cancel := context.WithCancel(ctx)
@@ -69,7 +67,7 @@ func (b *blobReader) open() error {
 		return errors.Join(err, resp.Body.Close())
 	}
 	b.body, b.cancel = resp.Body, cancel
-	b.stall = time.AfterFunc(stallTimeout, cancel)
+	b.stall = time.AfterFunc(b.quiet, cancel)
 	return nil
 }
 
@@ -126,7 +124,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		b.offset += int64(n)
 		if n > 0 {
 			b.failed = 0
-			b.stall.Reset(stallTimeout)
+			b.stall.Reset(b.quiet)
 		}
 		if err == nil || errors.Is(err, io.EOF) && (b.size < 0 || b.offset == b.size) {
 			return n, err

@@ -26,8 +26,9 @@ type Repository struct {
 	mirrors []*mirrorSite
 
 	mu     sync.Mutex
-	last   registry.Manifest // the one that was pushed last: Tag is likely to name it
-	source *site             // what Resolve read from last
+	last   registry.Manifest      // the one that was pushed last: Tag is likely to name it
+	source *site                  // what Resolve read from last
+	held   map[digest.Digest]bool // blobs that were pushed
 }
 
 // site is where a repository is.
@@ -150,8 +151,23 @@ type limited struct {
 	io.Closer
 }
 
+func (r *Repository) hold(dgst digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.held == nil {
+		r.held = map[digest.Digest]bool{}
+	}
+	r.held[dgst] = true
+}
+
 // Exists implements image.Target.
 func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	r.mu.Lock()
+	held := r.held[desc.Digest]
+	r.mu.Unlock()
+	if held {
+		return true, nil
+	}
 	var err error
 	if isGraph(desc) {
 		_, err = r.reg.StatManifest(ctx, r.name, desc.Digest.String())

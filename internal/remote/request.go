@@ -40,7 +40,8 @@ type request struct {
 	header http.Header
 	scopes []string // what a token must allow
 	accept []int    // statuses that are no error; nil is 200
-	// body opens the body, of size bytes, at each try; nil is none.
+	// body opens the body, of size bytes (-1: as many as there are), at each
+	// try; nil is none.
 	body func() (io.ReadCloser, error)
 	size int64
 	once bool // not to be tried again here

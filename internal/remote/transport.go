@@ -43,7 +43,7 @@ func newTransports(c *Client, key registryKey) (*transports, error) {
 	if key.mirror {
 		own = mirrorPatience
 	}
-	t.own = newTransport(ownTLS, own, func(addr string, ip netip.Addr) error {
+	t.own = newTransport(ownTLS, own, c.opts.Stall, func(addr string, ip netip.Addr) error {
 		if addr == host || addr == host+":443" || addr == host+":80" { // and not a proxy
 			t.private.Store(isPrivate(ip))
 		}
@@ -53,10 +53,10 @@ func newTransports(c *Client, key registryKey) (*transports, error) {
 
 	foreignTLS := conf.Clone()
 	foreignTLS.Certificates = nil // the client's certificate is for the registry
-	t.foreign = newTransport(foreignTLS, patience, func(host string, ip netip.Addr) error {
+	t.foreign = newTransport(foreignTLS, patience, c.opts.Stall, func(host string, ip netip.Addr) error {
 		return checkAddress(ip, t.private.Load() || listed(c.opts.PrivateHosts, host) || c.insecure(host))
 	})
-	t.proxied = newTransport(foreignTLS, patience, nil)
+	t.proxied = newTransport(foreignTLS, patience, c.opts.Stall, nil)
 	t.proxied.Proxy = http.ProxyFromEnvironment
 	return t, nil
 }
@@ -73,7 +73,7 @@ var (
 // newTransport makes a transport for big bodies: HTTP/1.1, for there parallel
 // downloads have a connection (and its flow control) each, with buffers to
 // match. check, when not nil, may refuse the address that host is dialled at.
-func newTransport(conf *tls.Config, wait limits, check func(host string, ip netip.Addr) error) *http.Transport {
+func newTransport(conf *tls.Config, wait limits, stall time.Duration, check func(host string, ip netip.Addr) error) *http.Transport {
 	t := &http.Transport{
 		TLSClientConfig:        conf,
 		MaxIdleConnsPerHost:    16,
@@ -100,9 +100,27 @@ func newTransport(conf *tls.Config, wait limits, check func(host string, ip neti
 			}
 			return check(addr, ap.Addr())
 		}
-		return d.DialContext(ctx, network, addr)
+		conn, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return stallConn{conn, stall}, nil
 	}
 	return t
+}
+
+// stallConn is a connection whose writes fail when the other end takes nothing
+// for long. For reads a blobReader and the transport have their own limits.
+type stallConn struct {
+	net.Conn
+	stall time.Duration
+}
+
+func (c stallConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
 }
 
 // foreignFor chooses the transport for a foreign URL. Through a proxy the

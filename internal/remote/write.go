@@ -47,14 +47,14 @@ func (r *Registry) pushWhole(ctx context.Context, repo string, desc ocispec.Desc
 	return nil
 }
 
-// pushStream uploads a big blob in a stream that is taken up where it broke.
+// pushStream uploads a big blob in a stream that is taken up where it broke, by
+// this process or an earlier one.
 func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Descriptor, open image.Opener) error {
-	location, err := r.startUpload(ctx, repo)
+	location, offset, err := r.takeUp(ctx, repo, desc)
 	if err != nil {
 		return err
 	}
-	var offset, best int64
-	for try := 1; offset < desc.Size; try++ {
+	for try, best := 1, offset; offset < desc.Size; try++ {
 		next, err := r.patch(ctx, repo, location, offset, desc.Size, open)
 		if err == nil {
 			location = next
@@ -67,21 +67,82 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 			return err
 		}
 		location, offset, err = r.uploadState(ctx, repo, location)
-		if errors.Is(err, errdefs.ErrNotFound) || err == nil && offset == 0 {
+		if err != nil || offset == 0 || offset > desc.Size {
+			r.client.opts.Log.Debug("upload lost, beginning again", "digest", desc.Digest, "offset", offset, "err", err)
 			offset = 0
-			location, err = r.startUpload(ctx, repo)
+			if location, err = r.beginUpload(ctx, repo, desc.Digest.String()); err != nil {
+				return err
+			}
 		}
 		if offset > best { // it gets on: these tries do not count
 			best, try = offset, 0
 		}
-		if err != nil {
-			return fmt.Errorf("upload %s: %w", desc.Digest, err)
-		}
-		if offset > desc.Size {
-			return fmt.Errorf("upload %s: the registry holds %d of %d bytes: %w", desc.Digest, offset, desc.Size, errdefs.ErrFailedPrecondition)
-		}
 	}
-	return r.commit(ctx, repo, location, desc.Digest)
+	if err := r.commit(ctx, repo, location, desc.Digest); err != nil {
+		r.forget(ctx, repo, desc.Digest.String()) // what it holds may be why
+		return err
+	}
+	r.forget(ctx, repo, desc.Digest.String())
+	return nil
+}
+
+// takeUp returns where the upload of desc goes on that an earlier process left,
+// and from which byte on; or it begins one.
+func (r *Registry) takeUp(ctx context.Context, repo string, desc ocispec.Descriptor) (*url.URL, int64, error) {
+	location, offset := r.remembered(ctx, repo, desc.Digest.String())
+	if offset > 0 && offset <= desc.Size {
+		r.client.opts.Log.Debug("upload taken up", "digest", desc.Digest, "offset", offset)
+		return location, offset, nil
+	}
+	location, err := r.beginUpload(ctx, repo, desc.Digest.String())
+	return location, 0, err
+}
+
+// remembered returns the upload of key that is unfinished and how many bytes of
+// it the registry holds: 0 when there is none that could be taken up.
+func (r *Registry) remembered(ctx context.Context, repo, key string) (*url.URL, int64) {
+	if r.client.opts.Uploads == nil {
+		return nil, 0
+	}
+	text, err := r.client.opts.Uploads.Upload(ctx, r.host+"/"+repo, key)
+	if err != nil || text == "" {
+		return nil, 0
+	}
+	origin, err := r.origin(ctx)
+	if err != nil {
+		return nil, 0
+	}
+	location, err := url.Parse(text)
+	if err != nil || checkPlace(origin, location) != nil {
+		return nil, 0
+	}
+	location, offset, err := r.uploadState(ctx, repo, location)
+	if err != nil {
+		r.client.opts.Log.Debug("upload lost", "key", key, "err", err)
+		return nil, 0
+	}
+	return location, offset
+}
+
+// beginUpload begins the upload of what key names, and remembers it.
+func (r *Registry) beginUpload(ctx context.Context, repo, key string) (*url.URL, error) {
+	location, err := r.startUpload(ctx, repo)
+	if err == nil {
+		r.remember(ctx, repo, key, location.String())
+	}
+	return location, err
+}
+
+func (r *Registry) forget(ctx context.Context, repo, key string) { r.remember(ctx, repo, key, "") }
+
+// remember notes where an upload goes on. Without the note it only begins again.
+func (r *Registry) remember(ctx context.Context, repo, key, location string) {
+	if r.client.opts.Uploads == nil {
+		return
+	}
+	if err := r.client.opts.Uploads.SetUpload(context.WithoutCancel(ctx), r.host+"/"+repo, key, location); err != nil {
+		r.client.opts.Log.Debug("upload not remembered", "key", key, "err", err)
+	}
 }
 
 // patch sends the bytes from offset up to size, and returns where the upload

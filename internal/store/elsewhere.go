@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -50,4 +51,40 @@ func (s *elsewhere) Origins(ctx context.Context, id digest.Digest) ([]string, er
 		return nil, fmt.Errorf("origins of %s: %w", id, err)
 	}
 	return list, nil
+}
+
+// Upload returns where the upload of what key names to a repository goes on, ""
+// when none was left unfinished.
+func (s *elsewhere) Upload(ctx context.Context, repository, key string) (location string, err error) {
+	err = s.db.View(ctx, func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, "SELECT location FROM uploads WHERE repository = $1 AND key = $2", repository, key).Scan(&location)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("unfinished upload of %s: %w", key, err)
+	}
+	return location, nil
+}
+
+// SetUpload notes where an upload goes on; "" forgets it, and with it those that
+// are so old that no registry has them any more.
+func (s *elsewhere) SetUpload(ctx context.Context, repository, key, location string) error {
+	err := s.db.Note(ctx, func(tx *sql.Tx) error {
+		if location == "" {
+			_, err := tx.ExecContext(ctx, "DELETE FROM uploads WHERE repository = $1 AND key = $2 OR begun < $3",
+				repository, key, now()-int64(partialAge))
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO uploads (repository, key, location, begun) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (repository, key) DO UPDATE SET location = excluded.location, begun = excluded.begun`,
+			repository, key, location, now())
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note unfinished upload of %s: %w", key, err)
+	}
+	return nil
 }

@@ -250,7 +250,7 @@ func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 		if err := recordLayer(ctx, tx, diffID, p); err != nil {
 			return err
 		}
-		return recordCompressed(ctx, tx, desc, diffID)
+		return recordCompressed(ctx, tx, desc, diffID, "")
 	})
 }
 

@@ -105,31 +105,6 @@ func (s *contents) Layer(ctx context.Context, id digest.Digest) (layer.Files, er
 	return f, nil
 }
 
-// Compressed lists the compressed forms of a layer that are in the store.
-func (s *contents) Compressed(ctx context.Context, id digest.Digest) ([]ocispec.Descriptor, error) {
-	var list []ocispec.Descriptor
-	err := s.db.View(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT c.digest, c.media_type, c.size FROM compressed c
-			JOIN blobs b ON b.digest = c.digest WHERE c.diff_id = $1 ORDER BY b.created, c.digest`, id.String())
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var d ocispec.Descriptor
-			if err := rows.Scan(&d.Digest, &d.MediaType, &d.Size); err != nil {
-				return err
-			}
-			list = append(list, d)
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w", id, err)
-	}
-	return list, nil
-}
-
 func syncParent(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

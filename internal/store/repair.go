@@ -246,7 +246,7 @@ func (r *repairer) replaceLayer(ctx context.Context, desc ocispec.Descriptor, id
 		if err := replaceLayerRow(ctx, tx, id, p); err != nil || desc.Digest == id {
 			return err
 		}
-		return recordCompressed(ctx, tx, desc, id)
+		return recordCompressed(ctx, tx, desc, id, "")
 	})
 }
 
@@ -363,17 +363,17 @@ func (r *repairer) replaceBlob(ctx context.Context, desc ocispec.Descriptor, rc 
 // recompress makes a compressed form again that was made here: the same bytes
 // come out.
 func (r *repairer) recompress(ctx context.Context, desc ocispec.Descriptor, id digest.Digest) error {
+	recipe, err := r.recipe(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
 	tar, err := r.blobs.Open(ctx, id)
 	if err != nil {
 		return err
 	}
 	pr, pw := io.Pipe()
 	go func() {
-		kind := archive.Gzip
-		if desc.MediaType == ocispec.MediaTypeImageLayerZstd || desc.MediaType == image.MediaTypeDockerLayerZstd {
-			kind = archive.Zstd
-		}
-		z, err := archive.Compress(pw, kind, 0)
+		z, err := archive.Compress(pw, recipe.Compression, recipe.Level)
 		if err == nil {
 			_, err = io.Copy(z, io.NewSectionReader(tar, 0, tar.Size()))
 			err = errors.Join(err, z.Close())

@@ -62,9 +62,9 @@ func recordLayer(ctx context.Context, tx *sql.Tx, diffID digest.Digest, p *pendi
 	return nil
 }
 
-func recordCompressed(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor, diffID digest.Digest) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO compressed (digest, diff_id, media_type, size) VALUES ($1, $2, $3, $4)
-		ON CONFLICT DO NOTHING`, desc.Digest.String(), diffID.String(), desc.MediaType, desc.Size)
+func recordCompressed(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor, diffID digest.Digest, recipe string) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO compressed (digest, diff_id, media_type, size, recipe) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT DO NOTHING`, desc.Digest.String(), diffID.String(), desc.MediaType, desc.Size, recipe)
 	if err != nil {
 		return fmt.Errorf("record layer %s: %w", diffID, err)
 	}

@@ -353,11 +353,11 @@ func TestPushManifest(t *testing.T) {
 		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: lay.DiffID, Size: lay.Size}},
 	})
 	img := pull(t, s, f, "docker.io/library/built:latest")
-	pushed, err := s.PushManifest(t.Context(), img)
+	pushed, err := s.PushManifest(t.Context(), img, CompressOptions{})
 	if err != nil || pushed.Digest == img.Manifest.Digest {
 		t.Fatalf("pushed %s, %v", pushed.Digest, err)
 	}
-	again, err := s.PushManifest(t.Context(), img)
+	again, err := s.PushManifest(t.Context(), img, CompressOptions{})
 	if err != nil || again.Digest != pushed.Digest {
 		t.Errorf("pushed again %s, %v", again.Digest, err)
 	}

@@ -15,12 +15,14 @@ CREATE TABLE layers (
     side_size  BIGINT NOT NULL
 ) WITHOUT ROWID;
 
--- The compressed blobs that are known to hold a layer.
+-- The compressed blobs that are known to hold a layer; recipe is the Recipe that
+-- one was made with here ('' when it came so).
 CREATE TABLE compressed (
     digest     TEXT PRIMARY KEY,
     diff_id    TEXT NOT NULL,
     media_type TEXT NOT NULL,
-    size       BIGINT NOT NULL
+    size       BIGINT NOT NULL,
+    recipe     TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX compressed_diff_id ON compressed (diff_id);
 
@@ -98,6 +100,16 @@ CREATE TABLE sources (
     digest     TEXT NOT NULL,
     repository TEXT NOT NULL,
     PRIMARY KEY (digest, repository)
+) WITHOUT ROWID;
+
+-- Uploads to registries that were not finished: of the blob called key, where
+-- the registry said that it goes on.
+CREATE TABLE uploads (
+    repository TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    location   TEXT NOT NULL,
+    begun      BIGINT NOT NULL,
+    PRIMARY KEY (repository, key)
 ) WITHOUT ROWID;
 
 -- The build cache: what a step made, by key; slot names the step, to explain a miss.

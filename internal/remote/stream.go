@@ -1,0 +1,101 @@
+package remote
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// BlobStream is the upload of a blob that is still being made and whose digest
+// is not known yet: what is written goes out at once. It is a help and no
+// promise. When the registry fails, what follows is dropped, and the blob, once
+// it is made, is pushed as any other, from where the stream broke off. It is
+// for one goroutine.
+type BlobStream struct {
+	out    *io.PipeWriter
+	broken bool
+	cancel context.CancelFunc
+	finish func(desc ocispec.Descriptor) error // within the call that began it
+	ended  <-chan struct{}
+}
+
+// Stream begins an upload. key names what is going to be written, which is the
+// same bytes every time: an upload of them that an earlier process left is taken
+// up. Finish or Cancel must be called.
+func (r *Repository) Stream(ctx context.Context, key string) *BlobStream {
+	ctx, cancel := context.WithCancel(ctx)
+	in, out := io.Pipe()
+	ended := make(chan struct{})
+	var location *url.URL
+	var err error
+	go func() {
+		defer close(ended)
+		location, err = r.reg.sendStream(ctx, r.name, key, in)
+		_ = in.CloseWithError(io.ErrClosedPipe) // never fails
+	}()
+	return &BlobStream{out: out, cancel: cancel, ended: ended, finish: func(desc ocispec.Descriptor) error {
+		<-ended
+		if err == nil {
+			err = r.reg.commit(ctx, r.name, location, desc.Digest)
+		}
+		r.reg.forget(ctx, r.name, key)
+		if err == nil {
+			r.hold(desc.Digest)
+		} else if location != nil {
+			r.reg.remember(ctx, r.name, desc.Digest.String(), location.String())
+		}
+		return err
+	}}
+}
+
+// sendStream uploads what it reads until the end, and returns where the upload
+// goes on, also with an error when it got so far.
+func (r *Registry) sendStream(ctx context.Context, repo, key string, in io.Reader) (*url.URL, error) {
+	location, offset := r.remembered(ctx, repo, key)
+	if offset == 0 {
+		var err error
+		if location, err = r.beginUpload(ctx, repo, key); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := io.CopyN(io.Discard, in, offset); err != nil {
+		return nil, err
+	}
+	resp, err := r.do(ctx, request{
+		method: http.MethodPatch, url: location, scopes: push(repo), header: octets(), once: true,
+		accept: []int{http.StatusAccepted, http.StatusNoContent}, size: -1,
+		body: func() (io.ReadCloser, error) { return io.NopCloser(in), nil },
+	})
+	if err != nil {
+		return location, err
+	}
+	discard(resp)
+	return r.location(ctx, location, resp)
+}
+
+// Write takes the next bytes. It does not fail.
+func (s *BlobStream) Write(p []byte) (int, error) {
+	if !s.broken {
+		_, err := s.out.Write(p)
+		s.broken = err != nil
+	}
+	return len(p), nil
+}
+
+// Finish makes what was written the blob desc, and fails where the registry
+// does.
+func (s *BlobStream) Finish(desc ocispec.Descriptor) error {
+	defer s.cancel()
+	_ = s.out.Close() // never fails
+	return s.finish(desc)
+}
+
+// Cancel ends a stream whose blob was not made.
+func (s *BlobStream) Cancel() {
+	s.cancel()
+	_ = s.out.CloseWithError(context.Canceled) // never fails
+	<-s.ended
+}
