@@ -189,9 +189,9 @@ func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, open ima
 		return r.pushManifest(ctx, desc, open)
 	}
 	if desc.Size > chunkSize {
-		return r.reg.pushStream(ctx, r.name, desc, open)
+		return r.reg.uploads(r.name).pushStream(ctx, desc, open)
 	}
-	return r.reg.pushWhole(ctx, r.name, desc, open, false)
+	return r.reg.uploads(r.name).pushWhole(ctx, desc, open, false)
 }
 
 func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {

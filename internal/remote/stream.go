@@ -33,19 +33,19 @@ func (r *Repository) Stream(ctx context.Context, key string) *BlobStream {
 	var err error
 	go func() {
 		defer close(ended)
-		location, err = r.reg.sendStream(ctx, r.name, key, in)
+		location, err = r.reg.uploads(r.name).sendStream(ctx, key, in)
 		_ = in.CloseWithError(io.ErrClosedPipe) // never fails
 	}()
 	return &BlobStream{out: out, cancel: cancel, ended: ended, finish: func(desc ocispec.Descriptor) error {
 		<-ended
 		if err == nil {
-			err = r.reg.commit(ctx, r.name, location, desc.Digest)
+			err = r.reg.uploads(r.name).commit(ctx, location, desc.Digest)
 		}
-		r.reg.forget(ctx, r.name, key)
+		r.reg.uploads(r.name).forget(ctx, key)
 		if err == nil {
 			r.hold(desc.Digest)
 		} else if location != nil {
-			r.reg.remember(ctx, r.name, desc.Digest.String(), location.String())
+			r.reg.uploads(r.name).remember(ctx, desc.Digest.String(), location.String())
 		}
 		return err
 	}}
@@ -53,11 +53,11 @@ func (r *Repository) Stream(ctx context.Context, key string) *BlobStream {
 
 // sendStream uploads what it reads until the end, and returns where the upload
 // goes on, also with an error when it got so far.
-func (r *Registry) sendStream(ctx context.Context, repo, key string, in io.Reader) (*url.URL, error) {
-	location, offset := r.remembered(ctx, repo, key)
+func (r uploader) sendStream(ctx context.Context, key string, in io.Reader) (*url.URL, error) {
+	location, offset := r.remembered(ctx, key)
 	if offset == 0 {
 		var err error
-		if location, err = r.beginUpload(ctx, repo, key); err != nil {
+		if location, err = r.begin(ctx, key); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +65,7 @@ func (r *Registry) sendStream(ctx context.Context, repo, key string, in io.Reade
 		return nil, err
 	}
 	resp, err := r.do(ctx, request{
-		method: http.MethodPatch, url: location, scopes: push(repo), header: octets(), once: true,
+		method: http.MethodPatch, url: location, scopes: push(r.repo), header: octets(), once: true,
 		accept: []int{http.StatusAccepted, http.StatusNoContent}, size: -1,
 		body: func() (io.ReadCloser, error) { return io.NopCloser(in), nil },
 	})

@@ -36,7 +36,7 @@ func (r *Registry) StartUpload(ctx context.Context, repo string) (registry.Uploa
 	if err := registry.CheckName(repo); err != nil {
 		return nil, err
 	}
-	location, err := r.startUpload(ctx, repo)
+	location, err := r.uploads(repo).start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (r *Registry) ResumeUpload(ctx context.Context, repo, id string) (registry.
 		strings.HasPrefix(location.Path, "/v2/") && !strings.HasPrefix(location.Path, "/v2/"+repo+"/blobs/uploads/") {
 		return nil, unknown
 	}
-	location, offset, err := r.uploadState(ctx, repo, location)
+	location, offset, err := r.uploads(repo).state(ctx, location)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (u *upload) flush(ctx context.Context) error {
 	chunk := u.buf
 	open := func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(chunk)), nil }
 	end := u.offset + int64(len(chunk))
-	next, err := u.reg.patch(ctx, u.repo, u.location, u.offset, end, open)
+	next, err := u.reg.uploads(u.repo).patch(ctx, u.location, u.offset, end, open)
 	if err != nil {
 		u.err = err
 		return err
@@ -131,13 +131,13 @@ func (u *upload) Commit(ctx context.Context, dgst digest.Digest) (ocispec.Descri
 		return desc, err
 	}
 	u.done = true
-	return desc, u.reg.commit(ctx, u.repo, u.location, dgst)
+	return desc, u.reg.uploads(u.repo).commit(ctx, u.location, dgst)
 }
 
 // Cancel implements registry.Upload.
 func (u *upload) Cancel(ctx context.Context) error {
 	u.done = true
-	u.reg.cancelUpload(ctx, u.repo, u.location)
+	u.reg.uploads(u.repo).cancel(ctx, u.location)
 	return nil
 }
 

@@ -19,24 +19,32 @@ import (
 	"strake/internal/registry"
 )
 
+// uploader uploads blobs to a repository.
+type uploader struct {
+	*connection
+	repo string
+}
+
+func (r *Registry) uploads(repo string) uploader { return uploader{r.connection, repo} }
+
 // PushBlob implements registry.Writer.
 func (r *Registry) PushBlob(ctx context.Context, repo string, desc ocispec.Descriptor, rd io.Reader) error {
 	open := func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(rd), nil }
-	return r.pushWhole(ctx, repo, desc, open, true)
+	return r.uploads(repo).pushWhole(ctx, desc, open, true)
 }
 
 // pushWhole uploads a blob in one request after the one that begins it. once
 // says that open works only once.
-func (r *Registry) pushWhole(ctx context.Context, repo string, desc ocispec.Descriptor, open image.Opener, once bool) error {
-	if err := errors.Join(registry.CheckName(repo), image.CheckDescriptor(desc)); err != nil {
+func (r uploader) pushWhole(ctx context.Context, desc ocispec.Descriptor, open image.Opener, once bool) error {
+	if err := errors.Join(registry.CheckName(r.repo), image.CheckDescriptor(desc)); err != nil {
 		return err
 	}
-	location, err := r.startUpload(ctx, repo)
+	location, err := r.start(ctx)
 	if err != nil {
 		return err
 	}
 	resp, err := r.do(ctx, request{
-		method: http.MethodPut, url: withDigest(location, desc.Digest), scopes: push(repo),
+		method: http.MethodPut, url: withDigest(location, desc.Digest), scopes: push(r.repo),
 		header: octets(), accept: []int{http.StatusCreated, http.StatusNoContent},
 		body: func() (io.ReadCloser, error) { return open(ctx, 0) }, size: desc.Size, once: once,
 	})
@@ -49,13 +57,13 @@ func (r *Registry) pushWhole(ctx context.Context, repo string, desc ocispec.Desc
 
 // pushStream uploads a big blob in a stream that is taken up where it broke, by
 // this process or an earlier one.
-func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Descriptor, open image.Opener) error {
-	location, offset, err := r.takeUp(ctx, repo, desc)
+func (r uploader) pushStream(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
+	location, offset, err := r.takeUp(ctx, desc)
 	if err != nil {
 		return err
 	}
 	for try, best := 1, offset; offset < desc.Size; try++ {
-		next, err := r.patch(ctx, repo, location, offset, desc.Size, open)
+		next, err := r.patch(ctx, location, offset, desc.Size, open)
 		if err == nil {
 			location = next
 			break
@@ -66,11 +74,11 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 		if err := sleep(ctx, backoff(try)); err != nil {
 			return err
 		}
-		location, offset, err = r.uploadState(ctx, repo, location)
+		location, offset, err = r.state(ctx, location)
 		if err != nil || offset == 0 || offset > desc.Size {
 			r.client.opts.Log.Debug("upload lost, beginning again", "digest", desc.Digest, "offset", offset, "err", err)
 			offset = 0
-			if location, err = r.beginUpload(ctx, repo, desc.Digest.String()); err != nil {
+			if location, err = r.begin(ctx, desc.Digest.String()); err != nil {
 				return err
 			}
 		}
@@ -78,33 +86,33 @@ func (r *Registry) pushStream(ctx context.Context, repo string, desc ocispec.Des
 			best, try = offset, 0
 		}
 	}
-	if err := r.commit(ctx, repo, location, desc.Digest); err != nil {
-		r.forget(ctx, repo, desc.Digest.String()) // what it holds may be why
+	if err := r.commit(ctx, location, desc.Digest); err != nil {
+		r.forget(ctx, desc.Digest.String()) // what it holds may be why
 		return err
 	}
-	r.forget(ctx, repo, desc.Digest.String())
+	r.forget(ctx, desc.Digest.String())
 	return nil
 }
 
 // takeUp returns where the upload of desc goes on that an earlier process left,
 // and from which byte on; or it begins one.
-func (r *Registry) takeUp(ctx context.Context, repo string, desc ocispec.Descriptor) (*url.URL, int64, error) {
-	location, offset := r.remembered(ctx, repo, desc.Digest.String())
+func (r uploader) takeUp(ctx context.Context, desc ocispec.Descriptor) (*url.URL, int64, error) {
+	location, offset := r.remembered(ctx, desc.Digest.String())
 	if offset > 0 && offset <= desc.Size {
 		r.client.opts.Log.Debug("upload taken up", "digest", desc.Digest, "offset", offset)
 		return location, offset, nil
 	}
-	location, err := r.beginUpload(ctx, repo, desc.Digest.String())
+	location, err := r.begin(ctx, desc.Digest.String())
 	return location, 0, err
 }
 
 // remembered returns the upload of key that is unfinished and how many bytes of
 // it the registry holds: 0 when there is none that could be taken up.
-func (r *Registry) remembered(ctx context.Context, repo, key string) (*url.URL, int64) {
+func (r uploader) remembered(ctx context.Context, key string) (*url.URL, int64) {
 	if r.client.opts.Uploads == nil {
 		return nil, 0
 	}
-	text, err := r.client.opts.Uploads.Upload(ctx, r.host+"/"+repo, key)
+	text, err := r.client.opts.Uploads.Upload(ctx, r.host+"/"+r.repo, key)
 	if err != nil || text == "" {
 		return nil, 0
 	}
@@ -116,7 +124,7 @@ func (r *Registry) remembered(ctx context.Context, repo, key string) (*url.URL, 
 	if err != nil || checkPlace(origin, location) != nil {
 		return nil, 0
 	}
-	location, offset, err := r.uploadState(ctx, repo, location)
+	location, offset, err := r.state(ctx, location)
 	if err != nil {
 		r.client.opts.Log.Debug("upload lost", "key", key, "err", err)
 		return nil, 0
@@ -125,35 +133,35 @@ func (r *Registry) remembered(ctx context.Context, repo, key string) (*url.URL, 
 }
 
 // beginUpload begins the upload of what key names, and remembers it.
-func (r *Registry) beginUpload(ctx context.Context, repo, key string) (*url.URL, error) {
-	location, err := r.startUpload(ctx, repo)
+func (r uploader) begin(ctx context.Context, key string) (*url.URL, error) {
+	location, err := r.start(ctx)
 	if err == nil {
-		r.remember(ctx, repo, key, location.String())
+		r.remember(ctx, key, location.String())
 	}
 	return location, err
 }
 
-func (r *Registry) forget(ctx context.Context, repo, key string) { r.remember(ctx, repo, key, "") }
+func (r uploader) forget(ctx context.Context, key string) { r.remember(ctx, key, "") }
 
 // remember notes where an upload goes on. Without the note it only begins again.
-func (r *Registry) remember(ctx context.Context, repo, key, location string) {
+func (r uploader) remember(ctx context.Context, key, location string) {
 	if r.client.opts.Uploads == nil {
 		return
 	}
-	if err := r.client.opts.Uploads.SetUpload(context.WithoutCancel(ctx), r.host+"/"+repo, key, location); err != nil {
+	if err := r.client.opts.Uploads.SetUpload(context.WithoutCancel(ctx), r.host+"/"+r.repo, key, location); err != nil {
 		r.client.opts.Log.Debug("upload not remembered", "key", key, "err", err)
 	}
 }
 
 // patch sends the bytes from offset up to size, and returns where the upload
 // goes on.
-func (r *Registry) patch(ctx context.Context, repo string, location *url.URL, offset, size int64, open image.Opener) (*url.URL, error) {
+func (r uploader) patch(ctx context.Context, location *url.URL, offset, size int64, open image.Opener) (*url.URL, error) {
 	header := octets()
 	if offset > 0 {
 		header.Set("Content-Range", fmt.Sprintf("%d-%d", offset, size-1))
 	}
 	resp, err := r.do(ctx, request{
-		method: http.MethodPatch, url: location, scopes: push(repo), header: header, once: true,
+		method: http.MethodPatch, url: location, scopes: push(r.repo), header: header, once: true,
 		accept: []int{http.StatusAccepted, http.StatusNoContent}, size: size - offset,
 		body: func() (io.ReadCloser, error) { return open(ctx, offset) },
 	})
@@ -165,10 +173,10 @@ func (r *Registry) patch(ctx context.Context, repo string, location *url.URL, of
 }
 
 // startUpload begins an upload and returns where it goes on.
-func (r *Registry) startUpload(ctx context.Context, repo string) (*url.URL, error) {
+func (r uploader) start(ctx context.Context) (*url.URL, error) {
 	resp, err := r.do(ctx, request{
-		method: http.MethodPost, path: "/v2/" + repo + "/blobs/uploads/",
-		scopes: push(repo), accept: []int{http.StatusAccepted},
+		method: http.MethodPost, path: "/v2/" + r.repo + "/blobs/uploads/",
+		scopes: push(r.repo), accept: []int{http.StatusAccepted},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
@@ -196,9 +204,9 @@ func (r *connection) location(ctx context.Context, keep *url.URL, resp *http.Res
 }
 
 // uploadState asks how many bytes of an upload the registry holds: 0 may be 1.
-func (r *Registry) uploadState(ctx context.Context, repo string, location *url.URL) (*url.URL, int64, error) {
+func (r uploader) state(ctx context.Context, location *url.URL) (*url.URL, int64, error) {
 	resp, err := r.do(ctx, request{
-		method: http.MethodGet, url: location, scopes: push(repo),
+		method: http.MethodGet, url: location, scopes: push(r.repo),
 		accept: []int{http.StatusNoContent, http.StatusAccepted, http.StatusOK},
 	})
 	if err != nil {
@@ -221,9 +229,9 @@ func (r *Registry) uploadState(ctx context.Context, repo string, location *url.U
 }
 
 // commit makes an upload a blob.
-func (r *Registry) commit(ctx context.Context, repo string, location *url.URL, dgst digest.Digest) error {
+func (r uploader) commit(ctx context.Context, location *url.URL, dgst digest.Digest) error {
 	resp, err := r.do(ctx, request{
-		method: http.MethodPut, url: withDigest(location, dgst), scopes: push(repo), header: octets(),
+		method: http.MethodPut, url: withDigest(location, dgst), scopes: push(r.repo), header: octets(),
 		accept: []int{http.StatusCreated, http.StatusNoContent},
 		body:   func() (io.ReadCloser, error) { return http.NoBody, nil },
 	})
@@ -264,15 +272,15 @@ func (r *Registry) MountBlob(ctx context.Context, repo, from string, dgst digest
 		return r.StatBlob(ctx, repo, dgst)
 	}
 	if location, err := r.location(ctx, nil, resp); err == nil { // it began an upload instead, which nobody wants
-		r.cancelUpload(ctx, repo, location)
+		r.uploads(repo).cancel(ctx, location)
 	}
 	return desc, registry.Errorf(registry.BlobUnknown, "mount %s from %s: refused: %w", dgst, from, errdefs.ErrNotFound)
 }
 
 // cancelUpload drops an upload. A failure is left to the registry's own clearing.
-func (r *Registry) cancelUpload(ctx context.Context, repo string, location *url.URL) {
+func (r uploader) cancel(ctx context.Context, location *url.URL) {
 	resp, err := r.do(ctx, request{
-		method: http.MethodDelete, url: location, scopes: push(repo), once: true,
+		method: http.MethodDelete, url: location, scopes: push(r.repo), once: true,
 		accept: []int{http.StatusNoContent, http.StatusAccepted, http.StatusOK},
 	})
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"strake/internal/archive"
 	"strake/internal/content"
 	"strake/internal/image"
+	"strake/internal/sqldb"
 )
 
 // Recipe says how to compress a layer. The zero one asks for whatever form is
@@ -85,7 +86,7 @@ func (s *contents) Compress(ctx context.Context, id digest.Digest, opts Compress
 		return ocispec.Descriptor{}, err
 	}
 	for {
-		form, err := s.form(ctx, id, opts.Recipe)
+		form, err := findForm(ctx, s.db, id, opts.Recipe)
 		if err == nil {
 			return form, s.hold(ctx, form.Digest)
 		}
@@ -113,9 +114,9 @@ func (s *contents) Compress(ctx context.Context, id digest.Digest, opts Compress
 	}
 }
 
-// form returns a compressed form of a layer that is in the store and fits the
+// findForm returns a compressed form of a layer that is in the store and fits the
 // recipe, or fails with errdefs.ErrNotFound.
-func (s *contents) form(ctx context.Context, id digest.Digest, recipe Recipe) (d ocispec.Descriptor, err error) {
+func findForm(ctx context.Context, db *sqldb.DB, id digest.Digest, recipe Recipe) (d ocispec.Descriptor, err error) {
 	query := `SELECT c.digest, c.media_type, c.size FROM compressed c JOIN blobs b ON b.digest = c.digest WHERE c.diff_id = $1`
 	args := []any{id.String()}
 	switch {
@@ -124,7 +125,7 @@ func (s *contents) form(ctx context.Context, id digest.Digest, recipe Recipe) (d
 	case recipe.Compression != "":
 		query, args = query+" AND c.media_type LIKE $2", append(args, "%"+string(recipe.Compression))
 	}
-	err = s.db.View(ctx, func(tx *sql.Tx) error {
+	err = db.View(ctx, func(tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, query+" ORDER BY b.created, c.digest LIMIT 1", args...).Scan(&d.Digest, &d.MediaType, &d.Size)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -136,11 +137,11 @@ func (s *contents) form(ctx context.Context, id digest.Digest, recipe Recipe) (d
 	return d, nil
 }
 
-// recipe is how a compressed form was made here. It fails with
+// findRecipe tells how a compressed form was made here. It fails with
 // errdefs.ErrInvalidArgument for one that came as it is.
-func (s *contents) recipe(ctx context.Context, form digest.Digest) (Recipe, error) {
+func findRecipe(ctx context.Context, db *sqldb.DB, form digest.Digest) (Recipe, error) {
 	var text string
-	err := s.db.View(ctx, func(tx *sql.Tx) error {
+	err := db.View(ctx, func(tx *sql.Tx) error {
 		return tx.QueryRowContext(ctx, "SELECT recipe FROM compressed WHERE digest = $1", form.String()).Scan(&text)
 	})
 	if err != nil {
@@ -151,8 +152,12 @@ func (s *contents) recipe(ctx context.Context, form digest.Digest) (Recipe, erro
 
 // compress makes a form in w, and keeps it.
 func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Writer, opts CompressOptions) (ocispec.Descriptor, error) {
-	desc, err := s.writeForm(ctx, id, w, opts)
+	tar, err := s.blobs.Open(ctx, id)
 	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc, err := opts.write(ctx, w, id, tar)
+	if err := errors.Join(err, tar.Close()); err != nil {
 		return desc, err
 	}
 	if err := s.hold(ctx, desc.Digest); err != nil {
@@ -166,16 +171,12 @@ func (s *contents) compress(ctx context.Context, id digest.Digest, w content.Wri
 	})
 }
 
-// writeForm compresses a layer into w and, where there is one, the tee.
-func (s *contents) writeForm(ctx context.Context, id digest.Digest, w content.Writer, opts CompressOptions) (desc ocispec.Descriptor, err error) {
+// write compresses the layer id, whose tar is given, into w and, where there is
+// one, the tee.
+func (opts CompressOptions) write(ctx context.Context, w content.Writer, id digest.Digest, tar content.ReaderAt) (desc ocispec.Descriptor, err error) {
 	if err := w.Truncate(0); err != nil {
 		return desc, err
 	}
-	tar, err := s.blobs.Open(ctx, id)
-	if err != nil {
-		return desc, err
-	}
-	defer closing(&err, tar.Close)
 	desc.MediaType = opts.Recipe.mediaType()
 	var out io.Writer = w
 	if opts.Tee != nil {

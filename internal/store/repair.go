@@ -363,7 +363,7 @@ func (r *repairer) replaceBlob(ctx context.Context, desc ocispec.Descriptor, rc 
 // recompress makes a compressed form again that was made here: the same bytes
 // come out.
 func (r *repairer) recompress(ctx context.Context, desc ocispec.Descriptor, id digest.Digest) error {
-	recipe, err := r.recipe(ctx, desc.Digest)
+	recipe, err := findRecipe(ctx, r.db, desc.Digest)
 	if err != nil {
 		return err
 	}
