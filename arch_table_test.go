@@ -52,7 +52,8 @@ var packages = map[string]place{
 
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},
-	"cli":       {7, "engine engineapi progress"},
+	"browse":    {6, "engine progress"},
+	"cli":       {7, "browse engine engineapi progress"},
 
 	"conformance": {8, all + " auth hub s3 web"}, // for tests only
 }
@@ -89,6 +90,7 @@ var shared = map[string]string{
 var importers = map[string]string{
 	"github.com/moby/buildkit":     "dockerfile",
 	"github.com/spf13/cobra":       "cli",
+	"github.com/gdamore/tcell/v3":  "browse",
 	"modernc.org/sqlite":           "sqldb",
 	"github.com/jackc/pgx/v5":      "sqldb",
 	"github.com/minio/minio-go/v7": "s3",

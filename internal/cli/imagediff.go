@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/progress"
 )
 
 type imageDiffOptions struct {
@@ -103,7 +104,7 @@ func writeImageDiff(w io.Writer, result *engine.DiffImagesResult) error {
 		if d.Kind == engine.FileChanged {
 			version = d.Old + " -> " + d.New
 		}
-		fmt.Fprintf(out, "%v %s %s\n", d.Kind, printable(d.Name), printable(version))
+		fmt.Fprintf(out, "%v %s %s\n", d.Kind, progress.Printable(d.Name), progress.Printable(version))
 	}
 	if len(result.Files) > 0 {
 		fmt.Fprintln(out, "Files:")
@@ -119,16 +120,16 @@ func configLine(name, value string) string {
 	kind, key, ok := strings.Cut(name, " ")
 	switch {
 	case !ok:
-		return name + " " + printable(value)
+		return name + " " + progress.Printable(value)
 	case kind == "Env" || kind == "Label":
-		return kind + " " + printable(key+"="+value)
+		return kind + " " + progress.Printable(key+"="+value)
 	}
-	return kind + " " + printable(key)
+	return kind + " " + progress.Printable(key)
 }
 
 // fileDifference is the line of one file.
 func fileDifference(d *engine.FileDifference) string {
-	name := printable(d.Path())
+	name := progress.Printable(d.Path())
 	one := d.New
 	if one == nil {
 		one = d.Old
@@ -143,7 +144,7 @@ func fileDifference(d *engine.FileDifference) string {
 	for _, what := range d.What {
 		switch {
 		case what == "content" && d.Old.Target+d.New.Target != "":
-			notes = append(notes, printable(d.Old.Target)+" -> "+printable(d.New.Target))
+			notes = append(notes, progress.Printable(d.Old.Target)+" -> "+progress.Printable(d.New.Target))
 		case what == "content" && d.Old.Size != d.New.Size:
 			notes = append(notes, "was "+bytesOf(d.Old.Size))
 		case what == "mode" || what == "type" && !slices.Contains(d.What, "mode"):

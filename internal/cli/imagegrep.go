@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/progress"
 )
 
 type imageGrepOptions struct {
@@ -110,10 +111,10 @@ func runImageGrep(ctx context.Context, s *session, opts imageGrepOptions) error 
 func (o *imageGrepOptions) matchLine(m *engine.GrepMatch, terminal bool) string {
 	path, text := m.Path, string(m.Text)
 	if terminal {
-		path = printable(path)
+		path = progress.Printable(path)
 		parts := strings.Split(text, "\t")
 		for i, part := range parts {
-			parts[i] = printable(part)
+			parts[i] = progress.Printable(part)
 		}
 		text = strings.Join(parts, "\t")
 	}

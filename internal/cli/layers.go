@@ -13,12 +13,15 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"strake/internal/browse"
 	"strake/internal/engine"
+	"strake/internal/progress"
 )
 
 type layersOptions struct {
 	lookFlags
 	image   string
+	browse  bool
 	files   bool
 	noTrunc bool
 	json    bool
@@ -45,6 +48,7 @@ registry.`,
 		DisableFlagsInUseLine: true,
 	}
 	flags := cmd.Flags()
+	flags.BoolVarP(&opts.browse, "interactive", "i", false, "Browse the layers and their files in the terminal")
 	flags.BoolVar(&opts.files, "files", false, "List the files that each layer adds (A), changes (C) and deletes (D)")
 	flags.BoolVar(&opts.noTrunc, "no-trunc", false, "Don't truncate output")
 	flags.BoolVar(&opts.json, "json", false, "Print all of it as one JSON object")
@@ -53,7 +57,39 @@ registry.`,
 	return cmd
 }
 
+func newBrowseCommand(s *session) *cobra.Command {
+	opts := layersOptions{browse: true}
+	cmd := &cobra.Command{
+		Use:   "browse [OPTIONS] IMAGE",
+		Short: "Browse the layers of an image and their files in the terminal",
+		Long: `Browse the layers of an image and their files in the terminal
+
+On the left are the layers, on the right the files as the chosen layer leaves them,
+with what it adds (A), changes (C) and deletes (D). An image that is not here is
+read from its registry.
+
+Keys: arrows, page up and down, home and end move; tab goes from side to side;
+enter opens and closes a directory; / shows the files whose path has a text; c
+shows all files, or those that the layer changes; q quits.`,
+		Args: argsBetween(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.image = args[0]
+			return runLayers(cmd.Context(), s, opts)
+		},
+		Annotations:           map[string]string{aliasesKey: "strake image browse, strake layers --interactive"},
+		DisableFlagsInUseLine: true,
+	}
+	opts.add(cmd.Flags())
+	return cmd
+}
+
 func runLayers(ctx context.Context, s *session, opts layersOptions) error {
+	if opts.browse && (opts.json || opts.files || opts.format != "") {
+		return errors.New("--interactive shows files by itself, and has no other format")
+	}
+	if opts.browse && (!isTerminal(s.In) || !isTerminal(s.Out)) {
+		return errors.New("the input device is not a TTY")
+	}
 	if opts.format != "" && (opts.json || opts.files) {
 		return errors.New("--format is for the table, not for --files or --json")
 	}
@@ -61,11 +97,15 @@ func runLayers(ctx context.Context, s *session, opts layersOptions) error {
 	if err != nil {
 		return err
 	}
-	result, err := engine.Layers(ctx, env, engine.LayersOptions{LookOptions: opts.options(s, opts.image), Files: opts.files})
+	result, err := engine.Layers(ctx, env, engine.LayersOptions{
+		LookOptions: opts.options(s, opts.image), Files: opts.files || opts.browse,
+	})
 	if err != nil {
 		return fromEngine(err)
 	}
 	switch {
+	case opts.browse:
+		return browse.Run(ctx, browse.Options{Title: opts.image, Layers: result, Size: bytesOf})
 	case opts.json:
 		return writeLayersJSON(s.Out, &result, opts.files)
 	case opts.files:
@@ -121,7 +161,7 @@ func createdBy(l engine.LayerInfo, trunc bool) string {
 	if by == "" {
 		return "<missing>"
 	}
-	if by = printable(by); trunc {
+	if by = progress.Printable(by); trunc {
 		by = ellipsis(by, 45)
 	}
 	return by
@@ -151,12 +191,12 @@ func writeLayerFiles(w io.Writer, result *engine.LayersResult, trunc bool) error
 
 // changedPath is what a list of changes calls a file.
 func changedPath(c *engine.FileChange) string {
-	name := printable("/" + c.Path)
+	name := progress.Printable("/" + c.Path)
 	switch {
 	case c.IsDir():
 		name += "/"
 	case c.Target != "":
-		name += " -> " + printable(c.Target)
+		name += " -> " + progress.Printable(c.Target)
 	}
 	return name
 }

@@ -3,14 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
 	"strake/internal/engine"
+	"strake/internal/progress"
 )
 
 // lookFlags are the flags of all commands that look into an image.
@@ -33,39 +31,10 @@ func (f *lookFlags) options(s *session, ref string) engine.LookOptions {
 	}
 }
 
-// printable escapes what a terminal could take for a command, and what would
-// break a line. Text comes from images, which may be hostile.
-func printable(s string) string {
-	clean := true
-	for i, r := range s {
-		if !unicode.IsPrint(r) || r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)) {
-			clean = false
-			break
-		}
-	}
-	if clean {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		}
-		i += n
-	}
-	return b.String()
-}
-
 // shown is a name as it goes to out: as it is, but escaped on a terminal.
 func shown(out io.Writer, name string) string {
 	if isTerminal(out) {
-		return printable(name)
+		return progress.Printable(name)
 	}
 	return name
 }

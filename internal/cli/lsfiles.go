@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/progress"
 )
 
 type listFilesOptions struct {
@@ -76,7 +77,7 @@ func runListFiles(ctx context.Context, s *session, opts listFilesOptions) error 
 	case opts.long:
 		if isTerminal(s.Out) {
 			for i := range list {
-				list[i].Target = printable(list[i].Target)
+				list[i].Target = progress.Printable(list[i].Target)
 			}
 		}
 		err = writeFilesLong(out, list, func(f *engine.File) string { return shown(s.Out, fileName(f, opts.recursive)) }, opts.human)

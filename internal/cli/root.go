@@ -40,7 +40,7 @@ func newRootCommand(s *session) *cobra.Command {
 		newHistoryCommand(s), newImportCommand(s), newInspectCommand(s), newLayersCommand(s), newLoadCommand(s),
 		newRemoveCommand(s), newSaveCommand(s), newTagCommand(s), newTagsCommand(s),
 		group("image", "Manage images",
-			newCatCommand(s), newImageCopyCommand(s), newImageDiffCommand(s), newImageGrepCommand(s), newLayersCommand(s), newListFilesCommand(s),
+			newBrowseCommand(s), newCatCommand(s), newImageCopyCommand(s), newImageDiffCommand(s), newImageGrepCommand(s), newLayersCommand(s), newListFilesCommand(s),
 			newBuildCommand(s), newHistoryCommand(s), newImportCommand(s), newImageInspectCommand(s),
 			newLoadCommand(s), renamed(newImagesCommand(s), "ls", "list"), newPullCommand(s), newPushCommand(s),
 			renamed(newRemoveCommand(s), "rm", "rmi", "remove"), newSaveCommand(s), newTagCommand(s),

@@ -112,3 +112,14 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]string{
+		"": "", "plain ünïcode": "plain ünïcode", "a\x1b[2Jb": `a\x1b[2Jb`, "\xff\n\t": `\xff\n\t`,
+		"a\u202eb": `a\u202eb`, "\ufffd": "\ufffd", "\x7f\u009b1m": `\x7f\u009b1m`,
+	} {
+		if got := Printable(s); got != want {
+			t.Errorf("%q: %q, want %q", s, got, want)
+		}
+	}
+}
