@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/distribution/reference"
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -19,6 +20,7 @@ type pullOptions struct {
 	platforms    []string
 	allPlatforms bool
 	quiet        bool
+	dryRun       bool
 }
 
 func newPullCommand(s *session) *cobra.Command {
@@ -39,6 +41,7 @@ func newPullCommand(s *session) *cobra.Command {
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress verbose output")
 	flags.StringSliceVar(&opts.platforms, "platform", defaultPlatforms(), "Set platform if server is multi-platform capable; several are pulled side by side")
 	flags.BoolVar(&opts.allPlatforms, "all-platforms", false, "Pull all that a multi-platform image has, attestations too")
+	flags.BoolVar(&opts.dryRun, "dry-run", false, "Show what would be downloaded, and whether it fits on the disk; pull nothing")
 	obsolete(flags, "disable-content-trust")
 	return cmd
 }
@@ -47,6 +50,9 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 	named, err := reference.ParseNormalizedNamed(opts.name)
 	if err != nil {
 		return err
+	}
+	if opts.all && opts.dryRun {
+		return errors.New("--dry-run can't be used with --all-tags/-a")
 	}
 	if opts.all && !reference.IsNameOnly(named) {
 		return errors.New("tag can't be used with --all-tags/-a")
@@ -73,6 +79,10 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 		}
 		named = tagged
 	}
+	if opts.dryRun {
+		pull.Ref = named.String()
+		return runPlanPull(ctx, out, env, pull)
+	}
 	updated, err := pullOne(ctx, env, out, named, pull)
 	if err != nil {
 		return err
@@ -80,6 +90,28 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 	printStatus(out, updated, reference.FamiliarString(named))
 	_, err = fmt.Fprintln(s.Out, named)
 	return err
+}
+
+// runPlanPull prints what a pull would do. It fails where that cannot fit.
+func runPlanPull(ctx context.Context, out io.Writer, env *engine.Env, pull engine.PullOptions) error {
+	plan, err := engine.PlanPull(ctx, env, pull)
+	if err != nil {
+		return fromEngine(err)
+	}
+	for _, l := range plan.Layers {
+		text := "Already exists"
+		if !l.Here {
+			text = "Would download " + units.HumanSize(float64(l.Desc.Size-l.Part))
+		}
+		if !l.Here && l.Part > 0 {
+			text += " of " + units.HumanSize(float64(l.Desc.Size))
+		}
+		fmt.Fprintf(out, "%s: %s\n", shortID(l.Desc.Digest.String()), text)
+	}
+	fmt.Fprintln(out, "Digest:", plan.Root)
+	fmt.Fprintf(out, "Would download %s of %s, about %s on disk; %s are free\n", units.HumanSize(float64(plan.Download)),
+		units.HumanSize(float64(plan.Total)), units.HumanSize(float64(plan.Disk)), units.HumanSize(float64(plan.Free)))
+	return fromEngine(plan.Fits)
 }
 
 func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, pull engine.PullOptions) error {

@@ -66,6 +66,7 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 	add.Source = repo.Source()
 	layers := layerRecorder{next: opts.Progress}
 	how := image.CopyOptions{Concurrency: pullConcurrency, Progress: layers.record}
+	how.Admit = func(ctx context.Context, blobs []ocispec.Descriptor) error { return hasRoom(ctx, env, blobs) }
 	if !opts.AllPlatforms {
 		if add.Manifests, err = choose(ctx, repo, root, named, wanted); err != nil {
 			return PullResult{}, err
@@ -228,7 +229,7 @@ func pullError(named reference.Named, err error) error {
 
 // copyError takes from a copy's error what docker would not say.
 func copyError(err error) error {
-	if failed, ok := errors.AsType[*image.CopyError](err); ok && failed.Op == "resolve" {
+	if failed, ok := errors.AsType[*image.CopyError](err); ok && (failed.Op == "resolve" || failed.Op == "take in") {
 		return failed.Err
 	}
 	return err

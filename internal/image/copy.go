@@ -186,6 +186,11 @@ func (c *copier) copyManifest(ctx context.Context, desc ocispec.Descriptor, dept
 	if err != nil {
 		return err
 	}
+	if c.opts.Admit != nil {
+		if err := c.opts.Admit(ctx, children); err != nil {
+			return &CopyError{Side: SideTarget, Op: "take in", Desc: desc, Err: err}
+		}
+	}
 	if err := c.copyAll(ctx, children, depth+1); err != nil {
 		return err
 	}

@@ -86,6 +86,9 @@ type CopyOptions struct {
 	Concurrency int
 	// MountFrom lists repositories of the target that may hold desc.
 	MountFrom func(desc ocispec.Descriptor) []string
+	// Admit, when not nil, may refuse what a manifest or index names before any
+	// of it is copied.
+	Admit func(ctx context.Context, children []ocispec.Descriptor) error
 	// Progress, when not nil, is told every step, from one goroutine at a time.
 	Progress func(Event)
 }
