@@ -36,6 +36,7 @@ var (
 	pullVerbs = transferVerbs{"Pulling fs layer", "Already exists", "Downloading", "Download complete", "Pull complete"}
 	pushVerbs = transferVerbs{"Preparing", "Layer already exists", "Pushing", "", "Pushed"}
 	loadVerbs = transferVerbs{"Waiting", "Already exists", "Loading layer", "", "Loaded"}
+	copyVerbs = transferVerbs{"Waiting", "Already exists", "Copying", "", "Copied"}
 )
 
 func newTransfer(out io.Writer, verbs transferVerbs) *transfer {

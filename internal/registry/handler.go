@@ -27,7 +27,8 @@ type Options struct {
 }
 
 // NewHandler serves reg as the OCI distribution specification 1.1 says, below
-// /v2/: end-1 to end-13 and docker's _catalog.
+// /v2/: end-1 to end-13 and docker's _catalog. At /v1/search it answers docker's
+// search.
 func NewHandler(reg Registry, opts Options) http.Handler {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -62,6 +63,8 @@ var routes = map[string]verbs{
 	"upload":    {"GET": (*call).uploadStatus, "PATCH": (*call).patchUpload, "PUT": (*call).finishUpload, "DELETE": (*call).cancelUpload},
 	"manifest":  {"GET": (*call).getManifest, "HEAD": (*call).statManifest, "PUT": (*call).putManifest, "DELETE": (*call).deleteManifest},
 	"referrers": {"GET": (*call).referrers},
+	"ping":      {"GET": (*call).ping},
+	"search":    {"GET": (*call).search},
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -122,6 +125,10 @@ func checkReference(ref string) error {
 func parsePath(path string) (kind, repo, arg string) {
 	rest, ok := strings.CutPrefix(path, "/v2/")
 	switch {
+	case path == "/v1/_ping":
+		return "ping", "", ""
+	case path == "/v1/search":
+		return "search", "", ""
 	case path == "/v2" || ok && rest == "":
 		return "base", "", ""
 	case !ok:

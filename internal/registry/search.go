@@ -1,0 +1,82 @@
+package registry
+
+import (
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Bounds on a search.
+const (
+	defaultResults = 25
+	maxResults     = 100
+)
+
+// searchResult is a repository as docker's v1 search API describes it.
+type searchResult struct {
+	StarCount   int    `json:"star_count"`
+	IsOfficial  bool   `json:"is_official"`
+	Name        string `json:"name"`
+	IsAutomated bool   `json:"is_automated"`
+	Description string `json:"description"`
+}
+
+// ping is what docker asks before it searches.
+func (c *call) ping() error {
+	c.w.Header().Set("X-Docker-Registry-Standalone", "true")
+	return c.json("application/json", struct {
+		Standalone bool `json:"standalone"`
+	}{true})
+}
+
+// search answers docker's v1 search API with the repositories whose names
+// contain the words of q: first those that are called so, then those that begin
+// so, then the others, each in order.
+func (c *call) search() error {
+	query := c.r.URL.Query()
+	n := defaultResults
+	if s := query.Get("n"); s != "" {
+		v, err := strconv.Atoi(s)
+		if err != nil || v < 1 {
+			return &Error{Code: PageInvalid, Message: "invalid number of results requested"}
+		}
+		n = min(v, maxResults)
+	}
+	term := strings.ToLower(strings.TrimSpace(query.Get("q")))
+	words := strings.Fields(term)
+	var ranks [3][]searchResult
+	for name, err := range c.reg.Repositories(c.r.Context(), "") {
+		if err != nil {
+			return err
+		}
+		if rank, ok := match(name, term, words); ok && len(ranks[rank]) < n {
+			ranks[rank] = append(ranks[rank], searchResult{Name: name})
+		}
+		if len(ranks[0]) == n {
+			break
+		}
+	}
+	results := append(append(append([]searchResult{}, ranks[0]...), ranks[1]...), ranks[2]...)
+	results = results[:min(n, len(results))]
+	return c.json("application/json", struct {
+		Query      string         `json:"query"`
+		NumResults int            `json:"num_results"`
+		Results    []searchResult `json:"results"`
+	}{query.Get("q"), len(results), results})
+}
+
+// match reports whether name has all the words, and how well it fits: 0 is best.
+func match(name, term string, words []string) (rank int, ok bool) {
+	for _, w := range words {
+		if !strings.Contains(name, w) {
+			return 0, false
+		}
+	}
+	switch base := path.Base(name); {
+	case name == term || base == term:
+		return 0, true
+	case strings.HasPrefix(name, term) || strings.HasPrefix(base, term):
+		return 1, true
+	}
+	return 2, true
+}
