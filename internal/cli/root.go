@@ -48,7 +48,7 @@ func newRootCommand(s *session) *cobra.Command {
 		group("builder", "Manage builds", newBuildCommand(s)),
 		group("container", "Manage containers", newRunCommand(s)),
 		newManifestCommand(s),
-		group("store", "Look after the image store", newStoreCheckCommand(s)),
+		group("store", "Look after the image store", newStoreCheckCommand(s), newStoreInventoryCommand(s)),
 		group("system", "Manage Strake", newEventsCommand(s), newInfoCommand(s)),
 	)
 	root.AddCommand(newUndoCommand(s), newEventsCommand(s))

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -17,6 +19,7 @@ type saveOptions struct {
 	images    []string
 	output    string
 	format    string
+	notIn     string // the file of an inventory
 	platforms []string
 }
 
@@ -36,6 +39,7 @@ func newSaveCommand(s *session) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVarP(&opts.output, "output", "o", "", "Write to a file, instead of STDOUT")
 	flags.StringVar(&opts.format, "format", "", `Form of the archive: "oci-archive" (default; docker loads it too) or "docker-archive"`)
+	flags.StringVar(&opts.notIn, "not-in", "", "Leave out the layers that this inventory of another store lists (strake store inventory)")
 	flags.StringSliceVar(&opts.platforms, "platform", nil, `Save only the given platform(s). Formatted as a comma-separated list of "os[/arch[/variant]]" (e.g., "linux/amd64,linux/arm64/v8")`)
 	return cmd
 }
@@ -45,6 +49,13 @@ func runSave(ctx context.Context, s *session, opts saveOptions) error {
 		return fmt.Errorf("invalid platform: %w", err)
 	}
 	save := engine.SaveOptions{Refs: opts.images, Platforms: opts.platforms, Format: opts.format, Output: s.Out}
+	if opts.notIn != "" {
+		list, err := readInventory(opts.notIn)
+		if err != nil {
+			return err
+		}
+		save.NotIn = list
+	}
 	if opts.output == "" {
 		if isTerminal(s.Out) {
 			return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
@@ -67,7 +78,21 @@ func saveTo(ctx context.Context, s *session, save engine.SaveOptions) error {
 	if err != nil {
 		return err
 	}
-	return fromEngine(engine.Save(ctx, env, save))
+	result, err := engine.Save(ctx, env, save)
+	if result.Omitted > 0 && err == nil {
+		fmt.Fprintf(s.Err, "Left out %d layers of %s, which the inventory lists\n", result.Omitted, units.HumanSize(float64(result.OmittedBytes)))
+	}
+	return fromEngine(err)
+}
+
+// readInventory reads the file of an inventory.
+func readInventory(path string) (list map[digest.Digest]bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	list, err = engine.ReadInventory(f)
+	return list, errors.Join(err, f.Close())
 }
 
 // writeFile makes path what write writes, readable by us alone: all of it or,

@@ -17,6 +17,7 @@ import (
 
 	"strake/internal/image"
 	"strake/internal/layout"
+	"strake/internal/store"
 )
 
 // CopyOptions say what goes where. A place is a transport and what is there:
@@ -145,11 +146,15 @@ func openArchive(ctx context.Context, env *Env, path string) (image.Source, func
 		return nil, nil, err
 	}
 	drop := func() error { return os.RemoveAll(dir) }
+	free, err := env.Store.Free()
+	if err != nil {
+		return nil, nil, errors.Join(err, drop())
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, errors.Join(err, drop())
 	}
-	archive, err := layout.ReadArchive(ctx, f, layout.ReadOptions{TempDir: dir})
+	archive, err := layout.ReadArchive(ctx, f, layout.ReadOptions{TempDir: dir, MaxCopy: free + 1})
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close(), drop())
 	}
@@ -180,7 +185,7 @@ func storeRoot(ctx context.Context, env *Env, ref, platform string, compressed b
 			return img.Manifest, err
 		}
 	}
-	return env.Store.PushManifest(ctx, img)
+	return env.Store.PushManifest(ctx, img, store.CompressOptions{})
 }
 
 // onePlatform finds of root the manifest for a platform, and fails where it has

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -50,7 +51,13 @@ func Load(ctx context.Context, env *Env, opts LoadOptions) (result LoadResult, e
 		return LoadResult{}, err
 	}
 	defer closing(&err, func() error { return os.RemoveAll(dir) })
-	archive, err := layout.ReadArchive(ctx, opts.Input, layout.ReadOptions{TempDir: dir})
+	free, err := env.Store.Free()
+	if err != nil {
+		return LoadResult{}, err
+	}
+	// What an archive holds is stored once more: a copy of it that takes more
+	// than half of what is free could not be loaded.
+	archive, err := layout.ReadArchive(ctx, opts.Input, layout.ReadOptions{TempDir: dir, MaxCopy: free/2 + 1})
 	if err != nil {
 		return LoadResult{}, err
 	}
@@ -65,9 +72,10 @@ func Load(ctx context.Context, env *Env, opts LoadOptions) (result LoadResult, e
 		}
 		err = image.CopyGraph(ctx, archive, env.Store, entry.Desc, image.CopyOptions{
 			Select: present(archive, wanted), Progress: opts.Progress,
+			Admit: func(ctx context.Context, blobs []ocispec.Descriptor) error { return carried(ctx, env, archive, blobs) },
 		})
 		if err != nil {
-			return result, err
+			return result, copyError(err)
 		}
 		if err := nameLoaded(ctx, env, entry, manifests, &result); err != nil {
 			return result, err
@@ -97,6 +105,29 @@ func present(archive *layout.Archive, wanted []ocispec.Platform) func(ocispec.In
 		}
 		return list, nil
 	}
+}
+
+// carried fails with errdefs.ErrNotFound where blobs are neither in the archive,
+// which may have been saved without what another store has, nor here.
+func carried(ctx context.Context, env *Env, archive *layout.Archive, blobs []ocispec.Descriptor) error {
+	var missing []string
+	for _, desc := range blobs {
+		if archive.Has(desc) {
+			continue
+		}
+		here, err := env.Store.Exists(ctx, desc)
+		if err != nil {
+			return err
+		}
+		if !here {
+			missing = append(missing, desc.Digest.String())
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return messageError{"neither the archive nor this store has " + strings.Join(missing, ", ") +
+		": save it again with the inventory of this store, or without one", errdefs.ErrNotFound}
 }
 
 // loaded lists the manifests of an archive's image that are taken of it, through

@@ -22,6 +22,13 @@ type SaveOptions struct {
 	Platforms []string // only images for these; none is all that are here
 	Format    string   // oci-archive (also "") or docker-archive
 	Output    io.Writer
+	NotIn     map[digest.Digest]bool // layers of an inventory, which are left out
+}
+
+// SaveResult says what was left out.
+type SaveResult struct {
+	Omitted      int   // layers
+	OmittedBytes int64 // of them
 }
 
 // Save writes images to one tar that docker, podman and Load read: the same
@@ -29,34 +36,54 @@ type SaveOptions struct {
 // the images of it that are here; asked for one platform, or in a docker
 // archive, it gives way to the one image. All refs are looked up before the
 // first byte is written.
-func Save(ctx context.Context, env *Env, opts SaveOptions) error {
+func Save(ctx context.Context, env *Env, opts SaveOptions) (result SaveResult, err error) {
 	write := layout.WriteOptions{}
 	switch opts.Format {
 	case "", "oci-archive":
 	case "docker-archive":
 		write.Format = layout.FormatDocker
 	default:
-		return messageError{fmt.Sprintf("unknown archive format %q: neither oci-archive nor docker-archive", opts.Format), errdefs.ErrInvalidArgument}
+		return result, messageError{fmt.Sprintf("unknown archive format %q: neither oci-archive nor docker-archive", opts.Format), errdefs.ErrInvalidArgument}
 	}
 	if write.Format == layout.FormatDocker && len(opts.Platforms) > 1 {
-		return messageError{"a docker-archive holds one platform of an image", errdefs.ErrInvalidArgument}
+		return result, messageError{"a docker-archive holds one platform of an image", errdefs.ErrInvalidArgument}
+	}
+	if write.Format == layout.FormatDocker && len(opts.NotIn) > 0 {
+		return result, messageError{"a docker-archive cannot leave layers out", errdefs.ErrInvalidArgument}
 	}
 	list := savedList{at: map[digest.Digest]int{}, kept: map[digest.Digest]bool{}}
 	for _, ref := range opts.Refs {
 		if err := list.add(ctx, env, ref, opts); err != nil {
-			return err
+			return result, err
 		}
 	}
 	write.Keep = func(desc ocispec.Descriptor) bool { return list.kept[desc.Digest] }
+	if len(opts.NotIn) > 0 {
+		write.Omit = result.omit(opts.NotIn)
+	}
 	if err := layout.WriteArchive(ctx, opts.Output, env.Store, list.images, write); err != nil {
-		return err
+		return result, err
 	}
 	for _, id := range list.ids {
 		if err := env.Store.Tell(ctx, "save", id.String(), id.String(), id); err != nil {
-			return err
+			return result, err
 		}
 	}
-	return nil
+	return result, nil
+}
+
+// omit leaves out what is in the list, and counts it.
+func (r *SaveResult) omit(list map[digest.Digest]bool) func(ocispec.Descriptor) bool {
+	seen := map[digest.Digest]bool{}
+	return func(desc ocispec.Descriptor) bool {
+		if !list[desc.Digest] || seen[desc.Digest] {
+			return list[desc.Digest]
+		}
+		seen[desc.Digest] = true
+		r.Omitted++
+		r.OmittedBytes += desc.Size
+		return true
+	}
 }
 
 // savedList is what an archive is to hold: refs to one image are one entry with

@@ -31,6 +31,7 @@ const (
 // ReadOptions say how to read an archive.
 type ReadOptions struct {
 	TempDir string // for what cannot be read in place; "" is the system's
+	MaxCopy int64  // bytes that the copy of such an archive may have; 0 is any number
 }
 
 // Archive is an open archive. It is an image.Source whose refs are the names
@@ -122,7 +123,14 @@ func (a *Archive) place(ctx context.Context, r io.Reader, opts ReadOptions) erro
 	}
 	a.file, a.own = f, true
 	buf := make([]byte, 256<<10)
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, until(ctx, plain), buf)
+	in := until(ctx, plain)
+	if opts.MaxCopy > 0 {
+		in = io.LimitReader(in, opts.MaxCopy+1)
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, in, buf)
+	if err == nil && opts.MaxCopy > 0 && n > opts.MaxCopy {
+		err = fmt.Errorf("unpacked it is more than the %d bytes that there is room for: %w", opts.MaxCopy, errdefs.ErrResourceExhausted)
+	}
 	return errors.Join(err, plain.Close(), os.Remove(f.Name()))
 }
 
@@ -381,8 +389,21 @@ func (a *Archive) Resolve(_ context.Context, ref string) (ocispec.Descriptor, er
 
 // Has reports whether the archive holds the bytes of desc.
 func (a *Archive) Has(desc ocispec.Descriptor) bool {
-	_, err := a.tar.open(blobName(desc.Digest))
+	_, err := a.open(desc.Digest)
 	return err == nil
+}
+
+// open opens a blob: one that was made, or a file under one of the names that
+// blobs have.
+func (a *Archive) open(dgst digest.Digest) (*io.SectionReader, error) {
+	if b, ok := a.made[dgst]; ok {
+		return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b))), nil
+	}
+	name, ok := a.layers[dgst]
+	if !ok {
+		name = blobName(dgst)
+	}
+	return a.tar.open(name)
 }
 
 // Fetch implements image.Source.
@@ -390,18 +411,9 @@ func (a *Archive) Fetch(_ context.Context, desc ocispec.Descriptor, offset int64
 	if err := image.CheckDescriptor(desc); err != nil {
 		return nil, err
 	}
-	var r *io.SectionReader
-	if b, ok := a.made[desc.Digest]; ok {
-		r = io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
-	} else {
-		name, ok := a.layers[desc.Digest]
-		if !ok {
-			name = blobName(desc.Digest)
-		}
-		var err error
-		if r, err = a.tar.open(name); err != nil {
-			return nil, err
-		}
+	r, err := a.open(desc.Digest)
+	if err != nil {
+		return nil, err
 	}
 	if offset < 0 || offset > r.Size() {
 		return nil, fmt.Errorf("blob %s: offset %d of %d: %w", desc.Digest, offset, r.Size(), errdefs.ErrOutOfRange)

@@ -36,6 +36,8 @@ type WriteOptions struct {
 	// Keep tells which manifests of an index are written with it; nil is all.
 	// The index names the others still.
 	Keep func(ocispec.Descriptor) bool
+	// Omit tells which layers are left out, for a reader that has them; nil is none.
+	Omit func(ocispec.Descriptor) bool
 }
 
 // WriteArchive writes images of src to w as one tar: the same bytes whenever
@@ -127,7 +129,8 @@ func (p *plan) addIndex(ctx context.Context, desc ocispec.Descriptor, depth int)
 
 func (p *plan) addManifest(ctx context.Context, im ArchiveImage) error {
 	return image.Walk(ctx, p.src, im.Desc, func(d ocispec.Descriptor, b []byte) error {
-		if p.opts.Format == FormatOCI || b == nil {
+		omitted := b == nil && !image.IsConfig(d.MediaType) && p.opts.Omit != nil && p.opts.Omit(d)
+		if !omitted && (p.opts.Format == FormatOCI || b == nil) {
 			p.blobs[d.Digest] = d
 		}
 		if !image.IsManifest(d.MediaType) || image.IsAttestation(d) {

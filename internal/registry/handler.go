@@ -63,8 +63,8 @@ var routes = map[string]verbs{
 	"upload":    {"GET": (*call).uploadStatus, "PATCH": (*call).patchUpload, "PUT": (*call).finishUpload, "DELETE": (*call).cancelUpload},
 	"manifest":  {"GET": (*call).getManifest, "HEAD": (*call).statManifest, "PUT": (*call).putManifest, "DELETE": (*call).deleteManifest},
 	"referrers": {"GET": (*call).referrers},
-	"ping":      {"GET": (*call).ping},
-	"search":    {"GET": (*call).search},
+	"ping":      {"GET": ping},
+	"search":    {"GET": search},
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

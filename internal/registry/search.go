@@ -22,7 +22,7 @@ type searchResult struct {
 }
 
 // ping is what docker asks before it searches.
-func (c *call) ping() error {
+func ping(c *call) error {
 	c.w.Header().Set("X-Docker-Registry-Standalone", "true")
 	return c.json("application/json", struct {
 		Standalone bool `json:"standalone"`
@@ -32,7 +32,7 @@ func (c *call) ping() error {
 // search answers docker's v1 search API with the repositories whose names
 // contain the words of q: first those that are called so, then those that begin
 // so, then the others, each in order.
-func (c *call) search() error {
+func search(c *call) error {
 	query := c.r.URL.Query()
 	n := defaultResults
 	if s := query.Get("n"); s != "" {

@@ -2,17 +2,15 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
-// Root is the store's directory.
-func (s *contents) Root() string { return s.root }
-
 // Free is how many bytes the file system of the store has left for this user.
-func (s *contents) Free() (int64, error) {
+func (s *Store) Free() (int64, error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(s.root, &stat); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", s.root, err)
@@ -21,7 +19,7 @@ func (s *contents) Free() (int64, error) {
 }
 
 // Parts tells of blobs that an earlier try did not finish how many bytes are here.
-func (s *contents) Parts(ctx context.Context) (map[digest.Digest]int64, error) {
+func (s *Store) Parts(ctx context.Context) (map[digest.Digest]int64, error) {
 	ingests, err := s.blobs.Ingests(ctx)
 	if err != nil {
 		return nil, err
@@ -31,4 +29,30 @@ func (s *contents) Parts(ctx context.Context) (map[digest.Digest]int64, error) {
 		parts[digest.Digest(in.Ref)] = in.Offset
 	}
 	return parts, nil
+}
+
+// Inventory lists the digests of all that the store has: blobs, layers and the
+// compressed forms that its layers are known to have, sorted.
+func (s *Store) Inventory(ctx context.Context) ([]digest.Digest, error) {
+	var list []digest.Digest
+	err := s.db.View(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT digest FROM blobs
+			UNION SELECT c.digest FROM compressed c JOIN layers l ON l.diff_id = c.diff_id ORDER BY 1`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var d digest.Digest
+			if err := rows.Scan(&d); err != nil {
+				return err
+			}
+			list = append(list, d)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("inventory: %w", err)
+	}
+	return list, nil
 }
