@@ -109,25 +109,33 @@ func TestPackagesAsDpkg(t *testing.T) {
 	}
 }
 
+// tmux returns a tmux command for a server of its own.
+func (w *world) tmux() func(args ...string) string {
+	w.Helper()
+	w.need("tmux")
+	dir, err := os.MkdirTemp("", "t") // a socket's path has to be short
+	if err != nil {
+		w.Fatal(err)
+	}
+	base := []string{"-S", dir + "/s", "-f", "/dev/null"}
+	w.Cleanup(func() {
+		_ = exec.Command("tmux", append(base, "kill-server")...).Run()
+		os.RemoveAll(dir)
+	})
+	return func(args ...string) string {
+		w.Helper()
+		return w.run("tmux", append(slices.Clone(base), args...)...)
+	}
+}
+
 // The browser in a real terminal: it shows, follows keys and resizes, and leaves
 // the terminal as it was, however it ends.
 func TestBrowse(t *testing.T) {
 	w := newWorld(t)
-	w.need("tmux")
 	w.busybox("a")
 	w.write("app/Dockerfile", "FROM busybox\nRUN echo 2 > /new && rm /etc/group && printf x > \"$(printf 'odd\\033[31m')\"\nWORKDIR /last\n")
 	w.strake("a", "build", "-q", "-t", "app", "app")
-	dir, err := os.MkdirTemp("", "t") // a socket's path has to be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmux := func(args ...string) string {
-		return w.run("tmux", append([]string{"-S", dir + "/s", "-f", "/dev/null"}, args...)...)
-	}
-	t.Cleanup(func() {
-		_ = exec.Command("tmux", "-S", dir+"/s", "kill-server").Run()
-		os.RemoveAll(dir)
-	})
+	tmux := w.tmux()
 	tmux("new-session", "-d", "-x", "100", "-y", "24", "env", "PS1=ready> ", "TERM=screen-256color", "sh")
 	shows := func(what ...string) {
 		t.Helper()

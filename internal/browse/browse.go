@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"github.com/gdamore/tcell/v3"
+	"github.com/gdamore/tcell/v3/color"
 
 	"strake/internal/engine"
 )
@@ -99,11 +100,11 @@ func look(s style) tcell.Style {
 	case styleDim:
 		return plain.Dim(true)
 	case styleAdded:
-		return plain.Foreground(tcell.ColorGreen)
+		return plain.Foreground(color.Green)
 	case styleChanged:
-		return plain.Foreground(tcell.ColorOlive)
+		return plain.Foreground(color.Olive)
 	case styleDeleted:
-		return plain.Foreground(tcell.ColorMaroon)
+		return plain.Foreground(color.Maroon)
 	case styleCursor:
 		return plain.Reverse(true)
 	case styleCursorFaint:

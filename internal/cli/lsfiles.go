@@ -80,7 +80,7 @@ func runListFiles(ctx context.Context, s *session, opts listFilesOptions) error 
 				list[i].Target = progress.Printable(list[i].Target)
 			}
 		}
-		err = writeFilesLong(out, list, func(f *engine.File) string { return shown(s.Out, fileName(f, opts.recursive)) }, opts.human)
+		writeFilesLong(out, list, func(f *engine.File) string { return shown(s.Out, fileName(f, opts.recursive)) }, opts.human)
 	default:
 		for i := range list {
 			fmt.Fprintln(out, shown(s.Out, fileName(&list[i], opts.recursive)))
@@ -105,7 +105,7 @@ func fileName(f *engine.File, path bool) string {
 }
 
 // writeFilesLong writes the lines of ls -l, with numbers for the owners.
-func writeFilesLong(out io.Writer, list []engine.File, name func(*engine.File) string, human bool) error {
+func writeFilesLong(out io.Writer, list []engine.File, name func(*engine.File) string, human bool) {
 	const columns = 4 // links, owner, group, size
 	rows := make([][columns]string, len(list))
 	var widths [columns]int
@@ -131,7 +131,6 @@ func writeFilesLong(out io.Writer, list []engine.File, name func(*engine.File) s
 		fmt.Fprintf(out, "%s %*s %*s %*s %*s %s %s\n", lsMode(f.Stat.Mode), widths[0], row[0], widths[1], row[1],
 			widths[2], row[2], widths[3], row[3], f.ModTime.Format("2006-01-02 15:04"), end)
 	}
-	return nil
 }
 
 // lsMode is st_mode as ls -l shows it.

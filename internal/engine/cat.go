@@ -51,6 +51,6 @@ func catFile(files *layer.FS, name string, w io.Writer) error {
 	case !info.Mode().IsRegular():
 		return messageError{name + ": Not a regular file", errdefs.ErrInvalidArgument}
 	}
-	_, err = io.Copy(w, io.NewSectionReader(f.(io.ReaderAt), 0, info.Size()))
+	_, err = io.Copy(w, f)
 	return errors.Join(err, f.Close())
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"archive/tar"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
@@ -90,8 +91,8 @@ func TestGrep(t *testing.T) {
 	if _, err := Grep(t.Context(), env, GrepOptions{LookOptions: LookOptions{Ref: "i"}, Path: "/x"}, nil); !errdefs.IsNotFound(err) {
 		t.Errorf("bad path: %v", err)
 	}
-	stop := fmt.Errorf("stop")
-	if _, err := Grep(t.Context(), env, GrepOptions{LookOptions: LookOptions{Ref: "i"}}, func(GrepMatch) error { return stop }); err != stop {
+	stop := errors.New("stop")
+	if _, err := Grep(t.Context(), env, GrepOptions{LookOptions: LookOptions{Ref: "i"}}, func(GrepMatch) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("a stopped search: %v", err)
 	}
 }

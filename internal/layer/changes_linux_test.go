@@ -209,8 +209,12 @@ func checkChanges(t *testing.T, what string, before, after tree, list []Change) 
 func TestCompare(t *testing.T) {
 	base := []archive.Entry{file("same"), file("gone"), folder("d"), file("d/x"), {Name: "l", Mode: archive.TypeSymlink, Linkname: "a"}}
 	changed := []archive.Entry{
-		{Name: "same", Mode: 0o600, UID: 7, ModTime: time.Unix(2e9, 7)}, folder("d"), {Name: "d/x", Mode: archive.TypeDir | 0o755}, file("d/x/y"),
-		{Name: "l", Mode: archive.TypeSymlink, Linkname: "b"}, {Name: "new", Mode: 0o644, ModTime: time.Unix(9, 0)},
+		{Name: "same", Mode: 0o600, UID: 7, ModTime: time.Unix(2e9, 7)},
+		folder("d"),
+		{Name: "d/x", Mode: archive.TypeDir | 0o755},
+		file("d/x/y"),
+		{Name: "l", Mode: archive.TypeSymlink, Linkname: "b"},
+		{Name: "new", Mode: 0o644, ModTime: time.Unix(9, 0)},
 	}
 	a, b := openTars(t, base), openTars(t, changed)
 	var got []string
