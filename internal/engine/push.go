@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -127,23 +128,26 @@ func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, p
 	return root, index, err
 }
 
-// complete reports whether the store holds all that root refers to, as it names
-// it.
+// complete reports whether all that an index names is here.
 func complete(ctx context.Context, env *Env, root ocispec.Descriptor) (bool, error) {
-	err := image.Walk(ctx, env.Store, root, func(desc ocispec.Descriptor, b []byte) error {
-		if b != nil {
-			return nil
+	held, err := env.Store.Held(ctx, root.Digest)
+	if err != nil {
+		return false, err
+	}
+	whole := true
+	err = image.Walk(ctx, env.Store, root, func(desc ocispec.Descriptor, b []byte) error {
+		if desc.Digest != root.Digest {
+			whole = whole && held[desc.Digest]
 		}
-		rc, err := env.Store.Fetch(ctx, desc, 0)
-		if err != nil {
-			return err
+		if !whole || !image.IsIndex(desc.MediaType) {
+			return fs.SkipDir
 		}
-		return rc.Close()
+		return nil
 	})
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
-	return err == nil, err
+	return whole, err
 }
 
 // mountSources lists repositories of named's registry that hold desc.
