@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -80,6 +81,9 @@ func (s *session) open(ctx context.Context, opts engine.OpenOptions) (*engine.En
 		return s.opened, nil
 	}
 	opts.Root, opts.Config, opts.Version = s.root, s.config, release
+	if s.debug {
+		opts.Log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	env, err := engine.Open(ctx, opts)
 	if err != nil {
 		return nil, err

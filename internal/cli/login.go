@@ -22,6 +22,7 @@ type loginOptions struct {
 	passwordStdin bool
 	usernameSet   bool
 	passwordSet   bool
+	plain         bool
 }
 
 func newLoginCommand(s *session) *cobra.Command {
@@ -29,8 +30,12 @@ func newLoginCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "login [OPTIONS] [SERVER]",
 		Short: "Authenticate to a registry",
-		Long:  "Authenticate to a registry.\nDefaults to Docker Hub if no server is specified.",
-		Args:  argsBetween(0, 1),
+		Long: `Authenticate to a registry.
+Defaults to Docker Hub if no server is specified.
+
+The credential is kept by the credential helper that docker's config.json names, or else encrypted.
+The username "<token>" says that the password is an identity token.`,
+		Args: argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				opts.server = args[0]
@@ -46,6 +51,7 @@ func newLoginCommand(s *session) *cobra.Command {
 	flags.StringVarP(&opts.username, "username", "u", "", "Username")
 	flags.StringVarP(&opts.password, "password", "p", "", `Password or Personal Access Token (PAT), or "-" to read from stdin`)
 	flags.BoolVar(&opts.passwordStdin, "password-stdin", false, "Take the Password or Personal Access Token (PAT) from stdin")
+	flags.BoolVar(&opts.plain, "plain", false, "Without a credential helper, store the credential unencrypted in docker's config.json, where docker finds it")
 	return cmd
 }
 
@@ -105,7 +111,7 @@ func runLogin(ctx context.Context, s *session, opts loginOptions) error {
 	if err := prompt(s, &opts); err != nil {
 		return err
 	}
-	if _, err := engine.Login(ctx, env, engine.LoginOptions{Server: opts.server, Username: opts.username, Password: opts.password}); err != nil {
+	if _, err := engine.Login(ctx, env, engine.LoginOptions{Server: opts.server, Username: opts.username, Password: opts.password, Plain: opts.plain}); err != nil {
 		return fromEngine(err)
 	}
 	_, err = fmt.Fprintln(s.Out, "Login Succeeded")

@@ -11,37 +11,35 @@ import (
 // LoginOptions say who logs in where.
 type LoginOptions struct {
 	Server   string // a registry's host; "" is Docker Hub
-	Username string // "": use what is stored
+	Username string // "": use what is stored; "<token>": Password is an identity token
 	Password string
+	Plain    bool // without a helper, keep it in the clear, where docker finds it
 }
 
-// LoginResult says where the credential is.
+// LoginResult says who has logged in.
 type LoginResult struct {
 	Username string
-	Helper   string // the credential helper that keeps it; "" is File, unencrypted
-	File     string
 }
 
-// Login checks a credential at the registry and keeps it, as docker does, for
-// docker and for Strake. Without a username it checks the one that is kept, and
-// fails with errdefs.ErrNotFound where there is none.
+// tokenUser is the name under which docker keeps an identity token.
+const tokenUser = "<token>"
+
+// Login checks a credential at the registry and keeps it: with docker's
+// credential helper, else encrypted. Without a username it checks the one that
+// is kept, and fails with errdefs.ErrNotFound where there is none.
 func Login(ctx context.Context, env *Env, opts LoginOptions) (LoginResult, error) {
 	host := remote.CanonicalHost(opts.Server)
 	if opts.Username == "" {
 		return loginAgain(ctx, env, host)
 	}
-	if err := env.Remote.Login(ctx, host, opts.Username, opts.Password); err != nil {
+	cred := remote.Credential{Username: opts.Username, Password: opts.Password}
+	if opts.Username == tokenUser {
+		cred = remote.Credential{IdentityToken: opts.Password}
+	}
+	if err := env.Remote.Login(ctx, host, cred); err != nil {
 		return LoginResult{}, loginError(err)
 	}
-	result := LoginResult{Username: opts.Username}
-	var err error
-	if result.Helper, err = env.Credentials.Helper(host); err != nil {
-		return LoginResult{}, err
-	}
-	if result.File, err = env.Credentials.File(); err != nil {
-		return LoginResult{}, err
-	}
-	return result, env.Credentials.Set(ctx, host, remote.Credential{Username: opts.Username, Password: opts.Password})
+	return LoginResult{Username: opts.Username}, env.Credentials.Set(ctx, host, cred, opts.Plain)
 }
 
 func loginAgain(ctx context.Context, env *Env, host string) (LoginResult, error) {
@@ -49,13 +47,16 @@ func loginAgain(ctx context.Context, env *Env, host string) (LoginResult, error)
 	if err != nil {
 		return LoginResult{}, err
 	}
-	if cred.Username == "" || cred.Password == "" {
+	user := cred.Username
+	if cred.IdentityToken != "" {
+		user = tokenUser
+	} else if cred.Username == "" || cred.Password == "" {
 		return LoginResult{}, messageError{"not logged in to " + host, errdefs.ErrNotFound}
 	}
-	if err := env.Remote.Login(ctx, host, cred.Username, cred.Password); err != nil {
+	if err := env.Remote.Login(ctx, host, cred); err != nil {
 		return LoginResult{}, loginError(err)
 	}
-	return LoginResult{Username: cred.Username}, nil
+	return LoginResult{Username: user}, nil
 }
 
 func loginError(err error) error {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"log/slog"
 
 	"strake/internal/remote"
 	"strake/internal/store"
@@ -9,10 +10,11 @@ import (
 
 // OpenOptions say what an Env works on.
 type OpenOptions struct {
-	Root    string // the store's directory; "" is the default one
-	Config  string // the directory of docker's config.json; "" is the default one
-	Version string // Strake's, as registries are told
-	NoStore bool   // leave Env.Store nil, for verbs that need none: Login and Logout
+	Root    string       // the store's directory; "" is the default one
+	Config  string       // the directory of docker's config.json; "" is the default one
+	Version string       // Strake's, as registries are told
+	Log     *slog.Logger // told what registries are asked and answer; nil drops it
+	NoStore bool         // leave Env.Store nil, for verbs that need none: Login and Logout
 	// Insecure lists registries that may be spoken to without verified TLS.
 	Insecure []string
 }
@@ -22,7 +24,7 @@ type OpenOptions struct {
 func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
 	config := &remote.Config{Dir: opts.Config}
 	env := &Env{Credentials: config, Version: opts.Version}
-	registries := remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version, Insecure: opts.Insecure}
+	registries := remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version, Insecure: opts.Insecure, Log: opts.Log}
 	if !opts.NoStore {
 		var err error
 		if env.Settings, err = readSettings(); err != nil {

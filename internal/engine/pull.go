@@ -15,6 +15,7 @@ import (
 
 	"strake/internal/image"
 	"strake/internal/registry"
+	"strake/internal/remote"
 )
 
 // PullOptions say what to pull.
@@ -224,7 +225,20 @@ func pullError(named reference.Named, err error) error {
 		return messageError{fmt.Sprintf("manifest for %s not found: manifest unknown: %s",
 			reference.FamiliarString(named), answer(err, "manifest unknown")), errdefs.ErrNotFound}
 	}
-	return copyError(err)
+	return refused(copyError(err))
+}
+
+// refused gives a registry's refusal for too many requests docker's text, and a
+// line that says what the limit is.
+func refused(err error) error {
+	if !isCode(err, registry.TooManyRequests) {
+		return err
+	}
+	text := "toomanyrequests: " + answer(err, "too many requests to registry")
+	if limit, ok := errors.AsType[*remote.RateLimit](err); ok && limit.String() != "" {
+		text += "\n" + limit.String()
+	}
+	return messageError{text, errdefs.ErrResourceExhausted}
 }
 
 // copyError takes from a copy's error what docker would not say.

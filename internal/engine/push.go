@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/registry"
 	"strake/internal/store"
 )
 
@@ -207,6 +208,9 @@ func pushError(named reference.Named, err error) error {
 		return messageError{"unauthorized: " + answer(err, "authentication required"), errdefs.ErrUnauthenticated}
 	case errdefs.IsPermissionDenied(err):
 		return messageError{"denied: " + answer(err, "requested access to the resource is denied"), errdefs.ErrPermissionDenied}
+	}
+	if isCode(err, registry.TooManyRequests) {
+		return refused(err)
 	}
 	return fmt.Errorf("push %s: %w", reference.FamiliarString(named), copyError(err))
 }

@@ -93,10 +93,13 @@ func Errorf(code Code, format string, args ...any) *Error {
 }
 
 func (e *Error) Error() string {
-	if e.Message == "" {
-		return string(e.Code)
+	switch {
+	case e.Message != "":
+		return e.Message
+	case e.Err != nil:
+		return e.Err.Error()
 	}
-	return e.Message
+	return string(e.Code)
 }
 
 // Unwrap returns the kind of the code, and what the error wraps.

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,11 +15,38 @@ import (
 // dockerHubKey is what docker files the credential of its own registry under.
 const dockerHubKey = "https://index.docker.io/v1/"
 
-// Config is docker's config.json and the credential helpers that it names. The
-// zero value is the file in DOCKER_CONFIG, or else in ~/.docker. It is read
-// anew at every call, and safe for concurrent use.
+// Config is docker's config.json, the credential helpers that it names, and
+// beside it a file of Strake's own in which credentials are encrypted. The zero
+// value is the directory DOCKER_CONFIG, or else ~/.docker. It is read anew at
+// every call, and safe for concurrent use.
+//
+// A credential is kept by the helper that is configured for its host; where
+// there is none, in the encrypted file, whose key is
+// $XDG_STATE_HOME/strake/credentials.key; or, when that is asked for, in
+// config.json as docker does without a helper, in the clear. It is looked for in
+// that order.
 type Config struct {
 	Dir string // the directory that holds config.json
+}
+
+// vault is the encrypted file.
+func (c *Config) vault() (vault, error) {
+	file, err := c.File()
+	if err != nil {
+		return vault{}, err
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return vault{}, fmt.Errorf("the key of the credentials: %w", err)
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	return vault{
+		file: filepath.Join(filepath.Dir(file), "strake-credentials.json"),
+		key:  filepath.Join(state, "strake", "credentials.key"),
+	}, nil
 }
 
 // File is the path of config.json.
@@ -57,6 +85,15 @@ func (c *Config) Get(_ context.Context, host string) (Credential, error) {
 	if err != nil {
 		return Credential{}, err
 	}
+	if helper(f, host) == "" {
+		v, err := c.vault()
+		if err != nil {
+			return Credential{}, err
+		}
+		if cred, err := v.get(CanonicalHost(host)); err != nil || cred != (Credential{}) {
+			return cred, err
+		}
+	}
 	a, err := f.GetAuthConfig(credentialKey(host))
 	if err != nil {
 		return Credential{}, fmt.Errorf("credential of %s: %w", host, err)
@@ -64,24 +101,31 @@ func (c *Config) Get(_ context.Context, host string) (Credential, error) {
 	return Credential{a.Username, a.Password, a.IdentityToken, a.RegistryToken}, nil
 }
 
-// Helper names the credential helper that keeps the credential of host; "" is
-// config.json itself, where it is not encrypted.
-func (c *Config) Helper(host string) (string, error) {
-	f, err := c.load()
-	if err != nil {
-		return "", err
-	}
+// helper names the credential helper that keeps the credential of host; "" is
+// none.
+func helper(f *configfile.ConfigFile, host string) string {
 	if h, ok := f.CredentialHelpers[credentialKey(host)]; ok {
-		return h, nil
+		return h
 	}
-	return f.CredentialsStore, nil
+	return f.CredentialsStore
 }
 
-// Set stores the credential of host.
-func (c *Config) Set(_ context.Context, host string, cred Credential) error {
+// Set stores the credential of host. plain says to store it in the clear, where
+// docker finds it, if there is no helper.
+func (c *Config) Set(_ context.Context, host string, cred Credential, plain bool) error {
 	f, err := c.load()
 	if err != nil {
 		return err
+	}
+	v, err := c.vault()
+	if err != nil {
+		return err
+	}
+	if helper(f, host) == "" && !plain {
+		if err := v.set(CanonicalHost(host), &cred); err != nil {
+			return fmt.Errorf("store credential of %s: %w", host, err)
+		}
+		return nil
 	}
 	key := credentialKey(host)
 	err = f.GetCredentialsStore(key).Store(types.AuthConfig{
@@ -92,7 +136,7 @@ func (c *Config) Set(_ context.Context, host string, cred Credential) error {
 	if err != nil {
 		return fmt.Errorf("store credential of %s: %w", host, err)
 	}
-	return nil
+	return v.set(CanonicalHost(host), nil) // an older one would hide it
 }
 
 // Erase forgets the credential of host; having none is no error.
@@ -101,7 +145,12 @@ func (c *Config) Erase(_ context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	if err := f.GetCredentialsStore(credentialKey(host)).Erase(credentialKey(host)); err != nil {
+	v, err := c.vault()
+	if err != nil {
+		return err
+	}
+	err = errors.Join(v.set(CanonicalHost(host), nil), f.GetCredentialsStore(credentialKey(host)).Erase(credentialKey(host)))
+	if err != nil {
 		return fmt.Errorf("erase credential of %s: %w", host, err)
 	}
 	return nil

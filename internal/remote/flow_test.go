@@ -98,10 +98,10 @@ func TestLogin(t *testing.T) {
 	for name, wrap := range map[string]func(http.Handler) http.Handler{"basic": basicAuth, "bearer": bearerAuth(token)} {
 		host := newHub(t, wrap)
 		c := newClient(t, host, remote.Credential{})
-		if err := c.Login(t.Context(), host, secret.Username, secret.Password); err != nil {
+		if err := c.Login(t.Context(), host, secret); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := c.Login(t.Context(), host, secret.Username, "wrong"); !errdefs.IsUnauthorized(err) {
+		if err := c.Login(t.Context(), host, remote.Credential{Username: secret.Username, Password: "wrong"}); !errdefs.IsUnauthorized(err) {
 			t.Errorf("%s, wrong password: %v", name, err)
 		}
 	}
@@ -109,13 +109,14 @@ func TestLogin(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", filepath.Join(t.TempDir(), "none", "yet"))
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	c := &remote.Config{}
 	ctx := t.Context()
 	if got, err := c.Get(ctx, "r.example"); err != nil || got != (remote.Credential{}) {
 		t.Errorf("before: %v, %v", got, err)
 	}
 	for _, host := range []string{"r.example", "docker.io"} {
-		if err := c.Set(ctx, host, secret); err != nil {
+		if err := c.Set(ctx, host, secret, false); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := c.Get(ctx, host); err != nil || got != secret {

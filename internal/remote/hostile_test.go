@@ -304,6 +304,7 @@ func TestCVE_2021_41092_MissingHelper(t *testing.T) {
 	} {
 		host := newHub(t, basicAuth)
 		dir := writeConfig(t, fmt.Sprintf(text, host))
+		t.Setenv("XDG_STATE_HOME", t.TempDir())
 		c := remote.NewClient(remote.Options{Credentials: (&remote.Config{Dir: dir}).Get})
 		r, err := c.Registry(host)
 		if err != nil {
@@ -312,7 +313,7 @@ func TestCVE_2021_41092_MissingHelper(t *testing.T) {
 		if err := r.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "docker-credential-strake-test-missing") {
 			t.Errorf("check: %v", err)
 		}
-		if err := (&remote.Config{Dir: dir}).Set(t.Context(), host, secret); err == nil {
+		if err := (&remote.Config{Dir: dir}).Set(t.Context(), host, secret, false); err == nil {
 			t.Error("a credential was stored although its helper is missing")
 		}
 	}
@@ -412,7 +413,7 @@ func TestCredentialIsNotPrinted(t *testing.T) {
 			http.Error(w, "{}", http.StatusUnauthorized)
 		})
 	})
-	err := newClient(t, "", remote.Credential{}).Login(t.Context(), host, secret.Username, secret.Password)
+	err := newClient(t, "", remote.Credential{}).Login(t.Context(), host, secret)
 	if !errors.Is(err, errdefs.ErrUnauthenticated) {
 		t.Errorf("login: %v", err)
 	}

@@ -2,8 +2,6 @@ package remote
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"sync"
@@ -66,19 +64,19 @@ func (r *connection) origin(ctx context.Context) (*url.URL, error) {
 		r.base = secure
 		return r.base, nil
 	}
-	var errs []error
+	var failed error // the last failure counts, as docker's does
 	for _, u := range []*url.URL{secure, {Scheme: "http", Host: host}} {
 		err := r.ping(ctx, u)
 		if err == nil {
 			r.base = u
 			return u, nil
 		}
-		errs = append(errs, err)
+		failed = connectError(u, err)
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, fmt.Errorf("registry %s: %w", r.host, errors.Join(errs...))
+	return nil, failed
 }
 
 // ping fails when nothing at u speaks HTTP.
@@ -106,13 +104,11 @@ func (r *Registry) Check(ctx context.Context) error {
 	return nil
 }
 
-// Login fails unless the registry at host takes user and secret. It stores
+// Login fails unless the registry at host takes the credential. It stores
 // nothing: Config.Set does.
-func (c *Client) Login(ctx context.Context, host, user, secret string) error {
+func (c *Client) Login(ctx context.Context, host string, cred Credential) error {
 	opts := c.opts
-	opts.Credentials = func(context.Context, string) (Credential, error) {
-		return Credential{Username: user, Password: secret}, nil
-	}
+	opts.Credentials = func(context.Context, string) (Credential, error) { return cred, nil }
 	once := NewClient(opts)
 	defer once.Close()
 	r, err := once.Registry(host)

@@ -102,6 +102,11 @@ func (r *Repository) Resolve(ctx context.Context, ref string) (desc ocispec.Desc
 		}
 		return err
 	})
+	if errdefs.IsNotFound(err) { // the answer to a HEAD has no text
+		if _, getErr := r.reg.GetManifest(ctx, r.name, ref); getErr != nil {
+			err = getErr
+		}
+	}
 	return desc, err
 }
 

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -123,23 +122,6 @@ func (e permanentError) Unwrap() error { return e.error }
 
 func permanent(err error) error { return permanentError{err} }
 
-// retryAfter reports whether resp's status may pass, and when.
-func retryAfter(resp *http.Response, wait time.Duration) (time.Duration, bool) {
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusRequestTimeout:
-	default:
-		return 0, false
-	}
-	s := resp.Header.Get("Retry-After")
-	if n, err := strconv.Atoi(s); err == nil && n >= 0 {
-		wait = max(wait, time.Duration(min(n, 1<<20))*time.Second)
-	} else if at, err := http.ParseTime(s); err == nil {
-		wait = max(wait, time.Until(at))
-	}
-	return wait, wait <= maxWait
-}
-
 // send sends req once: to where redirects lead, with a token where the origin
 // asks for one.
 func (r *connection) send(ctx context.Context, req request) (*http.Response, error) {
@@ -209,9 +191,30 @@ func (r *connection) sendTo(ctx context.Context, req request, target *url.URL, o
 		if failed := out.failure(); failed != nil {
 			err = failed // the caller's failure, not the registry's
 		}
+		if own && connecting(err) {
+			return nil, "", connectError(target, err)
+		}
 		return nil, "", fmt.Errorf("%s %s: %w", req.method, place(target), err)
 	}
+	if l := rateLimit(resp); l.Limit != "" {
+		r.client.opts.Log.Debug("rate limit", "host", r.host, "limit", l.Limit, "remaining", l.Remaining, "source", l.Source)
+	}
 	return resp, sent, nil
+}
+
+// connecting reports whether a request failed before there was a connection.
+func connecting(err error) bool {
+	if e, ok := errors.AsType[*net.OpError](err); ok && (e.Op == "dial" || e.Op == "remote error") {
+		return true
+	}
+	_, badCert := errors.AsType[*tls.CertificateVerificationError](err)
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	return badCert || noTLS
+}
+
+// connectError says, as docker, that there is no way to the API.
+func connectError(origin *url.URL, err error) error {
+	return &url.Error{Op: "Get", URL: origin.Scheme + "://" + origin.Host + "/v2/", Err: err}
 }
 
 // openBody opens req's body as hr's.
@@ -328,9 +331,9 @@ func answerError(resp *http.Response) error {
 		if (&registry.Error{Code: e.Code}).Status() == http.StatusInternalServerError {
 			e.Code = statusCode(resp) // a code of the server's own: the status says more
 		}
-		return &registry.Error{Code: e.Code, Message: printable(e.Message), Detail: e.Detail, Err: fmt.Errorf("%s: %s", at, resp.Status)}
+		return &registry.Error{Code: e.Code, Message: printable(e.Message), Detail: e.Detail, Err: limitOf(resp, fmt.Errorf("%s: %s", at, printable(resp.Status)))}
 	}
-	return &registry.Error{Code: statusCode(resp), Message: fmt.Sprintf("%s: unexpected status: %s", at, printable(resp.Status))}
+	return &registry.Error{Code: statusCode(resp), Err: limitOf(resp, fmt.Errorf("%s: unexpected status: %s", at, printable(resp.Status)))}
 }
 
 // statusCode is the code for an answer that brings none.
