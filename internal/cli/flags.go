@@ -34,13 +34,14 @@ func list(flags *pflag.FlagSet, values *[]string, name, short, about string) {
 }
 
 func filters(flags *pflag.FlagSet, values *[]string, about string) {
-	check := func(value string) error {
-		if !strings.Contains(value, "=") {
-			return errors.New("bad format of filter (expected name=value)")
-		}
-		return nil
+	flags.VarP(listFlag{values, "filter", checkFilter}, "filter", "f", about)
+}
+
+func checkFilter(value string) error {
+	if !strings.Contains(value, "=") {
+		return errors.New("bad format of filter (expected name=value)")
 	}
-	flags.VarP(listFlag{values, "filter", check}, "filter", "f", about)
+	return nil
 }
 
 // obsolete takes a flag that docker still takes and that does nothing.

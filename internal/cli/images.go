@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -201,10 +202,15 @@ func imageFields(trunc bool, format string) []field[imageRow] {
 		{"SharedSize", "SHARED SIZE", unknown},
 		{"UniqueSize", "UNIQUE SIZE", unknown},
 	}
-	if !strings.Contains(format, ".LastUsed") { // docker's JSON has no such key
-		return list
+	for _, f := range []field[imageRow]{
+		{"LastUsed", "LAST USED", func(r imageRow) string { return since(now, r.image.Used) }},
+		{"Pinned", "PINNED", func(r imageRow) string { return strconv.FormatBool(r.image.Pinned) }},
+	} {
+		if strings.Contains(format, "."+f.name) { // docker's JSON has no such keys
+			list = append(list, f)
+		}
 	}
-	return append(list, field[imageRow]{"LastUsed", "LAST USED", func(r imageRow) string { return since(now, r.image.Used) }})
+	return list
 }
 
 func since(now, t time.Time) string { return units.HumanDuration(now.Sub(t)) + " ago" }

@@ -52,6 +52,9 @@ func newRootCommand(s *session) *cobra.Command {
 		group("system", "Manage Strake", newEventsCommand(s), newInfoCommand(s)),
 	)
 	root.AddCommand(newUndoCommand(s), newEventsCommand(s))
+	addTo(root, "image", newImagePruneCommand(s), newPinCommand(s), newUnpinCommand(s))
+	addTo(root, "builder", newBuilderPruneCommand(s))
+	addTo(root, "system", newSystemPruneCommand(s))
 	return root
 }
 
@@ -66,6 +69,15 @@ func group(name, about string, subs ...*cobra.Command) *cobra.Command {
 	}
 	cmd.AddCommand(subs...)
 	return cmd
+}
+
+// addTo adds commands to a group.
+func addTo(root *cobra.Command, group string, cmds ...*cobra.Command) {
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == group {
+			cmd.AddCommand(cmds...)
+		}
+	}
 }
 
 // renamed gives a command the names that it has in a group.

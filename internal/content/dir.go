@@ -24,6 +24,10 @@ import (
 // by one rename, after its bytes are durable, and never changes afterwards.
 // Directories have the mode 0700 and files 0600.
 type Dir struct {
+	// Full, when not nil, is called by a write that found the disk full. It
+	// reports whether it made room: then the write goes on.
+	Full func() bool
+
 	root string
 }
 

@@ -186,6 +186,11 @@ func (w *dirWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := w.file.Write(p)
+	if errors.Is(err, syscall.ENOSPC) && w.dir.Full != nil && w.dir.Full() {
+		var more int
+		more, err = w.file.Write(p[n:])
+		n += more
+	}
 	w.hash.Write(p[:n])
 	w.offset += int64(n)
 	if err != nil {

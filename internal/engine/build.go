@@ -101,7 +101,7 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 		return BuildResult{}, &BuildError{Err: err, File: dockerfileName(opts), Source: source, Lines: dockerfile.Lines(err)}
 	}
 	result.ID, result.Cached = exported.ID, exported.Cached
-	return result, nil
+	return result, settle(ctx, env)
 }
 
 func solve(ctx context.Context, bases *baseImages, solver *build.Solver, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // ImagesOptions say which images to list.
@@ -18,15 +20,17 @@ type ImagesOptions struct {
 	// All lists images without a tag too.
 	All bool
 	// Filters are docker's: dangling, label, label!, before, since, until and
-	// reference. Values of one filter that is reference are alternatives; all
-	// others must hold.
+	// reference; and unused-for (a duration, also in days and weeks, for which
+	// nobody made, pulled, pushed or ran the image) and keep-last (a number: all
+	// but so many of the newest images of each repository). Values of one filter
+	// that is reference are alternatives; all others must hold.
 	Filters map[string][]string
 }
 
 // Images lists images, the newest first. It reads no blob. Under a reference
 // filter the images have only those names that match.
 func Images(ctx context.Context, env *Env, opts ImagesOptions) ([]Image, error) {
-	keep, err := imageFilter(ctx, env, opts)
+	filter, err := imageFilter(ctx, env, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -34,32 +38,33 @@ func Images(ctx context.Context, env *Env, opts ImagesOptions) ([]Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	out := list[:0]
-	for i := range list {
-		if keep(&list[i]) {
-			out = append(out, list[i])
-		}
-	}
-	return out, nil
+	return filter(list), nil
 }
 
-// imageFilter makes one test of all that opts ask for. It may take names off
-// an image.
-func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func(*Image) bool, error) {
+// imageFilter chooses of all images what opts ask for. It may take names off an
+// image.
+func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func([]Image) []Image, error) {
 	var tests []func(*Image) bool
-	hideDangling := !opts.All
+	hideDangling, keepLast := !opts.All, -1
 	for _, name := range slices.Sorted(maps.Keys(opts.Filters)) {
 		values := opts.Filters[name]
-		if name == "dangling" {
+		switch name {
+		case "dangling":
 			hideDangling = false
-		}
-		if name == "reference" {
+		case "reference":
 			for _, pattern := range values {
 				if _, err := path.Match(pattern, ""); err != nil {
 					return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
 				}
 			}
 			tests = append(tests, func(img *Image) bool { return matchReference(img, values) })
+			continue
+		case "keep-last":
+			n, err := strconv.ParseUint(values[len(values)-1], 10, 31)
+			if err != nil {
+				return nil, messageError{fmt.Sprintf("invalid filter 'keep-last=%s': it takes a number", values[len(values)-1]), errdefs.ErrInvalidArgument}
+			}
+			keepLast = int(n)
 			continue
 		}
 		for _, value := range values {
@@ -70,17 +75,46 @@ func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func(*Image
 			tests = append(tests, test)
 		}
 	}
-	return func(img *Image) bool {
-		if hideDangling && len(img.Names)+len(img.RepoDigests) == 0 {
-			return false
+	return func(list []Image) []Image {
+		kept := map[digest.Digest]bool{}
+		if keepLast >= 0 {
+			kept = newest(list, keepLast)
 		}
-		for _, test := range tests {
-			if !test(img) {
-				return false
+		out := list[:0]
+		for _, img := range list {
+			if kept[img.ID] || hideDangling && len(img.Names)+len(img.RepoDigests) == 0 ||
+				slices.ContainsFunc(tests, func(test func(*Image) bool) bool { return !test(&img) }) {
+				continue
 			}
+			out = append(out, img)
 		}
-		return true
+		return out
 	}, nil
+}
+
+// newest chooses the newest n images of each repository: by the time at which
+// they were made and, where that is the same, at which they were named.
+func newest(list []Image, n int) map[digest.Digest]bool {
+	repositories := map[string][]*Image{}
+	for i := range list {
+		of := map[string]bool{}
+		for _, name := range slices.Concat(list[i].Names, list[i].RepoDigests) {
+			of[Repository(name)] = true
+		}
+		for repository := range of {
+			repositories[repository] = append(repositories[repository], &list[i])
+		}
+	}
+	chosen := map[digest.Digest]bool{}
+	for _, images := range repositories {
+		slices.SortStableFunc(images, func(a, b *Image) int {
+			return cmp.Or(b.Created.Compare(a.Created), b.Tagged.Compare(a.Tagged))
+		})
+		for _, img := range images[:min(n, len(images))] {
+			chosen[img.ID] = true
+		}
+	}
+	return chosen
 }
 
 func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) bool, error) {
@@ -112,6 +146,13 @@ func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) 
 			return nil, err
 		}
 		return func(img *Image) bool { return !img.Created.IsZero() && img.Created.Before(at) }, nil
+	case "unused-for":
+		age, err := parseAge(value)
+		if err != nil {
+			return nil, err
+		}
+		at := time.Now().Add(-age)
+		return func(img *Image) bool { return img.Used.Before(at) }, nil
 	}
 	return nil, messageError{fmt.Sprintf("invalid filter '%s'", name), errdefs.ErrInvalidArgument}
 }

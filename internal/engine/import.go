@@ -87,7 +87,10 @@ func Import(ctx context.Context, env *Env, opts ImportOptions) (result ImportRes
 		return ImportResult{}, err
 	}
 	img, err := env.Store.AddImage(ctx, add)
-	return ImportResult{ID: img.ID}, err
+	if err != nil {
+		return ImportResult{}, err
+	}
+	return ImportResult{ID: img.ID}, settle(ctx, env)
 }
 
 func putJSON(ctx context.Context, env *Env, mediaType string, v any) (ocispec.Descriptor, error) {

@@ -84,7 +84,7 @@ func Load(ctx context.Context, env *Env, opts LoadOptions) (result LoadResult, e
 	if len(result.Images) == 0 && len(wanted) > 0 {
 		return result, messageError{fmt.Sprintf("requested platform (%s) not found", platforms.FormatAll(wanted[0])), errdefs.ErrNotFound}
 	}
-	return result, nil
+	return result, settle(ctx, env)
 }
 
 // present selects of an index what the archive holds: all of it, or what fits

@@ -96,7 +96,10 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 			result.Updated = true
 		}
 	}
-	return result, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
+	if err := env.Store.RecordSource(ctx, named.Name(), layers.digests...); err != nil {
+		return result, err
+	}
+	return result, settle(ctx, env)
 }
 
 // pullConcurrency is how many blobs are pulled at once.

@@ -56,5 +56,5 @@ func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, er
 	if err != nil {
 		return RemoveResult{}, imageError(opts.Ref, err)
 	}
-	return RemoveResult{Untagged: FamiliarNames(res.Untagged), Deleted: res.Deleted, Freed: res.Freed}, nil
+	return RemoveResult{Untagged: FamiliarNames(res.Untagged), Deleted: res.Deleted, Freed: res.Freed}, settle(ctx, env)
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -15,59 +17,51 @@ import (
 
 // collector frees space.
 type collector struct {
-	files   *contents
+	debris
 	journal *journal
 	maxSize int64 // bytes on disk that the store may take; 0: any
 }
 
-// change is what a plan gives up.
-type change struct {
-	gone func(root) bool // roots that go
-	held func(root) bool // of those, the ones that the journal takes over
-}
-
 // plan is what freeing space does to the disk, and what it leaves for undo.
 type plan struct {
-	dead      []digest.Digest // nothing needs them any more
-	leftovers []digest.Digest // of dead, what nothing needed before either
-	strays    []stray         // files and directories that no row names
-	freed     int64           // bytes on disk
-	held      int64           // bytes on disk that are kept for undo alone from now on
+	dead      []digest.Digest        // nothing needs them any more
+	leftovers []digest.Digest        // of dead, what nothing needed before either
+	strays    []stray                // files and directories that no row names
+	evicted   map[digest.Digest]bool // compressed layers that go although they are needed; freed has them
+	freed     int64                  // bytes on disk
+	held      int64                  // bytes on disk that are kept for undo alone from now on
 }
 
-// makePlan works out what a change frees, and changes nothing.
-func makePlan(g *graph, d disk, c change) *plan {
-	p := &plan{}
-	undoless := func(r root) bool { return r.kind != rootJournal }
-	used := g.reach(undoless)
-	known := g.reach(func(root) bool { return true })
-	usedAfter := g.reach(func(r root) bool { return undoless(r) && !c.gone(r) })
-	kept := g.reach(func(r root) bool { return !c.gone(r) || c.held(r) })
-	for n, dgst := range g.digests {
+// compare adds what a change frees, by the graphs before it and after it; undo
+// marks what of after the journal gets besides.
+func (p *plan) compare(before, after *graph, undo marks, d disk) {
+	used, known := before.reach(exceptJournal), before.reach(all)
+	usedAfter, kept := after.reach(exceptJournal), after.reach(all)
+	for n, dgst := range before.digests {
+		m, ok := after.nodes[dgst.String()]
 		switch {
-		case !kept[n]:
+		case p.evicted[dgst] && ok && kept[m]:
+		case p.evicted[dgst]:
+			p.dead = append(p.dead, dgst)
+		case !ok || !kept[m] && !undo[m]:
 			size := d.size(dgst)
 			p.freed += size
 			p.dead = append(p.dead, dgst)
 			if !known[n] && size > 0 {
 				p.leftovers = append(p.leftovers, dgst)
 			}
-		case used[n] && !usedAfter[n]:
+		case used[n] && !usedAfter[m]:
 			p.held += d.size(dgst)
 		}
 	}
-	return p
 }
 
-// keepAll is the change that gives nothing up: only what nothing needs goes.
-func keepAll() change {
-	never := func(root) bool { return false }
-	return change{gone: never, held: never}
-}
+// unneeded adds what nothing of a graph needs.
+func (p *plan) unneeded(g *graph, d disk) { p.compare(g, g, make(marks, len(g.digests)), d) }
 
 // free carries a plan out, which decide makes in one transaction. While it
 // does, no file gets its name: the files that the plan saw are those that go. A
-// dry run stops when the plan is made.
+// dry run makes the plan and takes everything back.
 func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*plan, error)) (p *plan, err error) {
 	if err := c.files.reap(ctx); err != nil {
 		return nil, err
@@ -77,25 +71,24 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 		return nil, err
 	}
 	defer closing(&err, gate.Close)
-	if dry {
-		err = c.files.db.View(ctx, func(tx *sql.Tx) error {
-			p, err = decide(tx)
-			return err
-		})
-		return p, err
-	}
 	err = c.files.db.Update(ctx, func(tx *sql.Tx) error {
 		if p, err = decide(tx); err != nil {
 			return err
 		}
+		if dry {
+			return errDryRun
+		}
 		return dropDead(ctx, tx, p.dead)
 	})
+	if dry && errors.Is(err, errDryRun) {
+		return p, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	ctx = context.WithoutCancel(ctx) // the rows are gone: the files shall not outlive them
 	var errs []error
-	for _, dgst := range p.dead {
+	for _, dgst := range slices.AppendSeq(p.dead, maps.Keys(p.evicted)) {
 		for _, path := range (disk{c.files.root}).paths(dgst) {
 			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 				errs = append(errs, err)
@@ -135,20 +128,21 @@ func jsonList[T ~string](list []T) string {
 // reaches, and returns the bytes on disk that it freed. It first reaps the
 // leases of dead processes. Work that runs at the same time is not disturbed.
 func (c *collector) GC(ctx context.Context) (freed int64, err error) {
-	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) { return c.planAll(ctx, tx, keepAll()) })
+	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) { return c.planAll(ctx, tx) })
 	if err != nil {
 		return 0, fmt.Errorf("collect: %w", err)
 	}
 	return p.freed, nil
 }
 
-// planAll plans a change over the whole store, strays included.
-func (c *collector) planAll(ctx context.Context, tx *sql.Tx, ch change) (*plan, error) {
+// planAll plans for all that nothing needs, strays included.
+func (c *collector) planAll(ctx context.Context, tx *sql.Tx) (*plan, error) {
 	g, err := readGraph(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
-	p := makePlan(g, disk{c.files.root}, ch)
+	p := &plan{}
+	p.unneeded(g, disk{c.files.root})
 	return p, c.addStrays(ctx, g, p)
 }
 
@@ -163,7 +157,9 @@ func (c *collector) freeScope(ctx context.Context, change func(*sql.Tx) error, s
 		if err != nil {
 			return nil, err
 		}
-		return makePlan(g, disk{c.files.root}, keepAll()), nil
+		p := &plan{}
+		p.unneeded(g, disk{c.files.root})
+		return p, nil
 	})
 	if err != nil {
 		return 0, err
@@ -185,7 +181,7 @@ func (c *collector) sweep(ctx context.Context) error {
 }
 
 // addStrays adds to a plan what no row names.
-func (c *collector) addStrays(ctx context.Context, g *graph, p *plan) error {
+func (c *debris) addStrays(ctx context.Context, g *graph, p *plan) error {
 	var err error
 	if p.strays, err = c.strays(ctx, g); err != nil {
 		return err
@@ -197,7 +193,10 @@ func (c *collector) addStrays(ctx context.Context, g *graph, p *plan) error {
 }
 
 // dropStray removes a stray, unless somebody has taken it up since.
-func (c *collector) dropStray(ctx context.Context, s stray) error {
+func (c *debris) dropStray(ctx context.Context, s stray) error {
+	if s.tree {
+		return removeTree(s.path)
+	}
 	if s.ref == "" {
 		return os.RemoveAll(s.path)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -30,6 +31,11 @@ const rootsQuery = `
 	UNION ALL SELECT 'cache', key, '', diff_id FROM cache_layers
 	UNION ALL SELECT 'lease', lease, '', digest FROM leases
 	UNION ALL SELECT 'journal', CAST(entry AS TEXT), image_id, digest FROM journal_holds`
+
+// all and exceptJournal choose roots: every one, and those that are not there
+// for undo alone.
+func all(root) bool             { return true }
+func exceptJournal(r root) bool { return r.kind != rootJournal }
 
 // node is a digest in a graph.
 type node int32
@@ -182,6 +188,18 @@ func blocks(info os.FileInfo) int64 {
 		return st.Blocks * 512
 	}
 	return info.Size()
+}
+
+// changed is when a file was made or last changed in any way.
+func changed(path string) time.Time {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return time.Unix(st.Ctim.Unix())
+	}
+	return info.ModTime()
 }
 
 // identity is what tells a file from all others, and how many names it has.

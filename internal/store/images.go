@@ -97,26 +97,31 @@ func scanImage(text string) (img Image, err error) {
 // one that stands for it. It opens no blob.
 func (s *Store) Images(ctx context.Context) ([]Image, error) {
 	var list []Image
-	err := s.db.View(ctx, func(tx *sql.Tx) error {
-		var err error
-		if list, err = images(ctx, tx, ""); err != nil {
-			return err
-		}
-		others := map[string]bool{}
-		err = eachPair(ctx, tx, "SELECT image_id, root FROM variants WHERE chosen = 0 AND image_id <> ''", nil,
-			func(id, _ string) { others[id] = true })
-		list = slices.DeleteFunc(list, func(img Image) bool {
-			return others[img.ID.String()] && len(img.Names) == 0 && len(img.RepoDigests) == 0
-		})
+	err := s.db.View(ctx, func(tx *sql.Tx) (err error) {
+		list, err = listImages(ctx, tx)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
+	return list, nil
+}
+
+func listImages(ctx context.Context, tx *sql.Tx) ([]Image, error) {
+	list, err := images(ctx, tx, "")
+	if err != nil {
+		return nil, err
+	}
+	others := map[string]bool{}
+	err = eachPair(ctx, tx, "SELECT image_id, root FROM variants WHERE chosen = 0 AND image_id <> ''", nil,
+		func(id, _ string) { others[id] = true })
+	list = slices.DeleteFunc(list, func(img Image) bool {
+		return others[img.ID.String()] && len(img.Names) == 0 && len(img.RepoDigests) == 0
+	})
 	slices.SortFunc(list, func(a, b Image) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.ID.String(), b.ID.String()))
 	})
-	return list, nil
+	return list, err
 }
 
 // images reads the images that the rest of the query selects, with their names

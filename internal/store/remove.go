@@ -78,6 +78,9 @@ type removal struct {
 	res   RemoveResult
 	undo  *entry // what goes
 	event int64  // the last that was written
+
+	deleted []digest.Digest                   // images
+	chains  map[digest.Digest][]digest.Digest // layers of the images that were read
 }
 
 // end ends the change: the journal keeps what went, or forgets it with all that
@@ -86,7 +89,7 @@ func (r *removal) end(ctx context.Context) error {
 	if r.undo.keep {
 		return r.undo.write(ctx, r.tx, r.event)
 	}
-	for _, id := range r.res.Deleted {
+	for _, id := range r.deleted {
 		if err := forget(ctx, r.tx, id); err != nil {
 			return err
 		}
@@ -239,7 +242,7 @@ func (r *removal) dropImage(ctx context.Context, id digest.Digest) error {
 	if r.event, err = imageEvent(ctx, r.tx, "delete", id.String(), id.String(), id); err != nil {
 		return err
 	}
-	r.res.Deleted = append(append(r.res.Deleted, id), chains...)
+	r.res.Deleted, r.deleted = append(append(r.res.Deleted, id), chains...), append(r.deleted, id)
 	for _, root := range roots {
 		if err := r.dropRoot(ctx, digest.Digest(root)); err != nil {
 			return err
@@ -274,6 +277,9 @@ func (r *removal) ownChains(ctx context.Context, id digest.Digest) ([]digest.Dig
 // layers reads the diffIDs of an image; a config that cannot be read has none: a
 // damaged image can be removed too.
 func (r *removal) layers(ctx context.Context, id digest.Digest) []digest.Digest {
+	if list, ok := r.chains[id]; ok {
+		return list
+	}
 	desc := ocispec.Descriptor{Digest: id}
 	if err := r.tx.QueryRowContext(ctx, "SELECT size FROM blobs WHERE digest = $1", id.String()).Scan(&desc.Size); err != nil {
 		return nil
@@ -282,6 +288,10 @@ func (r *removal) layers(ctx context.Context, id digest.Digest) []digest.Digest 
 	if err != nil {
 		return nil
 	}
+	if r.chains == nil {
+		r.chains = map[digest.Digest][]digest.Digest{}
+	}
+	r.chains[id] = config.RootFS.DiffIDs
 	return config.RootFS.DiffIDs
 }
 

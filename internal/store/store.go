@@ -97,9 +97,11 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	held := &leases{root: root, db: db}
 	files, undo := &contents{root, db, blobs, held}, &journal{db, opts.UndoWindow}
+	collect := &collector{debris{files}, undo, opts.MaxSize}
+	blobs.Full = func() bool { return collect.Reclaim(context.WithoutCancel(ctx)) }
 	return &Store{
 		root: root, db: db, contents: files, cache: &cache{db}, elsewhere: &elsewhere{db}, events: &events{db},
-		journal: undo, collector: &collector{files, undo, opts.MaxSize},
+		journal: undo, collector: collect,
 	}, nil
 }
 

@@ -26,13 +26,17 @@ const partialAge = 7 * 24 * time.Hour
 type stray struct {
 	path string
 	ref  string // of an unfinished blob, which has a lock beside it
+	tree bool   // an extracted chain, which somebody may be about to mount
 	size int64  // bytes on disk
 }
+
+// debris finds what dead processes left, and what can be made again.
+type debris struct{ files *contents }
 
 // strays lists the files beside the graph that can go: blobs and indexes without
 // a row or a lease, and parts that nobody writes and nobody can use. The caller
 // holds the gate alone: commits make files before rows.
-func (c *collector) strays(ctx context.Context, g *graph) ([]stray, error) {
+func (c *debris) strays(ctx context.Context, g *graph) ([]stray, error) {
 	var list []stray
 	leased := map[node]bool{}
 	for _, r := range g.roots {
@@ -73,7 +77,7 @@ func (c *collector) strays(ctx context.Context, g *graph) ([]stray, error) {
 
 // deadParts lists the unfinished blobs that are of no use: tars that were being
 // made, and downloads that were not taken up again for long.
-func (c *collector) deadParts(ctx context.Context) ([]stray, error) {
+func (c *debris) deadParts(ctx context.Context) ([]stray, error) {
 	ingests, err := c.files.blobs.Ingests(ctx)
 	if err != nil {
 		return nil, err
@@ -107,12 +111,35 @@ func unlocked(path string) (free bool, err error) {
 	return err == nil, err
 }
 
+// removeTree removes an extracted chain, unless somebody mounts it: first its
+// name, so that nobody finds half of it.
+func removeTree(path string) (err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer closing(&err, f.Close)
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil
+		}
+		return err
+	}
+	if err := os.Rename(path, path+".gone"); err != nil {
+		return err
+	}
+	return os.RemoveAll(path + ".gone")
+}
+
 // unpackedDir is where package rootfs keeps extracted chains.
-func (c *collector) unpackedDir() string { return filepath.Join(c.files.root, "rootfs", "unpacked") }
+func (c *debris) unpackedDir() string { return filepath.Join(c.files.root, "rootfs", "unpacked") }
 
 // deadTrees lists the chains that were not extracted to their end, or not
 // removed to theirs.
-func (c *collector) deadTrees() ([]stray, error) {
+func (c *debris) deadTrees() ([]stray, error) {
 	entries, err := os.ReadDir(c.unpackedDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -1,0 +1,244 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"io/fs"
+	"math"
+	"slices"
+	"sort"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// lowSpace is the part of a file system that has to stay free for undo to keep
+// anything: one in ten.
+const lowSpace = 10
+
+// Settle is what a verb calls that has added to the store: it collects what undo
+// has kept for long enough, and all that it keeps where the file system is
+// nearly full; then it brings the store down to its budget. It returns the
+// bytes on disk that it freed.
+func (c *collector) Settle(ctx context.Context) (freed int64, err error) {
+	until, err := c.overdue(ctx)
+	if err == nil && until > 0 {
+		freed, err = c.forgetJournal(ctx, until)
+	}
+	if err != nil || c.maxSize <= 0 {
+		return freed, err
+	}
+	n, err := c.enforce(ctx)
+	return freed + n, err
+}
+
+// overdue is the ID of the newest journal entry that is to go; 0 for none.
+func (c *collector) overdue(ctx context.Context) (id int64, err error) {
+	var newest int64
+	err = c.files.db.View(ctx, func(tx *sql.Tx) error {
+		if err := tx.QueryRowContext(ctx, "SELECT COALESCE(MAX(id), 0) FROM journal").Scan(&newest); err != nil || newest == 0 {
+			return err
+		}
+		id, err = c.journal.expired(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read journal: %w", err)
+	}
+	var st unix.Statfs_t
+	if newest == 0 || unix.Statfs(c.files.root, &st) != nil {
+		return id, nil
+	}
+	if st.Bavail < st.Blocks/lowSpace {
+		return newest, nil
+	}
+	return id, nil
+}
+
+// forgetJournal collects the journal's entries up to an ID.
+func (c *collector) forgetJournal(ctx context.Context, until int64) (int64, error) {
+	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) {
+		if err := forgetUntil(ctx, tx, until); err != nil {
+			return nil, err
+		}
+		return c.planAll(ctx, tx)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("collect journal: %w", err)
+	}
+	return p.freed, nil
+}
+
+// Reclaim collects all that is kept for undo, and reports whether that freed
+// anything: what a write does that found the disk full, before it tries again.
+func (c *collector) Reclaim(ctx context.Context) bool {
+	freed, err := c.forgetJournal(ctx, math.MaxInt64)
+	return err == nil && freed > 0
+}
+
+// victim is one thing that the budget may take.
+type victim struct {
+	entry int64         // of the journal
+	blob  digest.Digest // a compressed layer
+	key   string        // of a cache record
+	image digest.Digest
+}
+
+// enforce brings the store down to its budget: first what undo keeps, the oldest
+// first; then, the least recently used first, compressed layers, which can be
+// made again, the build cache, and images that are neither pinned nor in use.
+// No more goes than has to.
+func (c *collector) enforce(ctx context.Context) (int64, error) {
+	sizes, err := walkSizes(c.files.root, func(string, fs.FileInfo) string { return "" })
+	if err != nil {
+		return 0, err
+	}
+	excess := sizes[""] - c.maxSize
+	if excess <= 0 {
+		return 0, nil
+	}
+	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) { return c.evict(ctx, tx, excess) })
+	if err != nil {
+		return 0, fmt.Errorf("keep to max-size: %w", err)
+	}
+	return p.freed, nil
+}
+
+// evict drops the rows of as many victims as it takes to free excess bytes.
+func (c *collector) evict(ctx context.Context, tx *sql.Tx, excess int64) (*plan, error) {
+	g, err := readGraph(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{evicted: map[digest.Digest]bool{}}
+	if err := c.addStrays(ctx, g, p); err != nil {
+		return nil, err
+	}
+	victims, err := c.victims(ctx, tx, g)
+	if err != nil {
+		return nil, err
+	}
+	sizes := make([]int64, len(g.digests))
+	for n, dgst := range g.digests {
+		sizes[n] = disk{c.files.root}.size(dgst)
+	}
+	count := sort.Search(len(victims), func(k int) bool { return p.freed+g.freedBy(victims[:k], sizes) >= excess })
+	if err := c.take(ctx, tx, g, victims[:count], p); err != nil {
+		return nil, err
+	}
+	after, err := readGraph(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	p.compare(g, after, make(marks, len(after.digests)), disk{c.files.root})
+	return p, nil
+}
+
+// freedBy is how many bytes go when these victims do.
+func (g *graph) freedBy(victims []victim, sizes []int64) (freed int64) {
+	gone := map[victim]bool{}
+	for _, v := range victims {
+		gone[v] = true
+	}
+	kept := g.reach(func(r root) bool {
+		switch r.kind {
+		case rootJournal:
+			id, err := strconv.ParseInt(r.owner, 10, 64)
+			return err != nil || !gone[victim{entry: id}]
+		case rootCache:
+			return !gone[victim{key: r.owner}]
+		case rootImage:
+			return !gone[victim{image: r.image}]
+		}
+		return true
+	})
+	for n, dgst := range g.digests {
+		if !kept[n] || gone[victim{blob: dgst}] {
+			freed += sizes[n]
+		}
+	}
+	return freed
+}
+
+// victims lists what the budget may take, in the order in which it does.
+func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim, error) {
+	leased := g.reach(func(r root) bool { return r.kind == rootLease })
+	var list []victim
+	err := eachRow(ctx, tx, "SELECT id FROM journal ORDER BY id", func(scan func(...any) error) error {
+		var v victim
+		err := scan(&v.entry)
+		list = append(list, v)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachRow(ctx, tx, `SELECT b.digest FROM blobs b JOIN compressed c ON c.digest = b.digest
+		JOIN layers l ON l.diff_id = c.diff_id WHERE c.digest <> c.diff_id ORDER BY b.used, b.digest`, func(scan func(...any) error) error {
+		var v victim
+		err := scan(&v.blob)
+		if !leased[g.node(v.blob.String())] {
+			list = append(list, v)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	records, err := c.cacheRecords(ctx, tx, g)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		if r.Kind == KindStep && !r.InUse {
+			list = append(list, victim{key: r.ID})
+		}
+	}
+	images, err := listImages(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(images, func(a, b Image) int { return a.Used.Compare(b.Used) })
+	used := g.usedImages()
+	for _, img := range images {
+		if pinned, err := pinnedWithin(ctx, tx, img.ID); err != nil {
+			return nil, err
+		} else if !pinned && !used[img.ID] {
+			list = append(list, victim{image: img.ID})
+		}
+	}
+	return list, nil
+}
+
+// take drops the rows of victims.
+func (c *collector) take(ctx context.Context, tx *sql.Tx, g *graph, victims []victim, p *plan) error {
+	r := &removal{files: c.files, tx: tx, undo: &entry{}, opts: RemoveOptions{Force: true}}
+	for _, v := range victims {
+		var err error
+		switch {
+		case v.entry > 0:
+			err = forgetUntil(ctx, tx, v.entry)
+		case v.blob != "":
+			// The row of compressed stays: it says what the blob held.
+			_, err = tx.ExecContext(ctx, "DELETE FROM blobs WHERE digest = $1", v.blob.String())
+			p.evicted[v.blob] = true
+		case v.key != "":
+			for _, q := range []string{"DELETE FROM cache WHERE key = $1", "DELETE FROM cache_layers WHERE key = $1"} {
+				if err == nil {
+					_, err = tx.ExecContext(ctx, q, v.key)
+				}
+			}
+		default:
+			err = r.dropAll(ctx, v.image)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for d := range p.evicted {
+		p.freed += disk{c.files.root}.size(d)
+	}
+	return r.end(ctx)
+}
