@@ -219,6 +219,16 @@ func (w *world) dockerRegistry() string {
 // dockerd starts a docker daemon of Debian's and returns a docker command for it.
 func (w *world) dockerd() func(args ...string) string {
 	w.Helper()
+	host := w.startDockerd()
+	return func(args ...string) string {
+		w.Helper()
+		return w.run("docker", append([]string{"-H", host}, args...)...)
+	}
+}
+
+// startDockerd starts a docker daemon of Debian's and returns its address.
+func (w *world) startDockerd() string {
+	w.Helper()
 	w.need("dockerd", "docker")
 	dir := w.path("dockerd") // a socket's path has to be short
 	sock, err := os.MkdirTemp("", "d")
@@ -242,10 +252,7 @@ func (w *world) dockerd() func(args ...string) string {
 		}
 	})
 	w.waitFor("dockerd", func() bool { return exec.Command("docker", "-H", host, "version").Run() == nil })
-	return func(args ...string) string {
-		w.Helper()
-		return w.run("docker", append([]string{"-H", host}, args...)...)
-	}
+	return host
 }
 
 // podman returns a podman command with a store of its own.
