@@ -37,6 +37,7 @@ type field[T any] struct {
 type listing[T any] struct {
 	fields  []field[T]
 	columns []string // names of the fields in the default table
+	docker  string   // the type of a record in docker, which errors in templates tell
 }
 
 // record is a row as a template sees it.
@@ -67,7 +68,7 @@ func (l listing[T]) write(out io.Writer, format string, items []T) error {
 			row[f.name] = f.value(item)
 		}
 		if err := tmpl.Execute(&rows, row); err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
+			return l.templateError(err)
 		}
 		rows.WriteByte('\n')
 	}
@@ -88,6 +89,15 @@ func (l listing[T]) write(out io.Writer, format string, items []T) error {
 		return err
 	}
 	return tw.Flush()
+}
+
+// templateError words an error as docker does, whose records are structs.
+func (l listing[T]) templateError(err error) error {
+	text := err.Error()
+	if before, key, ok := strings.Cut(text, "map has no entry for key "); ok && l.docker != "" {
+		text = before + "can't evaluate field " + strings.Trim(key, `"`) + " in type " + l.docker
+	}
+	return fmt.Errorf("template parsing error: %s", text)
 }
 
 // writeTable prints the default table. No template is involved: a list of

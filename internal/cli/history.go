@@ -60,6 +60,7 @@ func runHistory(ctx context.Context, s *session, opts historyOptions) error {
 		return fromEngine(err)
 	}
 	table := listing[imagetypes.HistoryResponseItem]{
+		docker:  "*image.historyContext",
 		fields:  historyFields(!opts.noTrunc, opts.human),
 		columns: []string{"ID", "CreatedSince", "CreatedBy", "Size", "Comment"},
 	}

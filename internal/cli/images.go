@@ -105,7 +105,7 @@ func treeError(opts imagesOptions) error {
 
 // imagesFormat chooses the table and the format that the flags ask for.
 func imagesFormat(opts imagesOptions) (listing[imageRow], string) {
-	table := listing[imageRow]{fields: imageFields(!opts.noTrunc, opts.format), columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"}}
+	table := listing[imageRow]{docker: "*formatter.imageContext", fields: imageFields(!opts.noTrunc, opts.format), columns: []string{"Repository", "Tag", "ID", "CreatedSince", "Size"}}
 	if opts.digests {
 		table.columns = slices.Insert(table.columns, 2, "Digest")
 	}

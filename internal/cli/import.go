@@ -44,6 +44,11 @@ func newImportCommand(s *session) *cobra.Command {
 }
 
 func runImport(ctx context.Context, s *session, opts importOptions) (err error) {
+	if opts.name != "" {
+		if err := engine.CheckName(opts.name); err != nil {
+			return err
+		}
+	}
 	options := engine.ImportOptions{Name: opts.name, Changes: opts.changes, Message: opts.message, Platform: opts.platform}
 	switch {
 	case opts.source == "-":

@@ -60,6 +60,7 @@ func runSearch(ctx context.Context, s *session, opts searchOptions) error {
 		return fromEngine(err)
 	}
 	table := listing[engine.FoundRepository]{
+		docker:  "*registry.searchContext",
 		fields:  searchFields(!opts.noTrunc, opts.format == "json"),
 		columns: []string{"Name", "Description", "StarCount", "IsOfficial"},
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 func newTagCommand(s *session) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
 		Short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
 		Args:  argsBetween(2, 2),
@@ -19,6 +19,8 @@ func newTagCommand(s *session) *cobra.Command {
 		Annotations:           map[string]string{aliasesKey: "strake image tag, strake tag"},
 		DisableFlagsInUseLine: true,
 	}
+	cmd.Flags().SetInterspersed(false) // a name may start with -, and is refused as a name
+	return cmd
 }
 
 func runTag(ctx context.Context, s *session, source, target string) error {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -175,9 +176,9 @@ func download(ctx context.Context, url string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("download %s: %w", url, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		err := fmt.Errorf("download %s: got HTTP status code %d: %w", url, resp.StatusCode, errdefs.ErrUnavailable)
-		closing(&err, resp.Body.Close)
-		return nil, err
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what can be read of it
+		return nil, messageError{fmt.Sprintf("failed to GET %s with status %s: %s", url, resp.Status, bytes.TrimSpace(text)), errdefs.ErrUnavailable}
 	}
 	return resp.Body, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 )
 
 // TagOptions say which image gets which name.
@@ -21,6 +22,9 @@ func Tag(ctx context.Context, env *Env, opts TagOptions) error {
 	if err != nil {
 		return err
 	}
+	if reference.FamiliarName(target) == digest.Canonical.String() {
+		return messageError{"refusing to create an ambiguous tag using digest algorithm as name", errdefs.ErrInvalidArgument}
+	}
 	if err := env.Store.SetName(ctx, target, opts.Source); err != nil {
 		return imageError(opts.Source, err)
 	}
@@ -31,6 +35,14 @@ func Tag(ctx context.Context, env *Env, opts TagOptions) error {
 func CheckSource(source string) error {
 	if _, err := reference.ParseAnyReference(source); err != nil {
 		return notParsed(source, err)
+	}
+	return nil
+}
+
+// CheckName fails unless name is the name of an image.
+func CheckName(name string) error {
+	if _, err := reference.ParseNormalizedNamed(name); err != nil {
+		return messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
 	return nil
 }

@@ -174,9 +174,13 @@ func writeError(w http.ResponseWriter, r *http.Request, err error, log *slog.Log
 	type item struct {
 		Code    Code            `json:"code"`
 		Message string          `json:"message"`
-		Detail  json.RawMessage `json:"detail,omitempty"`
+		Detail  json.RawMessage `json:"detail"`
 	}
-	body, err := json.Marshal(map[string][]item{"errors": {{e.Code, e.Error(), e.Detail}}})
+	detail := e.Detail
+	if detail == nil { // of an error without one docker tells its user nothing but the code
+		detail, _ = json.Marshal(map[string]string{"path": r.URL.Path}) // a string is never an error
+	}
+	body, err := json.Marshal(map[string][]item{"errors": {{e.Code, e.Error(), detail}}})
 	if err != nil {
 		log.Error("encode error answer", "err", err)
 	}
