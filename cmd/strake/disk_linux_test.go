@@ -236,3 +236,49 @@ func (w *world) afterPowerCut(cut powerCut, refs []string) {
 	w.strake(store, "pull", "-q", refs[0])
 	w.wholeAndClean(store)
 }
+
+// A bit that flips in the database is found, or was of no use; no command breaks
+// off in the middle, and what SQLite can mend, a repair mends.
+func TestDamagedDatabase(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("good")
+	w.strake("good", "tag", "busybox", "kept:1")
+	w.write("app/Dockerfile", "FROM busybox\nCOPY a /a\n")
+	w.write("app/a", "a")
+	w.strake("good", "build", "-t", "app:1", "app")
+	good, err := os.ReadFile(w.path("good", "strake.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flips, found := 24, 0
+	if os.Getenv("STRAKE_SOAK") != "" {
+		flips = 1000
+	}
+	for i := range flips {
+		w.run("rm", "-rf", w.path("flipped"))
+		w.run("cp", "-a", w.path("good"), w.path("flipped"))
+		bad := append([]byte{}, good...)
+		at := rand.IntN(len(bad))
+		for bad[at] == 0 { // most of a page is empty
+			at = rand.IntN(len(bad))
+		}
+		bad[at] ^= 1 << rand.IntN(8)
+		if err := os.WriteFile(w.path("flipped", "strake.db"), bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := w.try("flipped", "store", "check")
+		if strings.Contains(out, "goroutine ") || err != nil && !strings.Contains(err.Error(), "exit status 1") {
+			t.Fatalf("flip %d: %v\n%s", i, err, out)
+		}
+		if err == nil {
+			w.strake("flipped", "images", "-a") // it was in free space, or in a text
+			continue
+		}
+		found++
+		out, _ = w.try("flipped", "store", "check", "--repair")
+		if strings.Contains(out, "goroutine ") {
+			t.Fatalf("flip %d: %s", i, out)
+		}
+	}
+	t.Logf("%d of %d flips were found", found, flips)
+}

@@ -49,6 +49,7 @@ func (r record) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]s
 // write prints items in docker's --format language: "" or table, table
 // TEMPLATE, json, TEMPLATE.
 func (l listing[T]) write(out io.Writer, format string, items []T) error {
+	out = forTerminal(out)
 	switch format {
 	case "", "table":
 		return l.writeTable(out, items)

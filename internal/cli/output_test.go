@@ -122,3 +122,16 @@ func TestTransfer(t *testing.T) {
 		})
 	}
 }
+
+// TestVisible: what an image says cannot command the terminal.
+func TestVisible(t *testing.T) {
+	for s, want := range map[string]string{
+		"plain\tünï\n": "plain\tünï\n", "\x1b[2J\x1b]0;title\x07": "^[[2J^[]0;title^G", "a\rb\x7f\x00": "a^Mb^?^@", "\u009b2J": "^[[2J",
+	} {
+		var b strings.Builder
+		n, err := visibleWriter{&b}.Write([]byte(s))
+		if err != nil || n != len(s) || b.String() != want {
+			t.Errorf("%q: %q, %d, %v", s, b.String(), n, err)
+		}
+	}
+}

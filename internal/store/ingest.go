@@ -77,9 +77,13 @@ func (s *contents) take(ctx context.Context, desc ocispec.Descriptor, open image
 	case errdefs.IsUnavailable(err):
 		return errBusy
 	case err == nil:
+		resumed := w.Offset() > 0
 		err = s.ingest(ctx, desc, w, open)
 		if closeErr := w.Close(); err == nil {
 			err = closeErr
+		}
+		if resumed && (errdefs.IsFailedPrecondition(err) || errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err)) {
+			return errBusy // the part that lay here may be what is wrong; it was dropped
 		}
 	}
 	if err != nil {

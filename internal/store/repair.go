@@ -46,7 +46,7 @@ func (s *Store) Repair(ctx context.Context, findings []Finding, opts RepairOptio
 		kind Kind
 		do   func(context.Context, Finding) error
 	}{
-		{KindLayer, r.layer}, {KindIndex, r.index}, {KindBlob, r.blob}, {KindImage, r.image}, {KindRows, r.rows},
+		{KindDatabase, r.database}, {KindLayer, r.layer}, {KindIndex, r.index}, {KindBlob, r.blob}, {KindImage, r.image}, {KindRows, r.rows},
 	}
 	// Children before their parents.
 	findings = slices.Clone(findings)
@@ -87,6 +87,21 @@ type repairer struct {
 }
 
 func (r *repairer) did(format string, args ...any) { r.Did(fmt.Sprintf(format, args...)) }
+
+// database has SQLite build its indexes again: of what it finds wrong, that is
+// what can be mended.
+func (r *repairer) database(ctx context.Context, f Finding) error {
+	err := r.db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "REINDEX")
+		return err
+	})
+	if err != nil {
+		r.did("%s: cannot be mended: %v", f.What, err)
+		return ctx.Err()
+	}
+	r.did("built the indexes of %s again: %s", f.What, f.Detail)
+	return nil
+}
 
 // rows puts rows in order.
 func (r *repairer) rows(ctx context.Context, f Finding) error {

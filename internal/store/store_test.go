@@ -277,6 +277,31 @@ func TestWrongBytes(t *testing.T) {
 }
 
 // After wrong bytes the right ones are taken: nothing of the wrong is kept.
+// A part that was damaged on the disk costs its bytes, not the pull.
+func TestDamagedPart(t *testing.T) {
+	for _, keep := range []int{1, 20, 60} { // bytes
+		s := open(t, t.TempDir())
+		f := newFixture(t, "part")
+		right := f.blobs[f.layer.Digest]
+		w, err := s.blobs.Writer(t.Context(), f.layer.Digest.String(), content.WriterOptions{Expected: f.layer.Digest, Size: f.layer.Size})
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := bytes.Clone(right[:keep])
+		part[keep/2] ^= 0x10
+		if _, err := w.Write(part); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		pull(t, s, f, "docker.io/library/w:latest")
+		if last := f.requests[len(f.requests)-1]; last != 0 {
+			t.Errorf("%d bytes: fetched again from %d", keep, last)
+		}
+	}
+}
+
 func TestWrongPartIsDropped(t *testing.T) {
 	s := open(t, t.TempDir())
 	f := newFixture(t, "right")
