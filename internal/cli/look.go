@@ -25,10 +25,14 @@ func (f *lookFlags) add(flags *pflag.FlagSet) {
 // options name an image; docker://NAME, as skopeo has it, is the registry's.
 func (f *lookFlags) options(s *session, ref string) engine.LookOptions {
 	ref, remote := strings.CutPrefix(ref, "docker://")
-	return engine.LookOptions{
+	look := engine.LookOptions{
 		Ref: ref, Platform: f.platform, Remote: f.remote || remote,
 		Reading: func(name string) { fmt.Fprintf(s.Err, "Reading %s from its registry\n", name) },
 	}
+	if isTerminal(s.Err) {
+		look.Progress = newTransfer(s.Err, transferVerbs{"Waiting", "Already here", "Reading", "", "Read"}).event
+	}
+	return look
 }
 
 // shown is a name as it goes to out: as it is, but escaped on a terminal.
