@@ -91,6 +91,7 @@ type Client struct {
 	opts     Options
 	networks []netip.Prefix // the insecure ones
 	rules    func() (rules, error)
+	pieces   chan struct{} // one for each piece of a blob in memory
 
 	mu         sync.Mutex
 	registries map[registryKey]*Registry
@@ -105,7 +106,7 @@ type registryKey struct {
 
 // NewClient makes a client. It reads no file and opens no connection yet.
 func NewClient(opts Options) *Client {
-	c := &Client{opts: opts, registries: map[registryKey]*Registry{}}
+	c := &Client{opts: opts, pieces: make(chan struct{}, piecesHeld), registries: map[registryKey]*Registry{}}
 	if opts.Credentials == nil {
 		c.opts.Credentials = (&Config{}).Get
 	}

@@ -26,8 +26,10 @@ type blobReader struct {
 	path   string
 	scopes []string
 	offset int64
-	size   int64 // -1: not known yet
-	failed int   // times in a row without a byte
+	end    int64  // where to stop; 0: at the blob's end
+	size   int64  // -1: not known yet
+	etag   string // of the first answer, when it is a strong one
+	failed int    // times in a row without a byte
 
 	body   io.ReadCloser
 	cancel context.CancelFunc
@@ -54,8 +56,15 @@ func newBlobReader(ctx context.Context, r *Registry, repo string, dgst digest.Di
 // open asks for the bytes from offset on.
 func (b *blobReader) open() error {
 	req := request{method: http.MethodGet, path: b.path, scopes: b.scopes, accept: []int{http.StatusOK}}
-	if b.offset > 0 {
-		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.offset)}}
+	if b.offset > 0 || b.end > 0 {
+		last := ""
+		if b.end > 0 {
+			last = strconv.FormatInt(b.end-1, 10)
+		}
+		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%s", b.offset, last)}}
+		if b.etag != "" {
+			req.header.Set("If-Range", b.etag)
+		}
 		req.accept = append(req.accept, http.StatusPartialContent)
 	}
 	resp, cancel, err := b.get(req)
@@ -65,6 +74,12 @@ func (b *blobReader) open() error {
 	if err := b.accept(resp); err != nil {
 		cancel()
 		return errors.Join(err, resp.Body.Close())
+	}
+	if tag := resp.Header.Get("Etag"); strings.HasPrefix(tag, `"`) {
+		b.etag = tag
+	}
+	if resp.StatusCode == http.StatusOK {
+		b.end = 0 // it is the whole blob, in one stream
 	}
 	b.body, b.cancel = resp.Body, cancel
 	b.stall = time.AfterFunc(b.quiet, cancel)
@@ -120,13 +135,19 @@ func (b *blobReader) Read(p []byte) (int, error) {
 				return 0, fmt.Errorf("fetch %s from %d: %w", b.dgst, b.offset, err)
 			}
 		}
+		if b.end > 0 {
+			if b.offset == b.end {
+				return 0, io.EOF
+			}
+			p = p[:min(int64(len(p)), b.end-b.offset)]
+		}
 		n, err := b.body.Read(p)
 		b.offset += int64(n)
 		if n > 0 {
 			b.failed = 0
 			b.stall.Reset(b.quiet)
 		}
-		if err == nil || errors.Is(err, io.EOF) && (b.size < 0 || b.offset == b.size) {
+		if err == nil || errors.Is(err, io.EOF) && (b.size < 0 || b.offset == b.size || b.offset == b.end) {
 			return n, err
 		}
 		if errors.Is(err, io.EOF) {

@@ -136,6 +136,9 @@ func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 	if offset == desc.Size && offset > 0 { // there is no such range to ask for
 		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
+	if desc.Size-offset >= bigBlob {
+		return r.fetchPieces(ctx, desc, offset)
+	}
 	b, err := r.reg.OpenBlob(ctx, r.name, desc.Digest, offset)
 	if err != nil {
 		return nil, err
@@ -148,6 +151,19 @@ func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 		return limited{io.LimitReader(b, desc.Size-offset+1), b}, nil
 	}
 	return b.ReadCloser, nil
+}
+
+// fetchPieces is fetch for a big blob.
+func (r site) fetchPieces(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	p := newPieceReader(ctx, r.reg, r.name, desc.Digest, offset, desc.Size)
+	if err := p.stream.open(); err != nil {
+		return nil, err
+	}
+	if size := p.stream.size; size >= 0 && size != desc.Size {
+		err := fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", desc.Digest, size, desc.Size, errdefs.ErrFailedPrecondition)
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
 }
 
 // limited reads a part of what it closes.
