@@ -54,7 +54,7 @@ func newRootCommand(s *session) *cobra.Command {
 	root.AddCommand(newUndoCommand(s), newEventsCommand(s))
 	addTo(root, "image", newImagePruneCommand(s), newPinCommand(s), newUnpinCommand(s))
 	addTo(root, "builder", newBuilderPruneCommand(s))
-	addTo(root, "system", newSystemPruneCommand(s))
+	addTo(root, "system", newSystemPruneCommand(s), newDiskUsageCommand(s))
 	return root
 }
 

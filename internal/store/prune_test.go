@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	osexec "os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -348,5 +349,72 @@ func TestBudget(t *testing.T) {
 		if _, err := s.Settle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Every byte under the root is attributed to one thing, whatever was done: the
+// sum is what du tells.
+func TestUsage(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	opts := Options{Root: t.TempDir(), UndoWindow: time.Hour}
+	s := openWith(t, opts)
+	check := func(step string) Usage {
+		t.Helper()
+		u, err := s.Usage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := osexec.CommandContext(t.Context(), "du", "-s", "--block-size=1",
+			"--exclude=strake.db-wal", "--exclude=strake.db-shm", s.Root()).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var du int64
+		if _, err := fmt.Sscan(string(out), &du); err != nil {
+			t.Fatal(err)
+		}
+		if sum := u.Images + u.Containers + u.Cache + u.Undo + u.Other; sum != du {
+			t.Errorf("%s: %+v: the sum is %d, du says %d", step, u, sum, du)
+		}
+		return u
+	}
+	check("empty")
+	randomStore(t, s, r)
+	if u := check("filled"); u.Images == 0 || u.Cache == 0 || u.Other == 0 || u.Undo > 0 && u.Entries == 0 {
+		t.Errorf("filled: %+v", u)
+	}
+	f := newFixture(t, "cut off")
+	w, err := s.blobs.Writer(t.Context(), f.layer.Digest.String(), content.WriterOptions{Expected: f.layer.Digest, Size: f.layer.Size})
+	if err == nil {
+		_, err = w.Write(f.blobs[f.layer.Digest][:100])
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	check("interrupted pull")
+	pull(t, s, f, "docker.io/library/pulled:1")
+	check("pulled")
+	s = again(t, s, opts)
+	images, err := s.Images(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, img := range images {
+		if i%2 == 0 {
+			if _, err := s.Remove(t.Context(), RemoveOptions{Ref: img.ID.String(), Force: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if u := check("rmi"); u.Undo == 0 || len(u.PerImage) != len(images)/2 {
+		t.Errorf("rmi: %+v", u)
+	}
+	all := func(list []Image) []Image { return list }
+	res, err := s.Prune(t.Context(), PruneOptions{Images: all, Cache: func(list []CacheRecord) []CacheRecord { return list }, Undo: true})
+	if err != nil || res.Freed == 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if u := check("pruned"); u.Images+u.Cache+u.Undo > 0 {
+		t.Errorf("pruned: %+v", u)
 	}
 }
