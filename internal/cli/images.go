@@ -68,6 +68,9 @@ func runImages(ctx context.Context, s *session, opts imagesOptions) (int, error)
 	if err != nil {
 		return 0, fromEngine(err)
 	}
+	if opts.format == "" && !opts.quiet {
+		opts.format = env.Credentials.ImagesFormat()
+	}
 	table, format := imagesFormat(opts)
 	digests := opts.digests || strings.Contains(format, "{{.Digest}}")
 	rows := make([]imageRow, 0, len(images))

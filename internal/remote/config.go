@@ -65,6 +65,15 @@ func (c *Config) File() (string, error) {
 	return filepath.Join(dir, config.ConfigFileName), nil
 }
 
+// ImagesFormat is how the user wants images listed, "" where they do not say.
+func (c *Config) ImagesFormat() string {
+	f, err := c.load()
+	if err != nil {
+		return "" // what needs the file tells of it; a list can be had without
+	}
+	return f.ImagesFormat
+}
+
 func (c *Config) load() (*configfile.ConfigFile, error) {
 	file, err := c.File()
 	if err != nil {

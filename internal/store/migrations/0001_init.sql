@@ -68,6 +68,7 @@ CREATE TABLE variants (
 ) WITHOUT ROWID;
 CREATE INDEX variants_manifest ON variants (manifest);
 CREATE INDEX variants_image_id ON variants (image_id, chosen);
+CREATE INDEX variants_others ON variants (image_id) WHERE chosen = 0;
 
 -- A name points to a root descriptor and to the image that is chosen of it.
 CREATE TABLE names (
