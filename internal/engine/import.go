@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -166,19 +167,23 @@ func configOf(ctx context.Context, changes []string) (imagespec.DockerOCIImageCo
 	return definition.Config.Config, nil
 }
 
+// download opens what a URL names, or fails as docker does.
 func download(ctx context.Context, url string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("download %s: %w", url, err)
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("download %s: %w", url, err)
+		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // what can be read of it
-		return nil, messageError{fmt.Sprintf("failed to GET %s with status %s: %s", url, resp.Status, bytes.TrimSpace(text)), errdefs.ErrUnavailable}
+	if resp.StatusCode < http.StatusBadRequest {
+		return resp.Body, nil
 	}
-	return resp.Body, nil
+	const enough = 4 << 10 // of an error's page
+	body, err := io.ReadAll(io.LimitReader(resp.Body, enough))
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return nil, fmt.Errorf("failed to GET %s with status %s: %w", url, resp.Status, err)
+	}
+	return nil, messageError{fmt.Sprintf("failed to GET %s with status %s: %s", url, resp.Status, bytes.TrimSpace(body)), errdefs.ErrUnavailable}
 }
