@@ -265,7 +265,8 @@ func copyFrom(ctx context.Context, env *Env, src copySource, to place, opts Copy
 }
 
 // copyToRegistry copies root to the name that a user wrote; without a tag it is
-// latest, and by a digest it gets no tag.
+// latest, and by a digest it gets no tag. Where its layers are then is noted:
+// the next copy to that registry mounts them.
 func copyToRegistry(ctx context.Context, env *Env, src copySource, root ocispec.Descriptor, name string, how image.CopyOptions) error {
 	named, err := ParseName(name)
 	if err != nil {
@@ -276,18 +277,18 @@ func copyToRegistry(ctx context.Context, env *Env, src copySource, root ocispec.
 		return err
 	}
 	how.MountFrom = func(desc ocispec.Descriptor) []string {
-		if src.named == nil {
-			return mountSources(ctx, env, named, desc)
+		known := mountSources(ctx, env, named, desc)
+		if src.named != nil && reference.Domain(src.named) == reference.Domain(named) {
+			return append([]string{reference.Path(src.named)}, known...)
 		}
-		if reference.Domain(src.named) != reference.Domain(named) {
-			return nil
-		}
-		return []string{reference.Path(src.named)}
+		return known
 	}
+	layers := layerRecorder{next: how.Progress}
+	how.Progress = layers.record
 	if err := copyTo(ctx, src, repo, root, tagOrDigest(named), how); err != nil {
 		return pushError(named, err)
 	}
-	return nil
+	return env.Store.RecordSource(ctx, named.Name(), layers.digests...)
 }
 
 func copyTo(ctx context.Context, src image.Source, dst image.Target, root ocispec.Descriptor, ref string, how image.CopyOptions) error {
