@@ -97,7 +97,7 @@ func (c *crowd) member(n int, deadline time.Time) (map[string]bool, error) {
 				err = c.run(nil, "save", "-o", c.path(fmt.Sprintf("saved%d.tar", n)), name)
 			}
 		case 8:
-			err = c.run(nil, "store", "check", "--quick")
+			err = c.run(nil, [][]string{{"image", "prune", "-f"}, {"builder", "prune", "-f"}, {"store", "check", "--quick"}}[rand.IntN(3)]...)
 		}
 		if err != nil {
 			return own, err
@@ -205,7 +205,7 @@ func TestPruneBesideParallelPull(t *testing.T) {
 		t.Fatal("the pull does not get there")
 	}
 	time.Sleep(300 * time.Millisecond) // the small layers come in meanwhile
-	for _, args := range [][]string{{"rmi", "other"}, {"store", "check", "--repair"}} {
+	for _, args := range [][]string{{"rmi", "other"}, {"image", "prune", "-a", "-f"}, {"builder", "prune", "-a", "-f"}, {"system", "prune", "-a", "-f"}, {"store", "check", "--repair"}} {
 		start := time.Now()
 		out, err := w.try("slow", args...)
 		if took := time.Since(start); err != nil || took > time.Second {

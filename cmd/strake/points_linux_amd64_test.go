@@ -46,6 +46,10 @@ func TestKillPoints(t *testing.T) {
 	w.strake("kept", "tag", "busybox", "kept:1")
 	w.run("cp", "-a", w.path("kept"), w.path("full"))
 	w.strake("full", "load", "-i", w.path("app.tar"))
+	w.run("cp", "-a", w.path("full"), w.path("dangling"))
+	w.strake("dangling", "build", "-t", "moved:1", "app")
+	w.write("app/a", "moved")
+	w.strake("dangling", "build", "-t", "moved:1", "app")
 	cases := []faultCase{
 		{"pull", "kept", []string{"pull", ref}, ref, ""},
 		{"first", "", []string{"pull", ref}, ref, ""},
@@ -55,6 +59,8 @@ func TestKillPoints(t *testing.T) {
 		{"tag", "kept", []string{"tag", "busybox", "tagged:1"}, "tagged:1", ""},
 		{"save", "full", []string{"save", "-o", w.path("saved.tar"), ref}, ref, ""},
 		{"rmi", "full", []string{"rmi", ref}, "", ref},
+		{"prune", "dangling", []string{"image", "prune", "-f"}, "moved:1", ""},
+		{"builder", "dangling", []string{"builder", "prune", "-a", "-f"}, "moved:1", ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -144,7 +150,7 @@ func (w *world) oneLine(what, out string) {
 	w.Helper()
 	out = strings.TrimSpace(out)
 	last := out[strings.LastIndexByte(out, '\n')+1:]
-	if !strings.Contains(last, "no space left") && !strings.Contains(last, "input/output error") &&
+	if !strings.Contains(last, "no space left") && !strings.Contains(last, "not enough space") && !strings.Contains(last, "input/output error") &&
 		!strings.Contains(last, "disk I/O error") && !strings.Contains(last, "database or disk is full") && !strings.Contains(last, "unable to open") {
 		w.Errorf("%s: does not say why it failed:\n%s", what, out)
 	}
