@@ -9,8 +9,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -79,11 +81,16 @@ func highest(chain []layer.Files) []layer.Files {
 type Mounted struct {
 	ns     *mount.Namespace
 	target string
+	lock   *os.File // on what is mounted; nil: none is needed
 }
 
 // Close takes the mount away. Processes that use it keep it until they end.
 func (m *Mounted) Close() error {
-	if err := m.ns.Do(func() error { return mount.Unmount(m.target) }); err != nil {
+	err := m.ns.Do(func() error { return mount.Unmount(m.target) })
+	if m.lock != nil {
+		err = errors.Join(err, m.lock.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("take the root file system away: %w", err)
 	}
 	return nil

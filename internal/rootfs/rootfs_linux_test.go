@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/conformance"
 	"strake/internal/layer"
@@ -126,6 +127,36 @@ func TestPick(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	if err := ns.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnpackedLock: who mounts a chain shares a lock on it, so that nobody removes it.
+func TestUnpackedLock(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	ns, err := mount.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ns.Close() }()
+	dir, l := t.TempDir(), emptyLayer(t)
+	mounted, err := rootfs.NewUnpacked(dir, ns).Mount(t.Context(), rootfs.MountOptions{Layers: []layer.Files{l}, Target: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(l.DiffID.String() + "\n"))
+	tree, err := os.Open(filepath.Join(dir, fmt.Sprintf("%x", sum)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tree.Close() }()
+	lock := func() error { return unix.Flock(int(tree.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+	if err := lock(); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("a mounted chain can be locked: %v", err)
+	}
+	if err := errors.Join(mounted.Close(), lock()); err != nil {
 		t.Error(err)
 	}
 }

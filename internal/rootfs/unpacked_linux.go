@@ -27,7 +27,7 @@ var _ Mounter = (*Unpacked)(nil)
 
 // NewUnpacked returns a Mounter that keeps the extracted chains in dir, which other processes may use too and other users may not
 // enter, and mounts inside of ns. An entry of dir that is named by 64 hexadecimal digits is a whole chain, and may be removed
-// when nobody mounts it; any other is not.
+// by who holds a lock on it, which those share that mount it; any other is not.
 func NewUnpacked(dir string, ns *mount.Namespace) *Unpacked {
 	return &Unpacked{dir: dir, ns: ns, scratch: scratch{parent: dir}}
 }
@@ -40,7 +40,7 @@ func (u *Unpacked) Mount(ctx context.Context, o MountOptions) (*Mounted, error) 
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	tree, err := u.unpack(ctx, o.Layers)
+	tree, lock, err := u.use(ctx, o.Layers)
 	if err != nil {
 		return nil, fmt.Errorf("unpack %d layers: %w", len(o.Layers), err)
 	}
@@ -51,9 +51,23 @@ func (u *Unpacked) Mount(ctx context.Context, o MountOptions) (*Mounted, error) 
 		return u.scratch.unite([]string{tree}, tree, o)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("mount %d unpacked layers: %w", len(o.Layers), err)
+		return nil, errors.Join(fmt.Errorf("mount %d unpacked layers: %w", len(o.Layers), err), lock.Close())
 	}
-	return &Mounted{ns: u.ns, target: o.Target}, nil
+	return &Mounted{ns: u.ns, target: o.Target, lock: lock}, nil
+}
+
+// use returns the directory of a chain and a lock that keeps it there.
+func (u *Unpacked) use(ctx context.Context, layers []layer.Files) (string, *os.File, error) {
+	for {
+		tree, err := u.unpack(ctx, layers)
+		if err != nil {
+			return "", nil, err
+		}
+		lock, err := lockDir(ctx, tree, unix.LOCK_SH)
+		if err != nil || lock != nil {
+			return tree, lock, err
+		}
+	}
 }
 
 // unpack returns the directory of a chain, extracted now if it is not there. Who extracts holds a lock on the directory under its
@@ -71,7 +85,7 @@ func (u *Unpacked) unpack(ctx context.Context, layers []layer.Files) (string, er
 		if err := os.Mkdir(partial, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", err
 		}
-		lock, err := lockDir(ctx, partial)
+		lock, err := lockDir(ctx, partial, unix.LOCK_EX)
 		if err != nil {
 			return "", err
 		}
@@ -89,7 +103,7 @@ func (u *Unpacked) unpack(ctx context.Context, layers []layer.Files) (string, er
 const lockPause = 10 * time.Millisecond
 
 // lockDir opens and locks a directory. It returns nil if the directory no longer has this name when it has the lock.
-func lockDir(ctx context.Context, dir string) (*os.File, error) {
+func lockDir(ctx context.Context, dir string, how int) (*os.File, error) {
 	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -98,7 +112,7 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 		return nil, err
 	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			break
 		}
