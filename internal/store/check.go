@@ -260,11 +260,11 @@ func (l *lookout) rows() {
 		_, held := c.blobs[parent]
 		_, known := c.compressed[parent]
 		if !held && !known && !c.live(parent) && len(c.entries(parent)) == 0 {
-			l.tell(Finding{Kind: KindRows, What: "refs of " + parent.String(), Detail: "it is not in the store",
-				fix: func(ctx context.Context, tx *sql.Tx) error {
-					_, err := tx.ExecContext(ctx, "DELETE FROM refs WHERE parent = $1", parent.String())
-					return errors.Join(err, remove("DELETE FROM variants WHERE root = $1", parent.String())(ctx, tx))
-				}})
+			fix := func(ctx context.Context, tx *sql.Tx) error {
+				err := remove("DELETE FROM refs WHERE parent = $1", parent.String())(ctx, tx)
+				return errors.Join(err, remove("DELETE FROM variants WHERE root = $1", parent.String())(ctx, tx))
+			}
+			l.tell(Finding{Kind: KindRows, What: "refs of " + parent.String(), Detail: "it is not in the store", fix: fix})
 		}
 	}
 	for d, z := range c.compressed {
