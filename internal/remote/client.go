@@ -16,6 +16,7 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -82,6 +83,9 @@ func (c Credential) String() string {
 
 // GoString is String.
 func (c Credential) GoString() string { return c.String() }
+
+// MarshalJSON is String.
+func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal(c.String()) }
 
 // LogValue is String.
 func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }

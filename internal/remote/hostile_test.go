@@ -243,7 +243,7 @@ func TestCVE_2020_15157_ForeignURLs(t *testing.T) {
 	}
 }
 
-func TestRedirectPolicy(t *testing.T) {
+func TestGGCR_2293_RedirectToLinkLocal(t *testing.T) {
 	for _, to := range []string{"http://169.254.169.254/latest", "ftp://x/", "http://u:p@127.0.0.1/", ""} {
 		host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/v2/" {

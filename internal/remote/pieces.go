@@ -15,9 +15,9 @@ import (
 const (
 	bigBlob     = 32 << 20
 	firstPiece  = 4 << 20
-	pieceSize   = 4 << 20
-	pieceAhead  = 4        // pieces of one blob that are under way or wait to be read
-	piecesHeld  = 12       // likewise, of all blobs of a client
+	pieceSize   = 1 << 20  // what a kill loses is small
+	pieceAhead  = 5        // pieces of one blob that are under way or wait to be read
+	piecesHeld  = 20       // likewise, of all blobs of a client
 	fastEnough  = 40 << 20 // bytes a second
 	nanoseconds = float64(time.Second)
 )

@@ -67,8 +67,8 @@ func TestPieces(t *testing.T) {
 		noRanges  bool
 		low, high int64 // requests at once
 	}{
-		{"slow", 20 << 20, false, 3, 5},
-		{"fast", 0, false, 1, 5}, // how fast it goes is the machine's affair
+		{"slow", 20 << 20, false, 3, 6},
+		{"fast", 0, false, 1, 6}, // how fast it goes is the machine's affair
 		{"no ranges", 20 << 20, true, 1, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestPieces(t *testing.T) {
 			if most := link.most.Load(); most < c.low || most > c.high {
 				t.Errorf("%d requests at once", most)
 			}
-			if served := link.served.Load(); served > 11 || c.noRanges && served != 1 {
+			if served := link.served.Load(); served > 50 || c.noRanges && served != 1 {
 				t.Errorf("%d requests", served)
 			}
 			rc, err := repo.Fetch(t.Context(), desc, 5<<20)

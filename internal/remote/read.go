@@ -21,8 +21,19 @@ import (
 	"strake/internal/registry"
 )
 
-// maxListBody bounds one page of a list.
-const maxListBody = 16 << 20
+// Bounds of a list.
+const (
+	maxListBody = 16 << 20 // bytes of a page
+	maxPages    = 1000
+)
+
+// nextPage fails when a list has more pages than any honest one.
+func nextPage(n int) error {
+	if n < maxPages {
+		return nil
+	}
+	return fmt.Errorf("list of more than %d pages: %w", maxPages, errdefs.ErrResourceExhausted)
+}
 
 func pull(repo string) []string { return []string{"repository:" + repo + ":pull"} }
 func push(repo string) []string { return []string{"repository:" + repo + ":pull,push"} }
@@ -168,10 +179,10 @@ func (r *connection) list(ctx context.Context, path, last string, scopes []strin
 		if last != "" {
 			req.query.Set("last", last)
 		}
-		for {
+		for n := 0; ; n++ {
 			var page struct{ Repositories, Tags []string }
 			next, err := r.getJSON(ctx, req, &page)
-			if err != nil {
+			if err = errors.Join(err, nextPage(n)); err != nil {
 				yield("", err)
 				return
 			}
@@ -199,10 +210,10 @@ func (r *Registry) Referrers(ctx context.Context, repo string, dgst digest.Diges
 		if artifactType != "" {
 			req.query = url.Values{"artifactType": {artifactType}}
 		}
-		for {
+		for n := 0; ; n++ {
 			var index ocispec.Index
 			next, err := r.getJSON(ctx, req, &index)
-			if err != nil {
+			if err = errors.Join(err, nextPage(n)); err != nil {
 				yield(ocispec.Descriptor{}, err)
 				return
 			}

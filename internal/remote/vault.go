@@ -32,6 +32,9 @@ type vaultFile struct {
 
 const vaultVersion = 1
 
+// storedCredential is a Credential that its JSON shows.
+type storedCredential Credential
+
 // get returns the credential for host, the zero one if there is none.
 func (v vault) get(host string) (Credential, error) {
 	f, err := v.read()
@@ -42,7 +45,7 @@ func (v vault) get(host string) (Credential, error) {
 	if err != nil {
 		return Credential{}, fmt.Errorf("the key of %s: %w; log in again", v.file, err)
 	}
-	var cred Credential
+	var cred storedCredential
 	text, err := open256(key, f.Credentials[host], host)
 	if err == nil {
 		err = json.Unmarshal(text, &cred)
@@ -50,7 +53,7 @@ func (v vault) get(host string) (Credential, error) {
 	if err != nil {
 		return Credential{}, fmt.Errorf("%s: the credential of %s does not fit the key %s; log in again: %w", v.file, host, v.key, errdefs.ErrDataLoss)
 	}
-	return cred, nil
+	return Credential(cred), nil
 }
 
 // set keeps the credential for host; nil forgets it.
@@ -76,7 +79,7 @@ func (v vault) set(host string, cred *Credential) (err error) {
 		if err != nil {
 			return err
 		}
-		text, err := json.Marshal(cred)
+		text, err := json.Marshal((*storedCredential)(cred))
 		if err != nil {
 			return err
 		}
