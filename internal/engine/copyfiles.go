@@ -52,6 +52,9 @@ func CopyFiles(ctx context.Context, env *Env, opts CopyFilesOptions) (result Cop
 	}
 	t := tarTree{ended: ctx.Err, files: v.files, plain: !opts.Archive}
 	squash := !opts.Archive || os.Geteuid() != 0
+	if squash {
+		t.drop = setID // it would be the user's, not the owner's that the image means
+	}
 	pr, pw := io.Pipe()
 	written := make(chan struct{})
 	go func() {
@@ -169,10 +172,14 @@ func checkName(name string) error {
 	return nil
 }
 
+// setID are the mode bits that lend a program its owner's rights.
+const setID = 0o6000
+
 // tarTree writes files of an image to a tar.
 type tarTree struct {
 	files *layer.FS
-	plain bool         // no owners' privileges: special mode bits and attributes stay behind
+	plain bool         // attributes stay behind
+	drop  uint32       // mode bits that stay behind
 	ended func() error // says why to stop
 
 	tar     *archive.Writer
@@ -216,8 +223,9 @@ func (t *tarTree) add(from, to string, info fs.FileInfo) error {
 	if to == "." {
 		e.Name = ""
 	}
+	e.Mode &^= t.drop
 	if t.plain {
-		e.Mode, e.Xattrs = e.Mode&^0o7000, nil
+		e.Xattrs = nil
 	}
 	switch st.Mode & archive.TypeMask {
 	case archive.TypeDir:
