@@ -104,7 +104,7 @@ func missing(kind, ref string) error {
 	case "plugin":
 		return fromEngine(fmt.Errorf("plugin %q not found", ref))
 	}
-	return fromEngine(errors.New("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")) //nolint:revive // docker's text
+	return fromEngine(errors.New("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")) //nolint:revive,staticcheck // docker's text
 }
 
 func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
