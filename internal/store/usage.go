@@ -44,8 +44,7 @@ const (
 	classOther      = "other"
 )
 
-// Usage measures the store. The write-ahead log, which is there only while
-// processes have the database open, is left out.
+// Usage measures the store.
 func (c *collector) Usage(ctx context.Context) (Usage, error) {
 	var u Usage
 	var g *graph
@@ -97,7 +96,7 @@ func (g *graph) classes() []string {
 	return list
 }
 
-// class is what a file of the store is there for; "" leaves it out.
+// class is what a file of the store is there for.
 func (c *collector) class(path string, g *graph, classOf []string) string {
 	rel, err := filepath.Rel(c.files.root, path)
 	if err != nil {
@@ -106,8 +105,6 @@ func (c *collector) class(path string, g *graph, classOf []string) string {
 	dir, rest, _ := strings.Cut(rel, string(filepath.Separator))
 	var dgst digest.Digest
 	switch dir {
-	case "strake.db-wal", "strake.db-shm":
-		return ""
 	case "rootfs":
 		return classCache
 	case "containers":
