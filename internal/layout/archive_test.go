@@ -352,3 +352,29 @@ func FuzzReadArchive(f *testing.F) {
 		}
 	})
 }
+
+// TestBombIsBounded: an archive that has to be unpacked is, as far as there is
+// room, and nothing is left of it.
+func TestBombIsBounded(t *testing.T) {
+	g := conformance.NewGraph(100_000, "amd64")
+	plain := writeArchive(t, g, g.Root, layout.WriteOptions{}, "docker.io/library/app:v1")
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, err := z.Write(plain)
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for limit, want := range map[int64]bool{int64(len(plain)): true, int64(len(plain)) - 1: false, 1: false} {
+		a, err := layout.ReadArchive(t.Context(), bytes.NewReader(zipped.Bytes()), layout.ReadOptions{TempDir: dir, MaxCopy: limit})
+		if err == nil {
+			err = a.Close()
+		}
+		if (err == nil) != want || err != nil && !errdefs.IsResourceExhausted(err) {
+			t.Errorf("limit %d of %d: %v", limit, len(plain), err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+}
