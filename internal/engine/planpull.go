@@ -42,7 +42,10 @@ func PlanPull(ctx context.Context, env *Env, opts PullOptions) (PullPlan, error)
 		return PullPlan{}, err
 	}
 	found, err := resolveRemote(ctx, env, named, opts.Platforms...)
-	if err != nil && !(opts.AllPlatforms && errdefs.IsNotFound(err) && found.root.Digest != "") {
+	if opts.AllPlatforms && found.root.Digest != "" && errdefs.IsNotFound(err) {
+		err = nil // this machine's platform may be missing among all
+	}
+	if err != nil {
 		return PullPlan{}, err
 	}
 	plan := PullPlan{Name: named, Root: found.root.Digest}
