@@ -117,6 +117,7 @@ func TestKill(t *testing.T) {
 		}
 		w.strake("rmi", "load", "-i", w.path("big.tar")) // takes a lease, and so reaps the dead ones
 		w.strake("rmi", "rmi", ref)
+		w.strake("rmi", "system", "prune", "-a", "-f") // what undo keeps
 		w.clean("rmi")
 		blobs, err := os.ReadDir(w.path("rmi", "blobs", "sha256"))
 		if err != nil || len(blobs) != 0 {
@@ -144,7 +145,7 @@ func TestEightProcesses(t *testing.T) {
 		for i := range errs {
 			if i%2 == 0 {
 				name := fmt.Sprintf("built%d", i%4)
-				dir := fmt.Sprintf("ctx%d", i%4)
+				dir := fmt.Sprintf("ctx%d", i) // one that nobody else writes to
 				w.write(dir+"/Dockerfile", "FROM busybox\nCOPY f /f\nRUN cat /f > /g\nRUN echo done\n")
 				w.write(dir+"/f", fmt.Sprintf("%d %d", round, i%4))
 				wg.Go(func() { _, errs[i] = w.try("shared", "build", "-t", name, dir) })
