@@ -269,8 +269,8 @@ func (l *lookout) rows() {
 	}
 	for d, z := range c.compressed {
 		if !slices.Contains(c.refs[d], z.diffID) {
-			l.tell(Finding{Kind: KindRows, What: "refs of " + d.String(), Detail: "its layer is not among them",
-				fix: func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, d, z.diffID) }})
+			fix := func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, d, z.diffID) }
+			l.tell(Finding{Kind: KindRows, What: "refs of " + d.String(), Detail: "its layer is not among them", fix: fix})
 		}
 	}
 	for _, r := range c.roots {
@@ -294,7 +294,7 @@ func (l *lookout) rows() {
 			l.tell(Finding{Kind: KindRows, What: "cache record " + key, Detail: "needs layer " + d.String() + ", which is not there",
 				fix: func(ctx context.Context, tx *sql.Tx) error {
 					for _, table := range []string{"cache", "cache_layers"} {
-						if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE key = $1", key); err != nil {
+						if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE key = $1", key); err != nil { //nolint:gosec // constants
 							return err
 						}
 					}

@@ -172,7 +172,7 @@ func (r *repairer) layer(ctx context.Context, f Finding) error {
 // fetch tries the repositories that are known to hold a blob, and returns the
 // one whose bytes take took.
 func (r *repairer) fetch(ctx context.Context, desc ocispec.Descriptor, take func(rc io.ReadCloser, repository string) error) string {
-	if r.RepairOptions.Fetch == nil {
+	if r.Fetch == nil {
 		return ""
 	}
 	_, repositories := r.census.users(desc.Digest)
@@ -182,7 +182,7 @@ func (r *repairer) fetch(ctx context.Context, desc ocispec.Descriptor, take func
 	}
 	slices.Sort(repositories)
 	for _, repository := range slices.Compact(repositories) {
-		rc, err := r.RepairOptions.Fetch(ctx, repository, desc, 0)
+		rc, err := r.Fetch(ctx, repository, desc, 0)
 		if err == nil {
 			err = take(rc, repository)
 		}
