@@ -186,7 +186,7 @@ func (w *dirWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := w.file.Write(p)
-	if errors.Is(err, syscall.ENOSPC) && w.dir.Full != nil && w.dir.Full() {
+	if errors.Is(err, syscall.ENOSPC) && w.dir.Full != nil && w.makeRoom(w.offset+int64(n)) == nil {
 		var more int
 		more, err = w.file.Write(p[n:])
 		n += more
@@ -201,6 +201,31 @@ func (w *dirWriter) Write(p []byte) (int, error) {
 		w.flush = w.offset
 	}
 	return n, nil
+}
+
+// lent is how many bytes of a part make way for those who free space: they may
+// have to write a little first.
+const lent = 2 << 20
+
+// makeRoom calls Full while the last bytes of the part, which has size, are in
+// memory alone.
+func (w *dirWriter) makeRoom(size int64) error {
+	tail := make([]byte, min(size, lent))
+	from := size - int64(len(tail))
+	if _, err := w.file.ReadAt(tail, from); err != nil {
+		return err
+	}
+	if err := w.file.Truncate(from); err != nil {
+		return err
+	}
+	room := w.dir.Full()
+	if _, err := w.file.WriteAt(tail, from); err != nil {
+		return err
+	}
+	if !room {
+		return syscall.ENOSPC
+	}
+	return nil
 }
 
 func (w *dirWriter) ReadAt(p []byte, offset int64) (int, error) {
