@@ -106,7 +106,14 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 	images := imageUsageListing(format == "" || format == "table")
 	records := cacheListing()
 	if format != "" && format != "table" {
-		return writeFormat(s.Out, format, struct{ Images, Containers, Volumes, BuildCache []record }{
+		if format == "json" {
+			format = "{{json .}}"
+		}
+		tmpl, err := parseTemplate(unescape(format))
+		if err != nil {
+			return err
+		}
+		return tmpl.Execute(s.Out, struct{ Images, Containers, Volumes, BuildCache []record }{ // no newline: docker adds none
 			images.records(usage.PerImage), []record{}, []record{}, records.records(usage.Records),
 		})
 	}
