@@ -46,7 +46,7 @@ func newEventsCommand(s *session) *cobra.Command {
 func runEvents(ctx context.Context, s *session, opts eventsOptions) error {
 	write, err := eventWriter(s.Out, opts.format)
 	if err != nil {
-		return statusError{exitTemplate, fmt.Errorf("Error parsing format: %w", err)} //nolint:staticcheck // docker's text
+		return statusError{exitTemplate, fmt.Errorf("Error parsing format: %w", err)}
 	}
 	env, err := s.engine(ctx)
 	if err != nil {

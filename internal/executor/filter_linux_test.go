@@ -42,24 +42,24 @@ func TestProbe(t *testing.T) {
 			continue
 		}
 		_, _, impossible := unix.RawSyscall6(nr, ^uintptr(0), ^uintptr(0), ^uintptr(0), ^uintptr(0), ^uintptr(0), ^uintptr(0))
-		fmt.Printf("call %d %d\n", nr, impossible)
+		fmt.Fprintf(os.Stdout, "call %d %d\n", nr, impossible)
 	}
 	for _, nr := range []uintptr{1023, 1024, 4000, 1<<30 - 1} {
 		_, _, errno := unix.RawSyscall(nr, 0, 0, 0)
-		fmt.Printf("call %d %d\n", nr, errno)
+		fmt.Fprintf(os.Stdout, "call %d %d\n", nr, errno)
 	}
 	for _, domain := range []uintptr{unix.AF_UNIX, unix.AF_INET, unix.AF_VSOCK, unix.AF_NETLINK, unix.AF_ALG} {
 		_, _, errno := unix.RawSyscall(unix.SYS_SOCKET, domain, 99, 0)
-		fmt.Printf("call socket %d %d\n", domain, errno)
+		fmt.Fprintf(os.Stdout, "call socket %d %d\n", domain, errno)
 	}
 	for _, persona := range []uintptr{0, 8, 0x20000, 0x20008, 0xffffffff, 0x40000, 1 << 32, 1} {
 		_, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, persona, 0, 0)
-		fmt.Printf("call personality %x %d\n", persona, errno)
+		fmt.Fprintf(os.Stdout, "call personality %x %d\n", persona, errno)
 	}
 	for _, flags := range []uintptr{unix.CLONE_NEWUSER, unix.CLONE_NEWNS, unix.CLONE_NEWNET, 1<<40 | unix.CLONE_NEWUSER, unix.CLONE_SIGHAND} {
 		// CLONE_SIGHAND without CLONE_VM is refused by the kernel itself: no process is made.
 		_, _, errno := unix.RawSyscall(unix.SYS_CLONE, flags|unix.CLONE_SIGHAND, 0, 0)
-		fmt.Printf("call clone %x %d\n", flags, errno)
+		fmt.Fprintf(os.Stdout, "call clone %x %d\n", flags, errno)
 	}
 }
 

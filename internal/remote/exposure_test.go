@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/big"
 	"net"
@@ -286,15 +287,18 @@ func TestCVE_2023_46737_EndlessLists(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"tags": []string{fmt.Sprintf("t%09d", pages)}})
 	}))
 	r := newRegistry(t, host)
-	var last error
-	for _, last = range r.Referrers(t.Context(), "a", digest.FromString("x"), "") {
-	}
-	if !errdefs.IsResourceExhausted(last) {
+	if last := lastError(r.Referrers(t.Context(), "a", digest.FromString("x"), "")); !errdefs.IsResourceExhausted(last) {
 		t.Errorf("referrers: %v after %d pages", last, pages)
 	}
-	for _, last = range r.Tags(t.Context(), "a", "") {
-	}
-	if !errdefs.IsResourceExhausted(last) {
+	if last := lastError(r.Tags(t.Context(), "a", "")); !errdefs.IsResourceExhausted(last) {
 		t.Errorf("tags: %v after %d pages", last, pages)
 	}
+}
+
+// lastError is the error of the last item of a list.
+func lastError[T any](list iter.Seq2[T, error]) (last error) {
+	for _, err := range list {
+		last = err
+	}
+	return last
 }

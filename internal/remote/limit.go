@@ -47,7 +47,7 @@ func rateLimit(resp *http.Response) RateLimit {
 		limit += " in " + window.String()
 	}
 	remaining, _ := windowed(resp.Header.Get("Ratelimit-Remaining"))
-	wait, _ := parseRetryAfter(resp)
+	wait := parseRetryAfter(resp)
 	return RateLimit{Limit: limit, Remaining: remaining, Source: printable(resp.Header.Get("Docker-Ratelimit-Source")), Wait: wait}
 }
 
@@ -77,15 +77,15 @@ func limitOf(resp *http.Response, err error) error {
 }
 
 // parseRetryAfter reads Retry-After, which is seconds or a date.
-func parseRetryAfter(resp *http.Response) (time.Duration, bool) {
+func parseRetryAfter(resp *http.Response) time.Duration {
 	s := resp.Header.Get("Retry-After")
 	if n, err := strconv.Atoi(s); err == nil && n >= 0 {
-		return time.Duration(min(n, 1<<20)) * time.Second, true
+		return time.Duration(min(n, 1<<20)) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(at)), true
+		return max(0, time.Until(at))
 	}
-	return 0, false
+	return 0
 }
 
 // retryAfter reports whether resp's status may pass, and when. The registry may
@@ -97,7 +97,6 @@ func retryAfter(resp *http.Response, wait time.Duration) (time.Duration, bool) {
 	default:
 		return 0, false
 	}
-	asked, _ := parseRetryAfter(resp)
-	wait = max(wait, asked)
+	wait = max(wait, parseRetryAfter(resp))
 	return wait, wait <= maxWait
 }

@@ -86,7 +86,7 @@ func (s *scratch) stubDir() (string, error) {
 	}
 	for _, name := range files {
 		path := filepath.Join(dir, name)
-		err := os.WriteFile(path, nil, 0o644) //nolint:gosec // as in an image
+		err := os.WriteFile(path, nil, 0o644)
 		if err == nil {
 			err = os.Chmod(path, 0o644) //nolint:gosec // as in an image
 		}

@@ -125,7 +125,7 @@ func (c *collector) evict(ctx context.Context, tx *sql.Tx, excess int64) (*plan,
 		sizes[n] = disk{c.files.root}.size(dgst)
 	}
 	count := sort.Search(len(victims), func(k int) bool { return p.freed+g.freedBy(victims[:k], sizes) >= excess })
-	if err := c.take(ctx, tx, g, victims[:count], p); err != nil {
+	if err := c.take(ctx, tx, victims[:count], p); err != nil {
 		return nil, err
 	}
 	after, err := readGraph(ctx, tx)
@@ -213,7 +213,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 }
 
 // take drops the rows of victims.
-func (c *collector) take(ctx context.Context, tx *sql.Tx, g *graph, victims []victim, p *plan) error {
+func (c *collector) take(ctx context.Context, tx *sql.Tx, victims []victim, p *plan) error {
 	r := &removal{files: c.files, tx: tx, undo: &entry{}, opts: RemoveOptions{Force: true}}
 	for _, v := range victims {
 		var err error

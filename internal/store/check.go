@@ -282,8 +282,10 @@ func (l *lookout) rows() {
 			continue
 		}
 		repository, dgst, _ := strings.Cut(r.name, "@")
-		l.tell(Finding{Kind: KindRows, What: "repository digest " + r.name, Detail: "no image has it",
-			fix: remove("DELETE FROM repo_digests WHERE repository = $1 AND digest = $2 AND image_id = $3", repository, dgst, r.image.String())})
+		l.tell(Finding{
+			Kind: KindRows, What: "repository digest " + r.name, Detail: "no image has it",
+			fix: remove("DELETE FROM repo_digests WHERE repository = $1 AND digest = $2 AND image_id = $3", repository, dgst, r.image.String()),
+		})
 	}
 	l.variants()
 	for key, layers := range c.cache {
@@ -291,7 +293,8 @@ func (l *lookout) rows() {
 			if _, ok := c.layers[d]; ok {
 				continue
 			}
-			l.tell(Finding{Kind: KindRows, What: "cache record " + key, Detail: "needs layer " + d.String() + ", which is not there",
+			l.tell(Finding{
+				Kind: KindRows, What: "cache record " + key, Detail: "needs layer " + d.String() + ", which is not there",
 				fix: func(ctx context.Context, tx *sql.Tx) error {
 					for _, table := range []string{"cache", "cache_layers"} {
 						if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE key = $1", key); err != nil { //nolint:gosec // constants
@@ -299,21 +302,26 @@ func (l *lookout) rows() {
 						}
 					}
 					return nil
-				}})
+				},
+			})
 		}
 	}
 	for entry, kept := range c.journal {
 		for _, d := range kept {
 			if !c.whole(d) {
-				l.tell(Finding{Kind: KindRows, What: fmt.Sprintf("entry %d of undo", entry), Detail: "needs " + d.String() + ", which is not whole",
-					fix: func(ctx context.Context, tx *sql.Tx) error { return forgetEntry(ctx, tx, entry) }})
+				l.tell(Finding{
+					Kind: KindRows, What: fmt.Sprintf("entry %d of undo", entry), Detail: "needs " + d.String() + ", which is not whole",
+					fix: func(ctx context.Context, tx *sql.Tx) error { return forgetEntry(ctx, tx, entry) },
+				})
 			}
 		}
 	}
 	for lease := range c.leased {
 		if _, ok := c.alive[lease]; !ok {
-			l.tell(Finding{Kind: KindLeftover, What: "rows of lease " + lease, Detail: "the lease is gone",
-				fix: remove("DELETE FROM leases WHERE lease = $1", lease)})
+			l.tell(Finding{
+				Kind: KindLeftover, What: "rows of lease " + lease, Detail: "the lease is gone",
+				fix: remove("DELETE FROM leases WHERE lease = $1", lease),
+			})
 		}
 	}
 }
@@ -417,8 +425,10 @@ func (l *lookout) graph(ctx context.Context, desc ocispec.Descriptor) error {
 	}
 	for _, d := range want {
 		if !slices.Contains(c.refs[desc.Digest], d) {
-			l.tell(Finding{Kind: KindRows, What: "refs of " + desc.Digest.String(), Detail: d.String() + " is not among them",
-				fix: func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, desc.Digest, want...) }})
+			l.tell(Finding{
+				Kind: KindRows, What: "refs of " + desc.Digest.String(), Detail: d.String() + " is not among them",
+				fix: func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, desc.Digest, want...) },
+			})
 		}
 	}
 	return nil

@@ -212,7 +212,7 @@ func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, opts P
 		if q == "DELETE FROM contexts WHERE dir" {
 			list = dirs
 		}
-		if _, err := tx.ExecContext(ctx, q+" IN (SELECT value FROM json_each($1))", jsonList(list)); err != nil { //nolint:gosec // constants
+		if _, err := tx.ExecContext(ctx, q+" IN (SELECT value FROM json_each($1))", jsonList(list)); err != nil {
 			return err
 		}
 	}

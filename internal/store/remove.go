@@ -202,7 +202,7 @@ func (r *removal) untag(ctx context.Context, ref string) error {
 		table, where, args = "repo_digests", "repository = $1 AND digest = $2", []any{repository, dgst}
 	}
 	var id digest.Digest
-	err := r.tx.QueryRowContext(ctx, "SELECT image_id FROM "+table+" WHERE "+where, args...).Scan(&id) //nolint:gosec // constants
+	err := r.tx.QueryRowContext(ctx, "SELECT image_id FROM "+table+" WHERE "+where, args...).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

@@ -15,7 +15,7 @@ func (s *Store) Free() (int64, error) {
 	if err := unix.Statfs(s.root, &stat); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", s.root, err)
 	}
-	return int64(stat.Bavail) * int64(stat.Bsize), nil //nolint:gosec,unconvert // types differ between systems; below 2^63
+	return int64(stat.Bavail) * int64(stat.Bsize), nil
 }
 
 // Parts tells of blobs that an earlier try did not finish how many bytes are here.
