@@ -45,8 +45,7 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	ctx, stop := notify(ctx)
 	defer stop()
 	s := &session{Streams: streams}
-	root := newRootCommand(s) //nolint:contextcheck // commands get ctx from ExecuteContext
-	root.SetArgs(args)
+	root := newRootCommand(s, args) //nolint:contextcheck // commands get ctx from ExecuteContext
 	err := root.ExecuteContext(ctx)
 	if closeErr := s.close(); err == nil { //nolint:contextcheck // ctx may be cancelled already
 		err = closeErr

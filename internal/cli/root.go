@@ -3,12 +3,14 @@ package cli
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
-// newRootCommand makes the whole tree.
-func newRootCommand(s *session) *cobra.Command {
+// newRootCommand makes what of the tree the command line args needs.
+func newRootCommand(s *session, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:                   "strake [OPTIONS] COMMAND [ARG...]",
 		Short:                 "Container images without a daemon",
@@ -21,6 +23,7 @@ func newRootCommand(s *session) *cobra.Command {
 		Version:               version(),
 		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	root.SetArgs(args)
 	root.SetIn(s.In)
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
@@ -34,31 +37,127 @@ func newRootCommand(s *session) *cobra.Command {
 	flags.StringVar(&s.config, "config", "", "Location of client config files (default $DOCKER_CONFIG, else ~/.docker)")
 	flags.BoolVarP(&s.debug, "debug", "D", false, "Enable debug mode")
 
-	root.AddCommand(
-		newRunCommand(s), newBuildCommand(s), newPullCommand(s), newPushCommand(s), newImagesCommand(s),
-		newLoginCommand(s), newLogoutCommand(s), newVersionCommand(s), newInfoCommand(s),
-		newHistoryCommand(s), newImportCommand(s), newInspectCommand(s), newLayersCommand(s), newLoadCommand(s),
-		newRemoveCommand(s), newSaveCommand(s), newTagCommand(s), newTagsCommand(s), newCopyCommand(s), newSearchCommand(s),
-		group("image", "Manage images",
-			newBrowseCommand(s), newCatCommand(s), newImageCopyCommand(s), newImageDiffCommand(s), newImageGrepCommand(s), newLayersCommand(s), newListFilesCommand(s),
-			newBuildCommand(s), newHistoryCommand(s), newImportCommand(s), newImageInspectCommand(s),
-			newLoadCommand(s), renamed(newImagesCommand(s), "ls", "list"), newPullCommand(s), newPushCommand(s),
-			renamed(newRemoveCommand(s), "rm", "rmi", "remove"), newSaveCommand(s), newTagCommand(s),
-			newTagsCommand(s), newCopyCommand(s),
-			group("index", "Manage multi-platform images in registries", newCreateIndexCommand(s), newInspectIndexCommand(s))),
-		group("builder", "Manage builds", newBuildCommand(s)),
-		group("container", "Manage containers", newRunCommand(s)),
-		newManifestCommand(s),
-		group("buildx", "Docker's buildx commands that Strake has", newBuildCommand(s),
-			group("imagetools", "Commands to work on images in registry", newCreateIndexCommand(s), newInspectIndexCommand(s))),
-		group("store", "Look after the image store", newStoreCheckCommand(s), newStoreInventoryCommand(s)),
-		group("system", "Manage Strake", newEventsCommand(s), newInfoCommand(s)),
-	)
-	root.AddCommand(newUndoCommand(s), newEventsCommand(s))
-	addTo(root, "image", newImagePruneCommand(s), newPinCommand(s), newUnpinCommand(s))
-	addTo(root, "builder", newBuilderPruneCommand(s))
-	addTo(root, "system", newSystemPruneCommand(s), newDiskUsageCommand(s))
+	grow(s, root, commands(), args)
 	return root
+}
+
+// A node is a command of the tree. What a command line does not name is not
+// made: all of them together cost a short command a tenth of its time.
+type node struct {
+	names string // the name, and its aliases
+	about string // of a group
+	make  func(*session) *cobra.Command
+	subs  []node
+}
+
+func commands() []node {
+	build := node{names: "build", make: newBuildCommand}
+	copying := node{names: "copy", make: newCopyCommand}
+	events := node{names: "events", make: newEventsCommand}
+	history := node{names: "history", make: newHistoryCommand}
+	importing := node{names: "import", make: newImportCommand}
+	info := node{names: "info", make: newInfoCommand}
+	layers := node{names: "layers", make: newLayersCommand}
+	load := node{names: "load", make: newLoadCommand}
+	pull := node{names: "pull", make: newPullCommand}
+	push := node{names: "push", make: newPushCommand}
+	run := node{names: "run", make: newRunCommand}
+	save := node{names: "save", make: newSaveCommand}
+	tag := node{names: "tag", make: newTagCommand}
+	tags := node{names: "tags", make: newTagsCommand}
+	index := []node{
+		{names: "create", make: newCreateIndexCommand},
+		{names: "inspect", make: newInspectIndexCommand},
+	}
+	return []node{
+		build, copying, events, history, importing, info, layers, load, pull, push, run, save, tag, tags,
+		{names: "images", make: newImagesCommand},
+		{names: "inspect", make: newInspectCommand},
+		{names: "login", make: newLoginCommand},
+		{names: "logout", make: newLogoutCommand},
+		{names: "rmi", make: newRemoveCommand},
+		{names: "search", make: newSearchCommand},
+		{names: "undo", make: newUndoCommand},
+		{names: "version", make: newVersionCommand},
+		{names: "manifest", make: newManifestCommand},
+		{names: "image", about: "Manage images", subs: []node{
+			build, copying, history, importing, layers, load, pull, push, save, tag, tags,
+			{names: "browse", make: newBrowseCommand},
+			{names: "cat", make: newCatCommand},
+			{names: "cp", make: newImageCopyCommand},
+			{names: "diff", make: newImageDiffCommand},
+			{names: "grep", make: newImageGrepCommand},
+			{names: "index", about: "Manage multi-platform images in registries", subs: index},
+			{names: "inspect", make: newImageInspectCommand},
+			{names: "ls list", make: newImagesCommand},
+			{names: "ls-files", make: newListFilesCommand},
+			{names: "pin", make: newPinCommand},
+			{names: "prune", make: newImagePruneCommand},
+			{names: "rm rmi remove", make: newRemoveCommand},
+			{names: "unpin", make: newUnpinCommand},
+		}},
+		{names: "builder", about: "Manage builds", subs: []node{build, {names: "prune", make: newBuilderPruneCommand}}},
+		{names: "buildx", about: "Docker's buildx commands that Strake has", subs: []node{
+			build, {names: "imagetools", about: "Commands to work on images in registry", subs: index},
+		}},
+		{names: "container", about: "Manage containers", subs: []node{run}},
+		{names: "store", about: "Look after the image store", subs: []node{
+			{names: "check", make: newStoreCheckCommand},
+			{names: "inventory", make: newStoreInventoryCommand},
+		}},
+		{names: "system", about: "Manage Strake", subs: []node{
+			events, info,
+			{names: "df", make: newDiskUsageCommand},
+			{names: "prune", make: newSystemPruneCommand},
+		}},
+	}
+}
+
+// grow adds to cmd the one of nodes that args, cmd's command line, names, or
+// all of them where it names none: for help, completion and what is not known.
+func grow(s *session, cmd *cobra.Command, nodes []node, args []string) {
+	args = skipFlags(cmd.Flags(), args)
+	if len(args) > 0 {
+		named := func(n node) bool { return slices.Contains(strings.Fields(n.names), args[0]) }
+		if i := slices.IndexFunc(nodes, named); i >= 0 {
+			nodes, args = nodes[i:i+1], args[1:]
+		} else {
+			args = nil
+		}
+	}
+	for _, n := range nodes {
+		names := strings.Fields(n.names)
+		if n.make == nil {
+			sub := group(names[0], n.about)
+			grow(s, sub, n.subs, args)
+			cmd.AddCommand(sub)
+			continue
+		}
+		sub := n.make(s)
+		sub.Use = names[0] + sub.Use[len(sub.Name()):]
+		sub.Aliases = names[1:]
+		cmd.AddCommand(sub)
+	}
+}
+
+// skipFlags returns args from the first that is neither a flag nor the value of
+// one; nothing after a flag that flags has not.
+func skipFlags(flags *pflag.FlagSet, args []string) []string {
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		name, _, hasValue := strings.Cut(args[0], "=")
+		flag := flags.Lookup(strings.TrimPrefix(name, "--"))
+		if len(name) == len("-D") && flag == nil {
+			flag = flags.ShorthandLookup(name[1:])
+		}
+		if flag == nil {
+			return nil
+		}
+		args = args[1:]
+		if flag.NoOptDefVal == "" && !hasValue && len(args) > 0 {
+			args = args[1:]
+		}
+	}
+	return args
 }
 
 // group makes a command that only has subcommands.
@@ -71,22 +170,6 @@ func group(name, about string, subs ...*cobra.Command) *cobra.Command {
 		DisableFlagsInUseLine: true,
 	}
 	cmd.AddCommand(subs...)
-	return cmd
-}
-
-// addTo adds commands to a group.
-func addTo(root *cobra.Command, group string, cmds ...*cobra.Command) {
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == group {
-			cmd.AddCommand(cmds...)
-		}
-	}
-}
-
-// renamed gives a command the names that it has in a group.
-func renamed(cmd *cobra.Command, name string, more ...string) *cobra.Command {
-	cmd.Use = name + cmd.Use[len(cmd.Name()):]
-	cmd.Aliases = more
 	return cmd
 }
 
