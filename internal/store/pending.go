@@ -137,11 +137,20 @@ func (p *pending) staged() (files layer.Files, tar *os.File, err error) {
 
 // commit is the Commit of a staged layer.
 func (p *pending) commit(ctx context.Context, diffID digest.Digest) error {
-	if err := errors.Join(p.sync(), p.s.hold(ctx, diffID)); err != nil {
+	if err := p.sync(); err != nil {
 		return err
 	}
-	return p.s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) },
-		func(tx *sql.Tx) error { return recordLayer(ctx, tx, diffID, p) })
+	l, err := p.s.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	// GC waits behind the gate, so the lease may come with the row.
+	return p.s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) }, func(tx *sql.Tx) error {
+		if err := insertLease(ctx, tx, l.id, []digest.Digest{diffID}); err != nil {
+			return err
+		}
+		return recordLayer(ctx, tx, diffID, p)
+	})
 }
 
 // commitFiles gives tar and index their names, durably.
