@@ -70,9 +70,9 @@ func (s *Store) AddImage(ctx context.Context, opts AddImageOptions) (Image, erro
 
 // setNames gives the image its names and writes the events. What the names
 // named can be brought back.
-func (o AddImageOptions) setNames(ctx context.Context, tx *sql.Tx, begin func(string) *entry, id digest.Digest) (err error) {
+func (o AddImageOptions) setNames(ctx context.Context, tx *sql.Tx, begin func(string, bool) *entry, id digest.Digest) (err error) {
 	var event int64
-	undo := begin(o.what())
+	undo := begin(o.what(), true)
 	for _, name := range o.Names {
 		if err := setName(ctx, tx, undo, name, o.Root, id); err != nil {
 			return err

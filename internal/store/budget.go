@@ -60,7 +60,7 @@ func (c *collector) overdue(ctx context.Context) (id int64, err error) {
 // forgetJournal collects the journal's entries up to an ID.
 func (c *collector) forgetJournal(ctx context.Context, until int64) (int64, error) {
 	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) {
-		if err := forgetUntil(ctx, tx, until); err != nil {
+		if err := forget(ctx, tx, "entry <= $1", until); err != nil {
 			return nil, err
 		}
 		return c.planAll(ctx, tx)
@@ -78,13 +78,24 @@ func (c *collector) Reclaim(ctx context.Context) bool {
 	return err == nil && freed > 0
 }
 
-// victim is one thing that the budget may take.
+// victim is one thing that the budget may take: the row of a kind.
 type victim struct {
-	entry int64         // of the journal
-	blob  digest.Digest // a compressed layer
-	key   string        // of a cache record
-	image digest.Digest
+	kind  victimKind
+	entry int64         // of a victimEntry
+	blob  digest.Digest // of a victimBlob
+	key   string        // of a victimRecord
+	image digest.Digest // of a victimImage
 }
+
+// victimKind says what a victim is.
+type victimKind int
+
+const (
+	victimEntry  victimKind = iota // of the journal
+	victimBlob                     // a compressed layer
+	victimRecord                   // of the cache
+	victimImage
+)
 
 // enforce brings the store down to its budget: first what undo keeps, the oldest
 // first; then, the least recently used first, compressed layers, which can be
@@ -146,16 +157,16 @@ func (g *graph) freedBy(victims []victim, sizes []int64) (freed int64) {
 		switch r.kind {
 		case rootJournal:
 			id, err := strconv.ParseInt(r.owner, 10, 64)
-			return err != nil || !gone[victim{entry: id}]
+			return err != nil || !gone[victim{kind: victimEntry, entry: id}]
 		case rootCache:
-			return !gone[victim{key: r.owner}]
+			return !gone[victim{kind: victimRecord, key: r.owner}]
 		case rootImage:
-			return !gone[victim{image: r.image}]
+			return !gone[victim{kind: victimImage, image: r.image}]
 		}
 		return true
 	})
 	for n, dgst := range g.digests {
-		if !kept[n] || gone[victim{blob: dgst}] {
+		if !kept[n] || gone[victim{kind: victimBlob, blob: dgst}] {
 			freed += sizes[n]
 		}
 	}
@@ -167,7 +178,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 	leased := g.reach(func(r root) bool { return r.kind == rootLease })
 	var list []victim
 	err := eachRow(ctx, tx, "SELECT id FROM journal ORDER BY id", func(scan func(...any) error) error {
-		var v victim
+		v := victim{kind: victimEntry}
 		err := scan(&v.entry)
 		list = append(list, v)
 		return err
@@ -177,7 +188,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 	}
 	err = eachRow(ctx, tx, `SELECT b.digest FROM blobs b JOIN compressed c ON c.digest = b.digest
 		JOIN layers l ON l.diff_id = c.diff_id WHERE c.digest <> c.diff_id ORDER BY b.used, b.digest`, func(scan func(...any) error) error {
-		var v victim
+		v := victim{kind: victimBlob}
 		err := scan(&v.blob)
 		if !leased[g.node(v.blob.String())] {
 			list = append(list, v)
@@ -193,7 +204,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 	}
 	for _, r := range records {
 		if r.Kind == KindStep && !r.InUse {
-			list = append(list, victim{key: r.ID})
+			list = append(list, victim{kind: victimRecord, key: r.ID})
 		}
 	}
 	images, err := listImages(ctx, tx)
@@ -206,7 +217,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 		if pinned, err := pinnedWithin(ctx, tx, img.ID); err != nil {
 			return nil, err
 		} else if !pinned && !used[img.ID] {
-			list = append(list, victim{image: img.ID})
+			list = append(list, victim{kind: victimImage, image: img.ID})
 		}
 	}
 	return list, nil
@@ -217,20 +228,20 @@ func (c *collector) take(ctx context.Context, tx *sql.Tx, victims []victim, p *p
 	r := &removal{files: c.files, tx: tx, undo: &entry{}, opts: RemoveOptions{Force: true}}
 	for _, v := range victims {
 		var err error
-		switch {
-		case v.entry > 0:
-			err = forgetUntil(ctx, tx, v.entry)
-		case v.blob != "":
+		switch v.kind {
+		case victimEntry:
+			err = forget(ctx, tx, "entry <= $1", v.entry)
+		case victimBlob:
 			// The row of compressed stays: it says what the blob held.
 			_, err = tx.ExecContext(ctx, "DELETE FROM blobs WHERE digest = $1", v.blob.String())
 			p.evicted[v.blob] = true
-		case v.key != "":
+		case victimRecord:
 			for _, q := range []string{"DELETE FROM cache WHERE key = $1", "DELETE FROM cache_layers WHERE key = $1"} {
 				if err == nil {
 					_, err = tx.ExecContext(ctx, q, v.key)
 				}
 			}
-		default:
+		case victimImage:
 			err = r.dropAll(ctx, v.image)
 		}
 		if err != nil {

@@ -311,7 +311,7 @@ func (l *lookout) rows() {
 			if !c.whole(d) {
 				l.tell(Finding{
 					Kind: KindRows, What: fmt.Sprintf("entry %d of undo", entry), Detail: "needs " + d.String() + ", which is not whole",
-					fix: func(ctx context.Context, tx *sql.Tx) error { return forgetEntry(ctx, tx, entry) },
+					fix: func(ctx context.Context, tx *sql.Tx) error { return forget(ctx, tx, "entry = $1", entry) },
 				})
 			}
 		}

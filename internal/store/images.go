@@ -399,7 +399,7 @@ func (s *Store) SetName(ctx context.Context, name reference.NamedTagged, ref str
 		if err != nil {
 			return err
 		}
-		undo := s.begin("tag " + familiar(name.String()))
+		undo := s.begin("tag "+familiar(name.String()), true)
 		if err := setName(ctx, tx, undo, name.String(), f.root, f.id); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -18,8 +19,12 @@ import (
 )
 
 // maxJournal is how many entries are kept, however young they are: a name that
-// every build moves leaves that many, not more.
-const maxJournal = 256
+// every build moves leaves that many, not more. Who finds so many when it
+// collects leaves no more than lowJournal: it does not collect each time.
+const (
+	maxJournal = 256
+	lowJournal = maxJournal * 3 / 4
+)
 
 // journal keeps what was removed or overwritten, until it is collected: rows,
 // and through journal_holds the blobs that they need.
@@ -37,10 +42,11 @@ type JournalEntry struct {
 }
 
 // entry is a journal entry that is being written, in the transaction of the
-// change that it takes back. A nil entry keeps nothing.
+// change that it takes back. It collects rows in any case, and keeps none of
+// them where it is not to be kept, as the zero entry is not.
 type entry struct {
 	what string
-	keep bool // write writes something
+	keep bool
 	rows []savedRow
 }
 
@@ -51,16 +57,13 @@ type savedRow struct {
 	content map[string]any
 }
 
-// begin begins an entry.
-func (j *journal) begin(what string) *entry {
-	return &entry{what: what, keep: j.window > 0}
+// begin begins an entry, which is kept where the journal keeps any.
+func (j *journal) begin(what string, keep bool) *entry {
+	return &entry{what: what, keep: keep && j.window > 0}
 }
 
 // save keeps the rows of a table that concern an image and that where selects.
 func (e *entry) save(ctx context.Context, tx *sql.Tx, id digest.Digest, table, where string, args ...any) error {
-	if e == nil {
-		return nil
-	}
 	rows, err := tx.QueryContext(ctx, "SELECT * FROM "+table+" WHERE "+where, args...) //nolint:gosec // constants
 	if err != nil {
 		return err
@@ -146,11 +149,15 @@ func (r savedRow) digests() []digest.Digest {
 	return list
 }
 
-// write ends the entry: it is there when the transaction is, unless no row was
-// kept. The event with the ID is the change's; the entry has its ID too.
+// write ends the entry: it is there when the transaction is, unless there is no
+// row, and the oldest goes where there are too many. The event with the ID is the
+// change's, which has one; the entry has its ID too.
 func (e *entry) write(ctx context.Context, tx *sql.Tx, id int64) error {
-	if e == nil || !e.keep || len(e.rows) == 0 {
+	if !e.keep || len(e.rows) == 0 {
 		return nil
+	}
+	if id == 0 {
+		return fmt.Errorf("journal: %s told no event", e.what)
 	}
 	if _, err := tx.ExecContext(ctx, "INSERT INTO journal (id, at, what) VALUES ($1, $2, $3)", id, now(), e.what); err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -173,51 +180,52 @@ func (e *entry) write(ctx context.Context, tx *sql.Tx, id int64) error {
 			}
 		}
 	}
-	return nil
+	last, err := nthLast(ctx, tx, maxJournal)
+	if err != nil || last == 0 {
+		return err
+	}
+	return forget(ctx, tx, "entry <= $1", last)
 }
 
-// forget drops what entries keep of an image, and the entries that keep nothing
-// else.
-func forget(ctx context.Context, tx *sql.Tx, id digest.Digest) error {
-	for _, q := range []string{"DELETE FROM journal_rows WHERE image_id = $1", "DELETE FROM journal_holds WHERE image_id = $1"} {
-		if _, err := tx.ExecContext(ctx, q, id.String()); err != nil {
+// nthLast is the ID of the newest entry but n; 0 when there are no more than n.
+func nthLast(ctx context.Context, tx *sql.Tx, n int) (id int64, err error) {
+	err = tx.QueryRowContext(ctx, "SELECT COALESCE((SELECT id FROM journal ORDER BY id DESC LIMIT 1 OFFSET $1), 0)", n).Scan(&id)
+	if err != nil {
+		return 0, fmt.Errorf("journal: %w", err)
+	}
+	return id, nil
+}
+
+// forget drops what entries keep where a condition on entry or image_id holds,
+// and the entries that keep nothing else.
+func forget(ctx context.Context, tx *sql.Tx, where string, arg any) error {
+	for _, table := range []string{"journal_rows", "journal_holds"} {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+where, arg); err != nil { //nolint:gosec // constants
 			return fmt.Errorf("journal: %w", err)
 		}
 	}
-	_, err := tx.ExecContext(ctx, "DELETE FROM journal WHERE id NOT IN (SELECT entry FROM journal_rows)")
-	return err
-}
-
-// forgetUntil drops the entries up to an ID.
-func forgetUntil(ctx context.Context, tx *sql.Tx, id int64) error {
-	for _, q := range []string{
-		"DELETE FROM journal_rows WHERE entry <= $1", "DELETE FROM journal_holds WHERE entry <= $1", "DELETE FROM journal WHERE id <= $1",
-	} {
-		if _, err := tx.ExecContext(ctx, q, id); err != nil {
-			return fmt.Errorf("journal: %w", err)
-		}
-	}
-	return nil
-}
-
-// forgetEntry drops one entry.
-func forgetEntry(ctx context.Context, tx *sql.Tx, id int64) error {
-	for _, table := range []string{"journal_rows WHERE entry", "journal_holds WHERE entry", "journal WHERE id"} {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" = $1", id); err != nil { //nolint:gosec // constants
-			return fmt.Errorf("journal: %w", err)
-		}
+	_, err := tx.ExecContext(ctx, "DELETE FROM journal WHERE NOT EXISTS (SELECT 1 FROM journal_rows WHERE entry = id)")
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
 
-// expired is the ID of the newest entry that is too old, or one too many; 0 when
-// there is none.
+// expired is the ID of the newest entry that is to be collected; 0 when there is
+// none. One that was written while the clock was behind waits for those before it.
 func (j *journal) expired(ctx context.Context, tx *sql.Tx) (id int64, err error) {
-	err = tx.QueryRowContext(ctx, `SELECT MAX(
-		COALESCE((SELECT MAX(id) FROM journal WHERE at < $1), 0),
-		COALESCE((SELECT id FROM journal ORDER BY id DESC LIMIT 1 OFFSET $2), 0))`,
-		time.Now().Add(-j.window).UnixNano(), maxJournal).Scan(&id)
-	return id, err
+	err = tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM journal
+		WHERE id < COALESCE((SELECT MIN(id) FROM journal WHERE at >= $1), $2)`,
+		time.Now().Add(-j.window).UnixNano(), int64(math.MaxInt64)).Scan(&id)
+	if err != nil {
+		return 0, err
+	}
+	full, err := nthLast(ctx, tx, maxJournal-1)
+	if err != nil || full == 0 {
+		return id, err
+	}
+	low, err := nthLast(ctx, tx, lowJournal)
+	return max(id, low), err
 }
 
 // UndoResult says what came back.
@@ -259,7 +267,7 @@ func (j *journal) restore(ctx context.Context, tx *sql.Tx, result *UndoResult) e
 	if err != nil {
 		return err
 	}
-	redo := j.begin("undo of " + result.Entry.What)
+	redo := j.begin("undo of "+result.Entry.What, true)
 	var event int64
 	for _, row := range saved {
 		name, _ := row.content["name"].(string)
@@ -289,7 +297,7 @@ func (j *journal) restore(ctx context.Context, tx *sql.Tx, result *UndoResult) e
 			}
 		}
 	}
-	if err := forgetEntry(ctx, tx, result.Entry.ID); err != nil {
+	if err := forget(ctx, tx, "entry = $1", result.Entry.ID); err != nil {
 		return err
 	}
 	return redo.write(ctx, tx, event)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,12 +88,11 @@ func (c *collector) prune(ctx context.Context, tx *sql.Tx, opts PruneOptions, re
 		}
 	}
 	if opts.Undo {
-		if err := forgetUntil(ctx, tx, int64(^uint64(0)>>1)); err != nil {
+		if err := forget(ctx, tx, "entry <= $1", int64(math.MaxInt64)); err != nil {
 			return nil, err
 		}
 	}
-	r := &removal{files: c.files, tx: tx, undo: c.journal.begin(opts.What)}
-	r.undo.keep = r.undo.keep && !opts.Now && !opts.Undo
+	r := &removal{files: c.files, tx: tx, undo: c.journal.begin(opts.What, !opts.Now && !opts.Undo)}
 	if opts.Images != nil {
 		if err := c.pruneImages(ctx, before, opts, r, res); err != nil {
 			return nil, err

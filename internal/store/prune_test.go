@@ -267,7 +267,20 @@ func TestJournalBounds(t *testing.T) {
 		}
 		return len(list)
 	}
-	if _, err := s.Settle(t.Context()); err != nil || count() != maxJournal {
+	if n := count(); n != maxJournal {
+		t.Errorf("%d entries", n)
+	}
+	// Each holds what it names; who adds to the store collects what is too much.
+	if _, err := s.Settle(t.Context()); err != nil || count() != lowJournal {
+		t.Errorf("%d entries, %v", count(), err)
+	}
+	// A clock that was behind for a while expires nothing before its time.
+	exec(t, s, "UPDATE journal SET at = 1 WHERE id = (SELECT MAX(id) FROM journal)")
+	if _, err := s.Settle(t.Context()); err != nil || count() != lowJournal {
+		t.Errorf("%d entries, %v", count(), err)
+	}
+	exec(t, s, "UPDATE journal SET at = 1 WHERE id = (SELECT MIN(id) FROM journal)")
+	if _, err := s.Settle(t.Context()); err != nil || count() != lowJournal-1 {
 		t.Errorf("%d entries, %v", count(), err)
 	}
 	s = again(t, s, Options{UndoWindow: time.Nanosecond})

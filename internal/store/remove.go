@@ -44,8 +44,7 @@ func (c *collector) Remove(ctx context.Context, opts RemoveOptions) (RemoveResul
 		if err != nil {
 			return err
 		}
-		r = &removal{files: c.files, tx: tx, opts: opts, undo: c.journal.begin("rmi " + shortRef(opts.Ref))}
-		r.undo.keep = r.undo.keep && !opts.Now
+		r = &removal{files: c.files, tx: tx, opts: opts, undo: c.journal.begin("rmi "+shortRef(opts.Ref), !opts.Now)}
 		if len(opts.Platforms) > 0 {
 			err = r.removePlatforms(ctx, f)
 		} else {
@@ -90,7 +89,7 @@ func (r *removal) end(ctx context.Context) error {
 		return r.undo.write(ctx, r.tx, r.event)
 	}
 	for _, id := range r.deleted {
-		if err := forget(ctx, r.tx, id); err != nil {
+		if err := forget(ctx, r.tx, "image_id = $1", id.String()); err != nil {
 			return err
 		}
 	}
@@ -118,8 +117,8 @@ func (r *removal) remove(ctx context.Context, f found) error {
 	byID := f.name == "" && f.digest == "" || strings.HasPrefix(f.id.Encoded(), r.opts.Ref)
 	switch {
 	case byID && len(refs) > 0:
-		member, err := exists(ctx, r.tx, `variants WHERE image_id = $1 AND chosen = 0 AND image_id NOT IN
-			(SELECT image_id FROM names UNION SELECT image_id FROM repo_digests)`, f.id.String())
+		member, err := exists(ctx, r.tx, `variants WHERE image_id = $1 AND chosen = 0
+			AND NOT EXISTS (SELECT 1 FROM names WHERE image_id = $1) AND NOT EXISTS (SELECT 1 FROM repo_digests WHERE image_id = $1)`, f.id.String())
 		if err != nil {
 			return err
 		}
@@ -388,6 +387,9 @@ func (r *removal) removeManifest(ctx context.Context, f found, img Image) error 
 		return r.remove(ctx, f)
 	}
 	if err := r.delete(ctx, img.ID, "variants", "manifest = $1", img.Manifest.Digest.String()); err != nil {
+		return err
+	}
+	if r.event, err = imageEvent(ctx, r.tx, "untag", img.ID.String(), img.ID.String(), img.ID); err != nil {
 		return err
 	}
 	for _, root := range roots {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -290,4 +291,40 @@ func TestAttestations(t *testing.T) {
 	if _, err := image.Copy(t.Context(), s, "a:1", second, "docker.io/library/a:1", image.CopyOptions{}); err != nil {
 		t.Errorf("copy of the whole index: %v", err)
 	}
+}
+
+// An image that keeps a name of its own is taken out of an index again and
+// again, and each time it can be brought back.
+func TestRemoveMemberUndo(t *testing.T) {
+	s := openWith(t, Options{Root: t.TempDir(), UndoWindow: time.Hour})
+	const index, own = "docker.io/library/a:idx", "docker.io/library/a:arm"
+	arm := platforms.MustParse("linux/arm64")
+	m := newMulti(t, "member", "linux/amd64", "linux/arm64")
+	for range 3 {
+		m.add(t, s, index, "linux/amd64", "linux/arm64")
+		if _, err := s.AddImage(t.Context(), AddImageOptions{Root: m.manifests["linux/arm64"], Names: []string{own}}); err != nil {
+			t.Fatal(err)
+		}
+		res, err := s.Remove(t.Context(), RemoveOptions{Ref: index, Force: true, Platforms: []ocispec.Platform{arm}})
+		if err != nil || len(res.Deleted)+len(res.Untagged) > 0 {
+			t.Fatalf("removed %+v, %v", res, err)
+		}
+		if ids := held(t, s, m.root); !slices.Equal(ids, []digest.Digest{m.id("linux/amd64")}) {
+			t.Errorf("the index has %v", ids)
+		}
+	}
+	events, err := s.Events(t.Context(), 0)
+	if err != nil || len(events) == 0 || events[len(events)-1].Action != "untag" || events[len(events)-1].Actor != m.id("linux/arm64").String() {
+		t.Errorf("events %+v, %v", events, err)
+	}
+	// The newest undoes it; of those before there is nothing left to bring back.
+	for range 3 {
+		if res, err := s.Undo(t.Context(), 0); err != nil || res.Entry.What != "rmi "+index {
+			t.Fatalf("undone %+v, %v", res, err)
+		}
+		if ids := held(t, s, m.root); len(ids) != 2 {
+			t.Errorf("the index has %v", ids)
+		}
+	}
+	reopen(t, s)
 }
