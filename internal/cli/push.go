@@ -51,6 +51,9 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := engine.CheckCompression(opts.compress); err != nil {
+		return err
+	}
 	if opts.platform != "" {
 		if err := checkPlatforms([]string{opts.platform}); err != nil {
 			fmt.Fprintf(s.Err, "Invalid platform %s", opts.platform) // without a line's end, as docker has it

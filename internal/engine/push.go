@@ -46,6 +46,10 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err != nil {
 		return PushResult{}, err
 	}
+	recipe, err := parseCompression(opts.Compression)
+	if err != nil {
+		return PushResult{}, err
+	}
 	if _, ok := named.(reference.Digested); ok {
 		return PushResult{}, messageError{"cannot push a digest reference", errdefs.ErrInvalidArgument}
 	}
@@ -61,11 +65,9 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 		return PushResult{}, err
 	}
 	streams := &streams{repo: repo, next: opts.Progress}
-	how := store.CompressOptions{Tee: func(layer ocispec.Descriptor) store.Tee { return streams.open(ctx, layer, opts.Compression) }}
-	if opts.Compression != "" {
-		if how.Recipe, err = store.ParseRecipe(opts.Compression); err != nil {
-			return PushResult{}, messageError{strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()), errdefs.ErrInvalidArgument}
-		}
+	how := store.CompressOptions{
+		Recipe: recipe,
+		Tee:    func(layer ocispec.Descriptor) store.Tee { return streams.open(ctx, layer, opts.Compression) },
 	}
 	root, index, err := pushRoot(ctx, env, img, named, opts.Platform, how)
 	streams.wait()
@@ -94,6 +96,22 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 		return PushResult{}, err
 	}
 	return PushResult{Name: named, Root: root, Index: index}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
+}
+
+// CheckCompression fails unless PushOptions may have this Compression.
+func CheckCompression(compression string) error {
+	_, err := parseCompression(compression)
+	return err
+}
+
+func parseCompression(s string) (recipe store.Recipe, err error) {
+	if s == "" {
+		return recipe, nil
+	}
+	if recipe, err = store.ParseRecipe(s); err != nil {
+		err = messageError{strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()), errdefs.ErrInvalidArgument}
+	}
+	return recipe, err
 }
 
 // pushConcurrency is how many blobs are pushed at once, as docker does.

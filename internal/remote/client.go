@@ -151,15 +151,19 @@ func (c *Client) Close() {
 }
 
 // Registry returns the registry at host, which is "docker.io" or a host with
-// or without a port. It is the same one every time.
+// or without a port. It is the same one every time. It fails for one that
+// registries.conf blocks.
 func (c *Client) Registry(host string) (*Registry, error) {
 	key := registryKey{host: CanonicalHost(host)}
 	list, err := c.rules()
 	if err != nil {
 		return nil, err
 	}
-	if r, _ := list.find(key.host); r != nil && r.Location == r.Prefix {
-		key.insecure = r.Insecure
+	if r, _ := list.find(key.host); r != nil {
+		if r.Blocked {
+			return nil, blockedError{r.Prefix, r.file}
+		}
+		key.insecure = r.Insecure && r.Location == r.Prefix
 	}
 	return c.registry(key)
 }

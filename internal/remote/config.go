@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
+	"github.com/docker/cli/cli/config/credentials"
 	"github.com/docker/cli/cli/config/types"
 )
 
@@ -23,8 +25,9 @@ const dockerHubKey = "https://index.docker.io/v1/"
 // A credential is kept by the helper that is configured for its host; where
 // there is none, in the encrypted file, whose key is
 // $XDG_STATE_HOME/strake/credentials.key; or, when that is asked for, in
-// config.json as docker does without a helper, in the clear. It is looked for in
-// that order.
+// config.json as docker does without a helper, in the clear. What is in
+// config.json counts before what is encrypted: storing the latter removes the
+// former, so it is the newer one, of a docker login.
 type Config struct {
 	Dir string // the directory that holds config.json
 }
@@ -94,20 +97,19 @@ func (c *Config) Get(_ context.Context, host string) (Credential, error) {
 	if err != nil {
 		return Credential{}, err
 	}
-	if helper(f, host) == "" {
-		v, err := c.vault()
-		if err != nil {
-			return Credential{}, err
-		}
-		if cred, err := v.get(CanonicalHost(host)); err != nil || cred != (Credential{}) {
-			return cred, err
-		}
-	}
 	a, err := f.GetAuthConfig(credentialKey(host))
 	if err != nil {
 		return Credential{}, fmt.Errorf("credential of %s: %w", host, err)
 	}
-	return Credential{a.Username, a.Password, a.IdentityToken, a.RegistryToken}, nil
+	cred := Credential{a.Username, a.Password, a.IdentityToken, a.RegistryToken}
+	if cred != (Credential{}) || helper(f, host) != "" {
+		return cred, nil
+	}
+	v, err := c.vault()
+	if err != nil {
+		return Credential{}, err
+	}
+	return v.get(CanonicalHost(host))
 }
 
 // helper names the credential helper that keeps the credential of host; "" is
@@ -134,6 +136,9 @@ func (c *Config) Set(_ context.Context, host string, cred Credential, plain bool
 		if err := v.set(CanonicalHost(host), &cred); err != nil {
 			return fmt.Errorf("store credential of %s: %w", host, err)
 		}
+		if err := eraseClear(f, host); err != nil {
+			return fmt.Errorf("remove the older credential of %s from %s: %w", host, f.GetFilename(), err)
+		}
 		return nil
 	}
 	key := credentialKey(host)
@@ -145,7 +150,7 @@ func (c *Config) Set(_ context.Context, host string, cred Credential, plain bool
 	if err != nil {
 		return fmt.Errorf("store credential of %s: %w", host, err)
 	}
-	return v.set(CanonicalHost(host), nil) // an older one would hide it
+	return v.set(CanonicalHost(host), nil) // the older one
 }
 
 // Erase forgets the credential of host; having none is no error.
@@ -158,11 +163,24 @@ func (c *Config) Erase(_ context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(v.set(CanonicalHost(host), nil), f.GetCredentialsStore(credentialKey(host)).Erase(credentialKey(host)))
+	err = errors.Join(v.set(CanonicalHost(host), nil), f.GetCredentialsStore(credentialKey(host)).Erase(credentialKey(host)), eraseClear(f, host))
 	if err != nil {
 		return fmt.Errorf("erase credential of %s: %w", host, err)
 	}
 	return nil
+}
+
+// eraseClear removes what config.json itself holds of host, under any of the
+// names that docker finds it by. A file that holds nothing of it stays as it is.
+func eraseClear(f *configfile.ConfigFile, host string) error {
+	key, before := credentialKey(host), len(f.AuthConfigs)
+	maps.DeleteFunc(f.AuthConfigs, func(name string, _ types.AuthConfig) bool {
+		return name == key || credentials.ConvertToHostname(name) == key
+	})
+	if len(f.AuthConfigs) == before {
+		return nil
+	}
+	return f.Save()
 }
 
 func credentialKey(host string) string {

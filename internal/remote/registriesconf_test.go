@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,6 +108,38 @@ location = "bad.example"
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestBlockedRegistry is what is asked of a registry as a whole.
+func TestBlockedRegistry(t *testing.T) {
+	file := writeConf(t, "registries.conf", "[[registry]]\nlocation = 'bad.example'\nblocked = true\n[[registry]]\nlocation = 'some.example/team'\nblocked = true\n")
+	c := NewClient(Options{RegistriesConf: []string{file}})
+	if _, err := c.Registry("https://bad.example/v2"); err == nil || err.Error() != "registry bad.example is blocked in "+file {
+		t.Error(err)
+	}
+	if err := c.Login(t.Context(), "bad.example", Credential{}); !errdefs.IsFailedPrecondition(err) {
+		t.Error(err)
+	}
+	if _, err := c.Registry("some.example"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPrintable is the words of a server on a terminal.
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]string{
+		"": "", "plain ünïcode": "plain ünïcode", "a\x1b[2Jb": "a [2Jb", "\xff\n\t": "\ufffd  ",
+		"a\u202eb\u2066\u2069\u2028\u2029": "a b    ", "\ufffd": "\ufffd", "\x7f\u009b1m": "  1m",
+		strings.Repeat("ü", 501) + "x":      strings.Repeat("ü", 500) + "...",
+		"x" + strings.Repeat("ü", 501):      "x" + strings.Repeat("ü", 499) + "...",
+	} {
+		if got := printable(s); got != want {
+			t.Errorf("%q: %q, want %q", s, got, want)
+		}
+	}
+	if got := place(&url.URL{Scheme: "https", Host: "h", Path: "/a\x1b[2J\u202e/sha256:b"}); got != "https://h/a%1B%5B2J%E2%80%AE/sha256:b" {
+		t.Error(got)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 
@@ -276,7 +277,7 @@ func closeBody(hr *http.Request, err error) error {
 
 // place names u without its query, which may hold a secret.
 func place(u *url.URL) string {
-	return u.Scheme + "://" + u.Host + u.Path
+	return printable(u.Scheme + "://" + u.Host + u.EscapedPath())
 }
 
 // isRedirect reports whether resp sends a request of this method elsewhere.
@@ -366,13 +367,14 @@ func statusCode(resp *http.Response) registry.Code {
 	return registry.Unknown
 }
 
-// printable keeps a server's words short and free of control characters.
+// printable keeps a server's words short and free of what a terminal could take
+// for a command, or for another order of the letters.
 func printable(s string) string {
 	if len(s) > 1000 {
-		s = s[:1000] + "..."
+		s = strings.ToValidUTF8(s[:1000], "") + "..."
 	}
 	return strings.Map(func(c rune) rune {
-		if c < ' ' || c >= 0x7f && c < 0xa0 {
+		if !unicode.IsPrint(c) {
 			return ' '
 		}
 		return c

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +22,7 @@ import (
 // read all that the user may.
 type vault struct {
 	file string
-	key  string // the file of the key, 32 bytes
+	key  string // the file of the key, keySize bytes
 }
 
 // vaultFile is the JSON in the file.
@@ -30,7 +31,10 @@ type vaultFile struct {
 	Credentials map[string][]byte `json:"credentials"` // nonce and ciphertext, by host
 }
 
-const vaultVersion = 1
+const (
+	vaultVersion = 1
+	keySize      = 32
+)
 
 // storedCredential is a Credential that its JSON shows.
 type storedCredential Credential
@@ -41,9 +45,9 @@ func (v vault) get(host string) (Credential, error) {
 	if err != nil || f.Credentials[host] == nil {
 		return Credential{}, err
 	}
-	key, err := os.ReadFile(v.key)
+	key, err := v.readKey()
 	if err != nil {
-		return Credential{}, fmt.Errorf("the key of %s: %w; log in again", v.file, err)
+		return Credential{}, fmt.Errorf("the key of %s: %w", v.file, err)
 	}
 	var cred storedCredential
 	text, err := open256(key, f.Credentials[host], host)
@@ -75,7 +79,7 @@ func (v vault) set(host string, cred *Credential) (err error) {
 	}
 	delete(f.Credentials, host)
 	if cred != nil {
-		key, err := readKey(lock)
+		key, err := v.makeKey(lock)
 		if err != nil {
 			return err
 		}
@@ -114,10 +118,10 @@ func (v vault) read() (vaultFile, error) {
 
 // lockKey opens and locks the file of the key.
 func (v vault) lockKey() (*os.File, error) {
-	if err := errors.Join(os.MkdirAll(filepath.Dir(v.key), 0o700), os.MkdirAll(filepath.Dir(v.file), 0o700)); err != nil {
+	if err := errors.Join(makeDir(filepath.Dir(v.key)), makeDir(filepath.Dir(v.file))); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(v.key, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := v.openKey(os.O_CREATE | os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -127,13 +131,54 @@ func (v vault) lockKey() (*os.File, error) {
 	return f, nil
 }
 
-// readKey reads the key, and makes it first in a file that is empty.
-func readKey(f *os.File) ([]byte, error) {
-	key := make([]byte, 32)
+// openKey opens the file of the key, which must be the user's alone: whoever
+// else could write it would choose the key, and who could read it has it.
+func (v vault) openKey(flags int) (*os.File, error) {
+	f, err := os.OpenFile(v.key, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s is a symbolic link: put the file itself there, or remove the link and log in again: %w", v.key, errdefs.ErrPermissionDenied)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("stat %s: %w", v.key, err), f.Close())
+	}
+	what := ""
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		what = "is no regular file: remove it"
+	case int(st.Uid) != os.Geteuid():
+		what = fmt.Sprintf("belongs to the user %d, not to %d: remove it", st.Uid, os.Geteuid())
+	case st.Mode&0o077 != 0:
+		what = fmt.Sprintf("is open to other users (mode %04o): remove it, or if you trust it chmod it to 600,", st.Mode&0o7777)
+	default:
+		return f, nil
+	}
+	return nil, errors.Join(fmt.Errorf("%s %s and log in again: %w", v.key, what, errdefs.ErrPermissionDenied), f.Close())
+}
+
+// readKey reads the key, which must be there.
+func (v vault) readKey() (key []byte, err error) {
+	f, err := v.openKey(os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; log in again", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return io.ReadAll(io.LimitReader(f, keySize+1)) // of another size it fits nothing
+}
+
+// makeKey reads the key, and makes it first in a file that is empty.
+func (v vault) makeKey(f *os.File) ([]byte, error) {
+	key := make([]byte, keySize)
 	if n, err := f.ReadAt(key, 0); n == len(key) {
 		return key, nil
 	} else if n > 0 {
-		return nil, fmt.Errorf("%s: no key: %w", f.Name(), errors.Join(err, errdefs.ErrDataLoss))
+		return nil, fmt.Errorf("%s: no key: remove it and log in again: %w", f.Name(), errors.Join(err, errdefs.ErrDataLoss))
 	}
 	if _, err := rand.Read(key); err != nil {
 		return nil, err
@@ -141,7 +186,7 @@ func readKey(f *os.File) ([]byte, error) {
 	if _, err := f.WriteAt(key, 0); err != nil {
 		return nil, err
 	}
-	return key, f.Sync()
+	return key, errors.Join(f.Sync(), syncDir(filepath.Dir(v.key)))
 }
 
 func seal256(key, text []byte, host string) ([]byte, error) {
@@ -169,8 +214,12 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// replaceFile writes a file that only the user may read, at once and durably.
+// replaceFile writes a file that only the user may read, at once and durably:
+// where a symbolic link leads, that file.
 func replaceFile(name string, b []byte) error {
+	if target, err := filepath.EvalSymlinks(name); err == nil {
+		name = target
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".") // 0600
 	if err != nil {
 		return err
@@ -182,5 +231,28 @@ func replaceFile(name string, b []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return syncDir(filepath.Dir(name))
+}
+
+// makeDir makes a directory of the user's, and those above it, durably.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// syncDir makes the names in a directory survive a loss of power.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -2,12 +2,14 @@ package remote_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/remote"
 )
@@ -97,5 +99,90 @@ func TestPlain(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil || !bytes.Contains(text, []byte("bmV3ZXI6eA==")) {
 		t.Errorf("config.json: %s, %v", text, err)
+	}
+}
+
+// TestClearIsRemoved is a login where docker's file holds an older credential in
+// the clear: that goes, and what docker writes there later counts.
+func TestClearIsRemoved(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	const entry = `{"auths":{"%s":{"auth":"dXNlcjpzM2NyM3QtdzByZA=="},"other.example":{"auth":"eDp5"}}}`
+	newer := remote.Credential{Username: "newer", Password: "x"}
+	for name, host := range map[string]string{
+		"old.example": "old.example", "https://old.example/v1/": "old.example", "https://index.docker.io/v1/": "docker.io",
+	} {
+		dir := writeConfig(t, strings.ReplaceAll(entry, "%s", name))
+		file := filepath.Join(dir, "config.json")
+		c := &remote.Config{Dir: dir}
+		if err := c.Set(t.Context(), host, newer, false); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(file)
+		if err != nil || bytes.Contains(text, []byte("dXNlcjpzM2")) || !bytes.Contains(text, []byte("eDp5")) {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+		if got, err := c.Get(t.Context(), host); err != nil || got != newer {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(entry, "%s", name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Get(t.Context(), host); err != nil || got != secret {
+			t.Errorf("%s: after docker login: %v, %v", name, got, err)
+		}
+		if err := c.Erase(t.Context(), host); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Get(t.Context(), host); err != nil || got != (remote.Credential{}) {
+			t.Errorf("%s: after logout: %v, %v", name, got, err)
+		}
+	}
+}
+
+// TestVaultKeyIsOwn is a key that others could have read or put there, and a
+// vault that lies elsewhere.
+func TestVaultKeyIsOwn(t *testing.T) {
+	dir, elsewhere, state := t.TempDir(), filepath.Join(t.TempDir(), "kept.json"), t.TempDir()
+	t.Setenv("XDG_STATE_HOME", state)
+	if err := os.WriteFile(elsewhere, []byte(`{"version":1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, key := filepath.Join(dir, "strake-credentials.json"), filepath.Join(state, "strake", "credentials.key")
+	if err := os.Symlink(elsewhere, file); err != nil {
+		t.Fatal(err)
+	}
+	c := &remote.Config{Dir: dir}
+	if err := c.Set(t.Context(), "a.example", secret, false); err != nil {
+		t.Fatal(err)
+	}
+	if to, err := os.Readlink(file); err != nil || to != elsewhere {
+		t.Errorf("the link was replaced: %q, %v", to, err)
+	}
+	moved := key + ".moved"
+	for want, spoil := range map[string]func() error{
+		"chmod it to 600":    func() error { return os.Chmod(key, 0o644) }, //nolint:gosec // what is refused
+		"is a symbolic link": func() error { return errors.Join(os.Rename(key, moved), os.Symlink(moved, key)) },
+		"is no regular file": func() error { return errors.Join(os.Rename(key, moved), unix.Mkfifo(key, 0o600)) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Get(t.Context(), "a.example")
+		for _, err := range []error{err, c.Set(t.Context(), "a.example", secret, false)} {
+			if !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "log in again") {
+				t.Errorf("%s: %v", want, err)
+			}
+		}
+		if _, err := os.Lstat(moved); err == nil {
+			if err := os.Rename(moved, key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(key, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Get(t.Context(), "a.example"); err != nil || got != secret {
+			t.Errorf("%s, mended: %v, %v", want, got, err)
+		}
 	}
 }
