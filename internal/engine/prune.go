@@ -12,7 +12,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/store"
 )
@@ -82,9 +81,11 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 		if err != nil {
 			return PruneResult{}, err
 		}
-		todo.Cache = func(list []CacheRecord) []CacheRecord {
-			return opts.Cache.choose(list, keep, freeSpace(env.Store.Root()))
+		free, err := env.Store.Free()
+		if err != nil {
+			return PruneResult{}, err
 		}
+		todo.Cache = func(list []CacheRecord) []CacheRecord { return opts.Cache.choose(list, keep, free) }
 	}
 	res, err := env.Store.Prune(ctx, todo)
 	if err != nil {
@@ -145,15 +146,6 @@ func (o *PruneCache) choose(list []CacheRecord, keep func(*CacheRecord) bool, fr
 		}
 	}
 	return chosen
-}
-
-// freeSpace is how many bytes a file system has left.
-func freeSpace(path string) int64 {
-	var st unix.Statfs_t
-	if unix.Statfs(path, &st) != nil {
-		return math.MaxInt64
-	}
-	return int64(st.Bavail) * st.Bsize
 }
 
 // cacheFilter makes one test of BuildKit's filters, all of which must hold.
