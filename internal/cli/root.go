@@ -75,6 +75,7 @@ func commands() []node {
 		{names: "inspect", make: newInspectCommand},
 		{names: "login", make: newLoginCommand},
 		{names: "logout", make: newLogoutCommand},
+		{names: "rm", make: newRemoveContainerCommand},
 		{names: "rmi", make: newRemoveCommand},
 		{names: "search", make: newSearchCommand},
 		{names: "undo", make: newUndoCommand},
@@ -87,7 +88,7 @@ func commands() []node {
 			{names: "cp", make: newImageCopyCommand},
 			{names: "diff", make: newImageDiffCommand},
 			{names: "grep", make: newImageGrepCommand},
-			{names: "index", about: "Manage multi-platform images in registries", subs: index},
+			{names: "index imagetools", about: "Manage multi-platform images in registries", subs: index},
 			{names: "inspect", make: newImageInspectCommand},
 			{names: "ls list", make: newImagesCommand},
 			{names: "ls-files", make: newListFilesCommand},
@@ -100,7 +101,9 @@ func commands() []node {
 		{names: "buildx", about: "Docker's buildx commands that Strake has", subs: []node{
 			build, {names: "imagetools", about: "Commands to work on images in registry", subs: index},
 		}},
-		{names: "container", about: "Manage containers", subs: []node{run}},
+		{names: "container", about: "Manage containers", subs: []node{
+			run, {names: "rm remove", make: newRemoveContainerCommand},
+		}},
 		{names: "store", about: "Look after the image store", subs: []node{
 			{names: "check", make: newStoreCheckCommand},
 			{names: "inventory", make: newStoreInventoryCommand},

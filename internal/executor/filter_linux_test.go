@@ -23,7 +23,7 @@ const probeVariable = "STRAKE_TEST_PROBE"
 // TestProbe makes every system call with impossible arguments and with zeros, and prints what the kernel answers.
 func TestProbe(t *testing.T) {
 	if os.Getenv(probeVariable) == "" {
-		t.Skip("the process of TestFilter")
+		t.Skip("a helper of TestFilter")
 	}
 	runtime.LockOSThread()
 	skip := []uintptr{ // those that end, stop or multiply the process
