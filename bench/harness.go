@@ -19,6 +19,8 @@ type group struct {
 	name  string
 	tools []string
 	steps []step
+	// rounds bounds the rounds of what is dear; 0 is no bound.
+	rounds int
 	// prepare readies the store before the first step; nil does nothing.
 	prepare func(ctx context.Context, s *session) error
 }
@@ -46,6 +48,7 @@ type session struct {
 	registry *registry
 	tool     *tool
 	round    int
+	scale    float64
 	// root is the volume, scratch a directory outside of it.
 	root    string
 	scratch string
@@ -85,7 +88,10 @@ type harness struct {
 	results  map[string]*result
 }
 
-func groups() []group { return []group{pullGroup(), loadGroup(), buildGroup(), pushGroup()} }
+func groups() []group {
+	all := append([]group{pullGroup(), loadGroup()}, wanGroups()...)
+	return append(all, buildGroup(), pushGroup(), manyGroup(), rmiGroup(), relatedGroup())
+}
 
 // findTools keeps the selected tools that are installed, with their versions. Peers may be missing, strake may not.
 func (h *harness) findTools(ctx context.Context) error {
@@ -116,7 +122,11 @@ func (h *harness) result(step, tool string) *result {
 
 // runGroup runs all rounds of one group, tools interleaved. It fails only when ctx ends or the harness itself cannot work.
 func (h *harness) runGroup(ctx context.Context, g group) error {
-	for round := range h.opts.Rounds {
+	rounds := h.opts.Rounds
+	if g.rounds > 0 {
+		rounds = min(rounds, g.rounds)
+	}
+	for round := range rounds {
 		for _, t := range h.tools {
 			if !slices.Contains(g.tools, t.name) {
 				continue
@@ -148,7 +158,7 @@ func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (
 		return fmt.Errorf("new volume: %w", err)
 	}
 	defer func() { err = errors.Join(err, vol.Close()) }()
-	s := &session{in: h.in, registry: h.registry, tool: t, round: round, root: vol.root, scratch: filepath.Join(dir, "scratch"), ids: map[string]string{}}
+	s := &session{in: h.in, registry: h.registry, tool: t, round: round, scale: h.opts.Scale, root: vol.root, scratch: filepath.Join(dir, "scratch"), ids: map[string]string{}}
 	if err := os.Mkdir(s.scratch, 0o700); err != nil {
 		return err
 	}

@@ -35,6 +35,10 @@ type inputs struct {
 	// Layers are the two big gzip layers; Config is the image's config, its digest the image ID.
 	Layers []inputLayer
 	Config []byte
+	// Small is the config of an image of the second layer alone.
+	Small []byte
+	// Related are the bytes of the unique layers of related.tar.
+	Related int64
 	// Base is the busybox tar's digest and size.
 	Base inputFile
 }
@@ -82,12 +86,15 @@ func makeInputs(ctx context.Context, dir string, seed uint64, scale float64) err
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	in.Config = imageConfig(in.Layers)
+	in.Config, in.Small = imageConfig(in.Layers), imageConfig(in.Layers[1:])
 	if err := makeArchive(in); err != nil {
 		return err
 	}
 	var err error
 	if in.Base, err = makeBase(dir); err != nil {
+		return err
+	}
+	if in.Related, err = makeCrowds(dir, seed+3, scale); err != nil {
 		return err
 	}
 	if err := makeContexts(dir, seed+2, int64(builtBytes*scale)); err != nil {

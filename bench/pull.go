@@ -9,7 +9,10 @@ import (
 	"time"
 )
 
-const bigRepo = "big"
+const (
+	bigRepo   = "big"
+	smallRepo = "small"
+)
 
 // pullGroup pulls the big image into an empty store, lists it and saves it.
 func pullGroup() group {

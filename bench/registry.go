@@ -139,19 +139,24 @@ func (r *registry) putBlob(ctx context.Context, repo, digest string, body io.Rea
 	return r.do(ctx, http.MethodPut, to+sep+"digest="+digest, body, nil)
 }
 
-// uploadInputs puts the big image into the registry as big:1.
+// uploadInputs puts the big image into the registry as big:1, that of its second layer as small:1.
 func uploadInputs(ctx context.Context, r *registry, in *inputs) error {
+	return errors.Join(r.upload(ctx, bigRepo, in.Config, in.Layers), r.upload(ctx, smallRepo, in.Small, in.Layers[1:]))
+}
+
+// upload puts an image into the registry as repo:1.
+func (r *registry) upload(ctx context.Context, repo string, config []byte, layers []inputLayer) error {
 	m := manifest{SchemaVersion: 2, MediaType: manifestType}
-	m.Config = descriptor{MediaType: configType, Digest: in.imageID(), Size: int64(len(in.Config))}
-	if err := r.putBlob(ctx, "big", in.imageID(), bytes.NewReader(in.Config)); err != nil {
+	m.Config = descriptor{MediaType: configType, Digest: digestOf(config), Size: int64(len(config))}
+	if err := r.putBlob(ctx, repo, m.Config.Digest, bytes.NewReader(config)); err != nil {
 		return err
 	}
-	for _, l := range in.Layers {
+	for _, l := range layers {
 		f, err := os.Open(l.Path)
 		if err != nil {
 			return err
 		}
-		err = r.putBlob(ctx, "big", l.Digest, f)
+		err = r.putBlob(ctx, repo, l.Digest, f)
 		if err := errors.Join(err, f.Close()); err != nil && !errors.Is(err, os.ErrClosed) {
 			return err
 		}
@@ -161,7 +166,7 @@ func uploadInputs(ctx context.Context, r *registry, in *inputs) error {
 	if err != nil {
 		return err
 	}
-	return r.do(ctx, http.MethodPut, "/v2/big/manifests/1", bytes.NewReader(b), nil)
+	return r.do(ctx, http.MethodPut, "/v2/"+repo+"/manifests/1", bytes.NewReader(b), nil)
 }
 
 // verify checks that repo:1 is the image id; whole reads its layers too and compares them with the config's diffIDs.

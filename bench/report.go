@@ -137,7 +137,8 @@ func (h *harness) writeHead(b *strings.Builder) {
 		fmt.Fprintf(b, "| layer %d | %d | `%s` | %d | `%s` |\n", i+1, l.Size, short(l.Digest), l.TarSize, short(l.DiffID))
 	}
 	fmt.Fprintf(b, "| image | %d | `%s` | | |\n", len(h.in.Config), short(h.in.imageID()))
-	fmt.Fprintf(b, "| base (busybox) | %d | `%s` | | |\n\n", h.in.Base.Size, short(h.in.Base.Digest))
+	fmt.Fprintf(b, "| base (busybox) | %d | `%s` | | |\n", h.in.Base.Size, short(h.in.Base.Digest))
+	fmt.Fprintf(b, "| unique layers of the related images | | | %d | |\n\n", h.in.Related)
 	fmt.Fprintf(b, "Limits of a pull on one core here: inflating the larger layer %s; inflating and hashing everything once %s.\n\n",
 		round(h.limits.Inflate), round(h.limits.Total))
 }

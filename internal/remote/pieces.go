@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -11,34 +12,40 @@ import (
 
 // A big blob is read in pieces, each a bounded range, so that connections stay
 // usable. The first one tells how fast a connection is: what is fast goes on as
-// one stream, what is slow is fetched over several connections at once.
+// one stream. What is slow goes on as one too, while a second connection fetches
+// a piece further on: only where both together are faster than the one was, the
+// rest is fetched over several connections; elsewhere they would share what one
+// gets alone.
 const (
-	bigBlob     = 32 << 20
-	firstPiece  = 4 << 20
-	pieceSize   = 1 << 20  // what a kill loses is small
-	pieceAhead  = 5        // pieces of one blob that are under way or wait to be read
-	piecesHeld  = 20       // likewise, of all blobs of a client
-	fastEnough  = 40 << 20 // bytes a second
-	nanoseconds = float64(time.Second)
+	bigBlob    = 32 << 20
+	firstPiece = 4 << 20  // and as much is read on each connection in the trial
+	pieceSize  = 1 << 20  // what a kill loses is small
+	pieceAhead = 6        // pieces of one blob that are under way or wait to be read
+	piecesHeld = 20       // likewise, of all blobs of a client
+	fastEnough = 40 << 20 // bytes a second
+	worthwhile = 1.4      // times as fast with a second connection
 )
 
 // pieceReader reads a big blob.
 type pieceReader struct {
-	open func(ctx context.Context, offset, end int64) *blobReader
-	held chan struct{} // of the client: one for each piece
-	more func()        // begins to fetch pieces, within the call that opened the blob
+	open   func(offset, end int64) *blobReader // its requests end with cancel
+	ended  <-chan struct{}                     // by cancel
+	cancel context.CancelFunc
+	held   chan struct{} // of the client: one for each piece
 
-	stream  *blobReader // nil once pieces are fetched
-	blocked time.Duration
-	offset  int64
-	first   int64 // where the first piece ends; 0 when it is over
-	size    int64
+	stream *blobReader // nil while pieces are read
+	until  int64       // where the stream ends; size for the last
+	offset int64
+	size   int64
+	alone  meter         // of the second half of the first piece: in the first a connection finds its speed
+	half   time.Time     // when that began
+	waited time.Duration // in it, for the network
+	read   atomic.Int64  // bytes of the second, for the trial
 
-	pieces chan *piece // in their order
+	pieces chan *piece // in their order; nil in the first stream, and in the last
 	cur    *piece
 	rest   []byte // of cur
 	failed error
-	cancel context.CancelFunc
 }
 
 // piece is a part of a blob in memory.
@@ -49,46 +56,80 @@ type piece struct {
 	free func()
 }
 
+// meter measures a transfer.
+type meter struct {
+	bytes int64
+	took  time.Duration
+}
+
+// perSecond is the measured rate; of what took no time it is without bound.
+func (m meter) perSecond() float64 { return float64(m.bytes) / m.took.Seconds() }
+
 // newPieceReader makes a reader of the bytes from offset on of a blob of size
 // bytes, whose requests end with ctx.
 func newPieceReader(ctx context.Context, r *Registry, repo string, dgst digest.Digest, offset, size int64) *pieceReader {
-	p := &pieceReader{held: r.client.pieces, offset: offset, first: offset + firstPiece, size: size}
-	p.open = func(ctx context.Context, offset, end int64) *blobReader {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &pieceReader{held: r.client.pieces, ended: ctx.Done(), cancel: cancel, offset: offset, until: offset + firstPiece, size: size}
+	p.open = func(offset, end int64) *blobReader {
 		b := newBlobReader(ctx, r, repo, dgst, offset)
 		b.end = end
 		return b
 	}
-	p.stream = p.open(ctx, offset, p.first)
-	p.more = func() {
-		if rate := float64(firstPiece) / max(1, float64(p.blocked)) * nanoseconds; rate >= fastEnough {
-			p.stream = p.open(ctx, p.offset, 0)
-			return
-		}
-		p.stream, p.pieces = nil, make(chan *piece, pieceAhead-1)
-		ctx, p.cancel = context.WithCancel(ctx)
-		go p.fetch(ctx, p.offset)
-	}
+	p.stream = p.open(offset, p.until)
 	return p
 }
 
-// fetch fetches the pieces from offset on.
-func (p *pieceReader) fetch(ctx context.Context, offset int64) {
+// goOn begins what follows the first piece.
+func (p *pieceReader) goOn() {
+	p.alone.took = time.Since(p.half)
+	network := meter{p.alone.bytes, p.waited} // without what the reader does between
+	if network.perSecond() >= fastEnough || p.size-p.offset < bigBlob/2 {
+		p.streamRest()
+		return
+	}
+	p.until = p.offset + firstPiece
+	p.stream = p.open(p.offset, p.until)
+	p.pieces = make(chan *piece, pieceAhead-1)
+	go p.fetch(p.until)
+}
+
+// streamRest reads on in one stream.
+func (p *pieceReader) streamRest() {
+	p.stream, p.pieces, p.until = p.open(p.offset, 0), nil, p.size
+}
+
+// fetch fetches the piece at offset for a trial, and those that follow it if
+// that was worthwhile.
+func (p *pieceReader) fetch(offset int64) {
 	defer close(p.pieces)
-	for ; offset < p.size; offset += pieceSize {
-		next := &piece{done: make(chan struct{}), free: func() { <-p.held }}
-		select {
-		case p.held <- struct{}{}:
-		case <-ctx.Done():
+	trial, ok := p.begin(offset)
+	if !ok || !p.isWorthwhile(trial, offset) {
+		return
+	}
+	for offset += firstPiece; offset < p.size; offset += pieceSize {
+		next, ok := p.begin(offset)
+		if !ok {
 			return
 		}
-		go next.fetch(p.open(ctx, offset, min(offset+pieceSize, p.size)))
-		select {
-		case p.pieces <- next:
-		case <-ctx.Done():
-			<-next.done
-			next.free()
-			return
-		}
+		go next.fetch(p.open(offset, min(offset+pieceSize, p.size)))
+	}
+}
+
+// begin hands the reader the next piece, which is to be fetched; false: the
+// reader was closed.
+func (p *pieceReader) begin(offset int64) (*piece, bool) {
+	next := &piece{done: make(chan struct{}), free: func() { <-p.held }}
+	select {
+	case p.held <- struct{}{}:
+	case <-p.ended:
+		return nil, false
+	}
+	select {
+	case p.pieces <- next:
+		return next, true
+	case <-p.ended:
+		next.free()
+		return nil, false
 	}
 }
 
@@ -97,6 +138,19 @@ func (p *piece) fetch(b *blobReader) {
 	p.data = make([]byte, b.end-b.offset)
 	_, err := io.ReadFull(b, p.data)
 	p.err = errors.Join(err, b.Close())
+}
+
+// isWorthwhile fetches the piece at offset and reports whether the blob came
+// faster meanwhile than over one connection.
+func (p *pieceReader) isWorthwhile(trial *piece, offset int64) bool {
+	defer close(trial.done)
+	trial.data = make([]byte, firstPiece)
+	b := p.open(offset, offset+firstPiece)
+	begun, before := time.Now(), p.read.Load()
+	_, err := io.ReadFull(b, trial.data)
+	both := meter{bytes: firstPiece + p.read.Load() - before, took: time.Since(begun)}
+	trial.err = errors.Join(err, b.Close())
+	return trial.err == nil && both.perSecond() >= worthwhile*p.alone.perSecond()
 }
 
 func (p *pieceReader) Read(b []byte) (int, error) {
@@ -120,21 +174,32 @@ func (p *pieceReader) Read(b []byte) (int, error) {
 	}
 }
 
-// readStream reads the stream; 0 bytes and no error say that the first piece is
-// over.
+// readStream reads the stream; 0 bytes and no error say that it ended before the
+// blob.
 func (p *pieceReader) readStream(b []byte) (int, error) {
 	begun := time.Now()
 	n, err := p.stream.Read(b)
-	p.blocked += time.Since(begun)
 	p.offset += int64(n)
-	if !errors.Is(err, io.EOF) || p.offset != p.first {
+	if p.pieces == nil && p.until-p.offset < firstPiece/2 {
+		if p.half.IsZero() {
+			p.half = begun
+		}
+		p.alone.bytes += int64(n)
+		p.waited += time.Since(begun)
+	}
+	if p.pieces != nil {
+		p.read.Add(int64(n))
+	}
+	if !errors.Is(err, io.EOF) || p.offset != p.until || p.until == p.size {
 		return n, err
 	}
-	p.first = 0
 	if err := p.stream.Close(); err != nil {
 		return n, err
 	}
-	p.more()
+	p.stream = nil
+	if p.pieces == nil {
+		p.goOn()
+	}
 	return n, nil
 }
 
@@ -148,11 +213,8 @@ func (p *pieceReader) next() error {
 		p.cur = nil
 	}
 	next, ok := <-p.pieces
-	if !ok && p.offset == p.size {
-		return io.EOF
-	}
 	if !ok {
-		return io.ErrUnexpectedEOF // the context ended
+		return p.pastPieces()
 	}
 	p.cur = next
 	<-next.done
@@ -162,19 +224,37 @@ func (p *pieceReader) next() error {
 	return p.failed
 }
 
+// pastPieces goes on after the last piece.
+func (p *pieceReader) pastPieces() error {
+	if p.offset == p.size {
+		return io.EOF
+	}
+	select {
+	case <-p.ended:
+		return io.ErrUnexpectedEOF
+	default:
+		p.streamRest()
+		return nil
+	}
+}
+
 // Close ends all requests.
 func (p *pieceReader) Close() error {
+	var err error
 	if p.stream != nil {
-		return p.stream.Close()
+		err = p.stream.Close()
 	}
 	p.cancel()
 	if p.cur != nil {
 		p.cur.free()
 		p.cur = nil
 	}
+	if p.pieces == nil {
+		return err
+	}
 	for next := range p.pieces {
 		<-next.done
 		next.free()
 	}
-	return nil
+	return err
 }

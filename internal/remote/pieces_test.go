@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,12 +14,14 @@ import (
 	"strake/internal/remote"
 )
 
-// slowLink caps each answer that is a blob at rate bytes a second, and counts
-// those under way.
+// slowLink caps each answer that is a blob at rate bytes a second, or all of them
+// together where they share, and counts those under way.
 type slowLink struct {
 	rate              int
 	now, most, served atomic.Int64
 	noRanges          bool
+	share             bool
+	line              sync.Mutex
 }
 
 func (l *slowLink) wrap(next http.Handler) http.Handler {
@@ -48,13 +51,21 @@ func (w slowWriter) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
 		k := min(len(p), 256<<10)
 		if w.l.rate > 0 {
-			time.Sleep(time.Duration(k) * time.Second / time.Duration(w.l.rate))
+			w.l.pass(time.Duration(k) * time.Second / time.Duration(w.l.rate))
 		}
 		var m int
 		m, err = w.ResponseWriter.Write(p[:k])
 		n, p = n+m, p[k:]
 	}
 	return n, err
+}
+
+func (l *slowLink) pass(d time.Duration) {
+	if l.share {
+		l.line.Lock()
+		defer l.line.Unlock()
+	}
+	time.Sleep(d)
 }
 
 // TestPieces pulls a big blob over slow and fast links, from the start and from
@@ -65,14 +76,16 @@ func TestPieces(t *testing.T) {
 		name      string
 		rate      int // bytes a second and connection; 0: as fast as it goes
 		noRanges  bool
+		share     bool
 		low, high int64 // requests at once
 	}{
-		{"slow", 20 << 20, false, 3, 6},
-		{"fast", 0, false, 1, 6}, // how fast it goes is the machine's affair
-		{"no ranges", 20 << 20, true, 1, 1},
+		{"slow", 20 << 20, false, false, 3, 6},
+		{"fast", 0, false, false, 1, 6}, // how fast it goes is the machine's affair
+		{"no ranges", 20 << 20, true, false, 1, 1},
+		{"shared", 20 << 20, false, true, 2, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			link := &slowLink{rate: c.rate, noRanges: c.noRanges}
+			link := &slowLink{rate: c.rate, noRanges: c.noRanges, share: c.share}
 			host := newHub(t, link.wrap)
 			repo := repository(t, client(t, remote.Options{}), host+"/a")
 			if err := repo.Push(t.Context(), desc, opener(b)); err != nil {

@@ -157,7 +157,7 @@ func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 func (r site) fetchPieces(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	p := newPieceReader(ctx, r.reg, r.name, desc.Digest, offset, desc.Size)
 	if err := p.stream.open(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.Close())
 	}
 	if size := p.stream.size; size >= 0 && size != desc.Size {
 		err := fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", desc.Digest, size, desc.Size, errdefs.ErrFailedPrecondition)
