@@ -48,6 +48,11 @@ func runEvents(ctx context.Context, s *session, opts eventsOptions) error {
 	if err != nil {
 		return statusError{exitTemplate, fmt.Errorf("Error parsing format: %w", err)}
 	}
+	for _, at := range []string{opts.since, opts.until} {
+		if err := engine.CheckTime(at); err != nil {
+			return err
+		}
+	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err

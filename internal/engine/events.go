@@ -27,6 +27,15 @@ type EventsOptions struct {
 // pollEvents is how often the store is asked for new events.
 const pollEvents = 100 * time.Millisecond
 
+// CheckTime fails unless value is one for Since or Until.
+func CheckTime(value string) error {
+	if value == "" {
+		return nil
+	}
+	_, err := parseTime(value, time.Now())
+	return err
+}
+
 // Events tells what happens to images, in docker's words: what happened since
 // Since, and then what happens, until Until or until ctx ends. The store keeps
 // the last thousand events.
