@@ -59,10 +59,13 @@ type Options struct {
 // Uploads remembers where unfinished uploads go on, by repository (with its
 // host) and by a key that names what is uploaded.
 type Uploads interface {
-	// Upload returns the location, "" for none.
-	Upload(ctx context.Context, repository, key string) (location string, err error)
-	// SetUpload sets the location; "" forgets the upload.
-	SetUpload(ctx context.Context, repository, key, location string) error
+	// ClaimUpload returns the location of an upload that nobody works on (who
+	// worked on it left it, or died), "" for none, and makes it the caller's: of
+	// all that claim it at once, one gets it.
+	ClaimUpload(ctx context.Context, repository, key string) (location string, err error)
+	// SetUpload sets the location of an upload that the caller works on, or that
+	// it has left; "" forgets the upload. One that another process works on stays.
+	SetUpload(ctx context.Context, repository, key, location string, left bool) error
 }
 
 // Credential is what a registry knows its user by.

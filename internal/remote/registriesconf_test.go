@@ -131,8 +131,8 @@ func TestPrintable(t *testing.T) {
 	for s, want := range map[string]string{
 		"": "", "plain ünïcode": "plain ünïcode", "a\x1b[2Jb": "a [2Jb", "\xff\n\t": "\ufffd  ",
 		"a\u202eb\u2066\u2069\u2028\u2029": "a b    ", "\ufffd": "\ufffd", "\x7f\u009b1m": "  1m",
-		strings.Repeat("ü", 501) + "x":      strings.Repeat("ü", 500) + "...",
-		"x" + strings.Repeat("ü", 501):      "x" + strings.Repeat("ü", 499) + "...",
+		strings.Repeat("ü", 501) + "x": strings.Repeat("ü", 500) + "...",
+		"x" + strings.Repeat("ü", 501): "x" + strings.Repeat("ü", 499) + "...",
 	} {
 		if got := printable(s); got != want {
 			t.Errorf("%q: %q, want %q", s, got, want)

@@ -3,6 +3,7 @@ package remote_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"io"
 	"net/http"
 	"strings"
@@ -20,22 +21,35 @@ import (
 
 // memUploads is remote.Uploads of one test.
 type memUploads struct {
-	mu   sync.Mutex
-	list map[string]string
+	mu    sync.Mutex
+	list  map[string]string
+	taken map[string]bool
 }
 
-func (m *memUploads) Upload(_ context.Context, repository, key string) (string, error) {
+func (m *memUploads) ClaimUpload(_ context.Context, repository, key string) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.list[repository+" "+key], nil
+	key = repository + " " + key
+	if m.taken[key] || m.list[key] == "" {
+		return "", nil
+	}
+	if m.taken == nil {
+		m.taken = map[string]bool{}
+	}
+	m.taken[key] = true
+	return m.list[key], nil
 }
 
-func (m *memUploads) SetUpload(_ context.Context, repository, key, location string) error {
+func (m *memUploads) SetUpload(_ context.Context, repository, key, location string, left bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.list == nil {
 		m.list = map[string]string{}
 	}
+	if m.taken == nil {
+		m.taken = map[string]bool{}
+	}
+	m.taken[repository+" "+key] = location != "" && !left
 	if delete(m.list, repository+" "+key); location != "" {
 		m.list[repository+" "+key] = location
 	}
@@ -184,6 +198,63 @@ func TestUploadIsLost(t *testing.T) {
 		}
 		wantBlob(t, repo, desc)
 	}
+}
+
+// TestUploadHoldsOtherBytes takes up uploads that hold something else: they fail
+// at their end, and the blob is pushed from its beginning.
+func TestUploadHoldsOtherBytes(t *testing.T) {
+	host := newHub(t, nil)
+	b, desc := bigBlob(9 << 20)
+	leave := func(uploads *memUploads, key string, n int) {
+		t.Helper()
+		reg, err := client(t, remote.Options{}).Registry(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := reg.StartUpload(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Write(bytes.Repeat([]byte("x"), n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path, err := base64.RawURLEncoding.DecodeString(u.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := uploads.SetUpload(t.Context(), host+"/a", key, "http://"+host+string(path), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []int{1 << 20, len(b)} {
+		uploads := &memUploads{}
+		leave(uploads, desc.Digest.String(), n)
+		repo := repository(t, client(t, remote.Options{Uploads: uploads}), host+"/a")
+		if err := repo.Push(t.Context(), desc, opener(b)); err != nil || len(uploads.list) != 0 {
+			t.Errorf("%d other bytes: %v; remembered: %v", n, err, uploads.list)
+		}
+		wantBlob(t, repo, desc)
+	}
+
+	b[0]++
+	desc = image.Bytes(desc.MediaType, b)
+	uploads := &memUploads{}
+	leave(uploads, "key", 1<<20)
+	repo := repository(t, client(t, remote.Options{Uploads: uploads}), host+"/a")
+	s := repo.Stream(t.Context(), "key")
+	if _, err := s.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Finish(desc); err == nil || len(uploads.list) != 0 {
+		t.Errorf("stream: %v; remembered: %v", err, uploads.list)
+	}
+	if err := repo.Push(t.Context(), desc, opener(b)); err != nil {
+		t.Error(err)
+	}
+	wantBlob(t, repo, desc)
 }
 
 // TestStream uploads a blob whose digest is known at its end, whole and broken

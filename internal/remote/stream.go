@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -19,7 +20,7 @@ type BlobStream struct {
 	broken bool
 	cancel context.CancelFunc
 	finish func(desc ocispec.Descriptor) error // within the call that began it
-	ended  <-chan struct{}
+	leave  func()                              // likewise; waits for the end
 }
 
 // Stream begins an upload. key names what is going to be written, which is the
@@ -29,26 +30,32 @@ func (r *Repository) Stream(ctx context.Context, key string) *BlobStream {
 	ctx, cancel := context.WithCancel(ctx)
 	in, out := io.Pipe()
 	ended := make(chan struct{})
+	uploads := r.reg.uploads(r.name)
 	var location *url.URL
 	var err error
 	go func() {
 		defer close(ended)
-		location, err = r.reg.uploads(r.name).sendStream(ctx, key, in)
+		location, err = uploads.sendStream(ctx, key, in)
 		_ = in.CloseWithError(io.ErrClosedPipe) // never fails
 	}()
-	return &BlobStream{out: out, cancel: cancel, ended: ended, finish: func(desc ocispec.Descriptor) error {
+	finish := func(desc ocispec.Descriptor) error {
 		<-ended
 		if err == nil {
-			err = r.reg.uploads(r.name).commit(ctx, location, desc.Digest)
+			err = uploads.commit(ctx, location, desc.Digest)
 		}
-		r.reg.uploads(r.name).forget(ctx, key)
+		uploads.forget(ctx, key)
 		if err == nil {
 			r.hold(desc.Digest)
-		} else if location != nil {
-			r.reg.uploads(r.name).remember(ctx, desc.Digest.String(), location.String())
+		} else if location != nil && interrupted(err) {
+			uploads.leave(ctx, desc.Digest.String(), location, err)
 		}
 		return err
-	}}
+	}
+	leave := func() {
+		<-ended
+		uploads.leave(ctx, key, location, errors.Join(err, context.Canceled))
+	}
+	return &BlobStream{out: out, cancel: cancel, finish: finish, leave: leave}
 }
 
 // sendStream uploads what it reads until the end, and returns where the upload
@@ -62,7 +69,7 @@ func (r uploader) sendStream(ctx context.Context, key string, in io.Reader) (*ur
 		}
 	}
 	if _, err := io.CopyN(io.Discard, in, offset); err != nil {
-		return nil, err
+		return location, err
 	}
 	resp, err := r.do(ctx, request{
 		method: http.MethodPatch, url: location, scopes: push(r.repo), header: octets(), once: true,
@@ -97,5 +104,5 @@ func (s *BlobStream) Finish(desc ocispec.Descriptor) error {
 func (s *BlobStream) Cancel() {
 	s.cancel()
 	_ = s.out.CloseWithError(context.Canceled) // never fails
-	<-s.ended
+	s.leave()
 }

@@ -58,10 +58,27 @@ func (r uploader) pushWhole(ctx context.Context, desc ocispec.Descriptor, open i
 // pushStream uploads a big blob in a stream that is taken up where it broke, by
 // this process or an earlier one.
 func (r uploader) pushStream(ctx context.Context, desc ocispec.Descriptor, open image.Opener) error {
-	location, offset, err := r.takeUp(ctx, desc)
+	key := desc.Digest.String()
+	location, offset := r.remembered(ctx, key)
+	if offset > 0 && offset <= desc.Size {
+		r.client.opts.Log.Debug("upload taken up", "digest", desc.Digest, "offset", offset)
+		err := r.pushFrom(ctx, desc, open, location, offset)
+		if !lost(err) {
+			return err
+		}
+		r.client.opts.Log.Debug("upload is of no use, beginning again", "digest", desc.Digest, "err", err)
+	}
+	location, err := r.begin(ctx, key)
 	if err != nil {
 		return err
 	}
+	return r.pushFrom(ctx, desc, open, location, 0)
+}
+
+// pushFrom is pushStream from offset on. It leaves an upload that is interrupted
+// to who comes next.
+func (r uploader) pushFrom(ctx context.Context, desc ocispec.Descriptor, open image.Opener, location *url.URL, offset int64) (err error) {
+	defer func() { r.leave(ctx, desc.Digest.String(), location, err) }()
 	for try, best := 1, offset; offset < desc.Size; try++ {
 		next, err := r.patch(ctx, location, offset, desc.Size, open)
 		if err == nil {
@@ -74,45 +91,49 @@ func (r uploader) pushStream(ctx context.Context, desc ocispec.Descriptor, open 
 		if err := sleep(ctx, backoff(try)); err != nil {
 			return err
 		}
-		location, offset, err = r.state(ctx, location)
-		if err != nil || offset == 0 || offset > desc.Size {
-			r.client.opts.Log.Debug("upload lost, beginning again", "digest", desc.Digest, "offset", offset, "err", err)
-			offset = 0
-			if location, err = r.begin(ctx, desc.Digest.String()); err != nil {
+		next, held, err := r.state(ctx, location)
+		if err != nil || held == 0 || held > desc.Size {
+			r.client.opts.Log.Debug("upload lost, beginning again", "digest", desc.Digest, "offset", held, "err", err)
+			held = 0
+			if next, err = r.begin(ctx, desc.Digest.String()); err != nil {
 				return err
 			}
 		}
+		location, offset = next, held
 		if offset > best { // it gets on: these tries do not count
 			best, try = offset, 0
 		}
 	}
-	if err := r.commit(ctx, location, desc.Digest); err != nil {
-		r.forget(ctx, desc.Digest.String()) // what it holds may be why
-		return err
-	}
-	r.forget(ctx, desc.Digest.String())
-	return nil
+	return r.commit(ctx, location, desc.Digest)
 }
 
-// takeUp returns where the upload of desc goes on that an earlier process left,
-// and from which byte on; or it begins one.
-func (r uploader) takeUp(ctx context.Context, desc ocispec.Descriptor) (*url.URL, int64, error) {
-	location, offset := r.remembered(ctx, desc.Digest.String())
-	if offset > 0 && offset <= desc.Size {
-		r.client.opts.Log.Debug("upload taken up", "digest", desc.Digest, "offset", offset)
-		return location, offset, nil
-	}
-	location, err := r.begin(ctx, desc.Digest.String())
-	return location, 0, err
+// lost reports whether an upload failed because of what the registry holds of
+// it: other bytes, another number of them, or nothing.
+func lost(err error) bool {
+	return hasCode(err, registry.DigestInvalid) || hasCode(err, registry.RangeInvalid) ||
+		hasCode(err, registry.BlobUploadUnknown) || hasCode(err, registry.BlobUploadInvalid)
 }
 
-// remembered returns the upload of key that is unfinished and how many bytes of
-// it the registry holds: 0 when there is none that could be taken up.
+// interrupted reports whether an upload that failed may go on later.
+func interrupted(err error) bool {
+	if _, ok := errors.AsType[*registry.Error](err); ok {
+		return hasCode(err, registry.Unavailable) || hasCode(err, registry.TooManyRequests)
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	_, final := errors.AsType[permanentError](err)
+	return err != nil && !final && !errdefs.IsPermissionDenied(err)
+}
+
+// remembered returns the upload of key that is unfinished and nobody's, and how
+// many bytes of it the registry holds: 0 when there is none that could be taken
+// up. It is the caller's then.
 func (r uploader) remembered(ctx context.Context, key string) (*url.URL, int64) {
 	if r.client.opts.Uploads == nil {
 		return nil, 0
 	}
-	text, err := r.client.opts.Uploads.Upload(ctx, r.host+"/"+r.repo, key)
+	text, err := r.client.opts.Uploads.ClaimUpload(ctx, r.host+"/"+r.repo, key)
 	if err != nil || text == "" {
 		return nil, 0
 	}
@@ -132,23 +153,33 @@ func (r uploader) remembered(ctx context.Context, key string) (*url.URL, int64) 
 	return location, offset
 }
 
-// beginUpload begins the upload of what key names, and remembers it.
+// begin begins the upload of what key names, and remembers it.
 func (r uploader) begin(ctx context.Context, key string) (*url.URL, error) {
 	location, err := r.start(ctx)
 	if err == nil {
-		r.remember(ctx, key, location.String())
+		r.remember(ctx, key, location.String(), false)
 	}
 	return location, err
 }
 
-func (r uploader) forget(ctx context.Context, key string) { r.remember(ctx, key, "") }
+func (r uploader) forget(ctx context.Context, key string) { r.remember(ctx, key, "", false) }
+
+// leave leaves an upload that err ended to who takes it up, or forgets it where
+// there is nothing to go on with.
+func (r uploader) leave(ctx context.Context, key string, location *url.URL, err error) {
+	if location == nil || !interrupted(err) {
+		r.forget(ctx, key)
+		return
+	}
+	r.remember(ctx, key, location.String(), true)
+}
 
 // remember notes where an upload goes on. Without the note it only begins again.
-func (r uploader) remember(ctx context.Context, key, location string) {
+func (r uploader) remember(ctx context.Context, key, location string, left bool) {
 	if r.client.opts.Uploads == nil {
 		return
 	}
-	if err := r.client.opts.Uploads.SetUpload(context.WithoutCancel(ctx), r.host+"/"+r.repo, key, location); err != nil {
+	if err := r.client.opts.Uploads.SetUpload(context.WithoutCancel(ctx), r.host+"/"+r.repo, key, location, left); err != nil {
 		r.client.opts.Log.Debug("upload not remembered", "key", key, "err", err)
 	}
 }
@@ -172,7 +203,7 @@ func (r uploader) patch(ctx context.Context, location *url.URL, offset, size int
 	return r.location(ctx, location, resp)
 }
 
-// startUpload begins an upload and returns where it goes on.
+// start begins an upload and returns where it goes on.
 func (r uploader) start(ctx context.Context) (*url.URL, error) {
 	resp, err := r.do(ctx, request{
 		method: http.MethodPost, path: "/v2/" + r.repo + "/blobs/uploads/",
@@ -203,7 +234,7 @@ func (r *connection) location(ctx context.Context, keep *url.URL, resp *http.Res
 	return u, checkPlace(origin, u)
 }
 
-// uploadState asks how many bytes of an upload the registry holds: 0 may be 1.
+// state asks how many bytes of an upload the registry holds: 0 may be 1.
 func (r uploader) state(ctx context.Context, location *url.URL) (*url.URL, int64, error) {
 	resp, err := r.do(ctx, request{
 		method: http.MethodGet, url: location, scopes: push(r.repo),
@@ -277,7 +308,7 @@ func (r *Registry) MountBlob(ctx context.Context, repo, from string, dgst digest
 	return desc, registry.Errorf(registry.BlobUnknown, "mount %s from %s: refused: %w", dgst, from, errdefs.ErrNotFound)
 }
 
-// cancelUpload drops an upload. A failure is left to the registry's own clearing.
+// cancel drops an upload. A failure is left to the registry's own clearing.
 func (r uploader) cancel(ctx context.Context, location *url.URL) {
 	resp, err := r.do(ctx, request{
 		method: http.MethodDelete, url: location, scopes: push(r.repo), once: true,

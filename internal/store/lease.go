@@ -178,6 +178,22 @@ func (s *leases) reap(ctx context.Context) error {
 	return nil
 }
 
+// alive reports whether the owner of a lease lives.
+func (s *leases) alive(id string) (bool, error) {
+	if id == "" {
+		return false, nil
+	}
+	f, err := os.Open(filepath.Join(s.root, "leases", id))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	locked := errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return locked, f.Close()
+}
+
 func (s *leases) workDir(lease string) string { return filepath.Join(s.root, "work", lease) }
 
 // TempDir makes a directory for scratch on the store's file system. Close

@@ -109,6 +109,7 @@ CREATE TABLE uploads (
     repository TEXT NOT NULL,
     key        TEXT NOT NULL,
     location   TEXT NOT NULL,
+    lease      TEXT NOT NULL, -- of who works on it; '' is nobody
     begun      BIGINT NOT NULL,
     PRIMARY KEY (repository, key)
 ) WITHOUT ROWID;
