@@ -33,6 +33,9 @@ type link struct {
 	conns    map[net.Conn]bool
 }
 
+// wanSlack is the time that a pacer makes up for: a sleep that lasts too long must not cost rate.
+const wanSlack = 10 * time.Millisecond
+
 // A pacer grants bytes at a rate.
 type pacer struct {
 	mu   sync.Mutex
@@ -40,19 +43,15 @@ type pacer struct {
 	next time.Time
 }
 
-// take waits until n bytes may have passed.
-func (p *pacer) take(n int) {
-	if p.rate == 0 {
-		return
-	}
+// take is when n bytes more have passed.
+func (p *pacer) take(n int) time.Time {
 	p.mu.Lock()
-	if now := time.Now(); p.next.Before(now) {
-		p.next = now
+	defer p.mu.Unlock()
+	if late := time.Now().Add(-wanSlack); p.next.Before(late) {
+		p.next = late
 	}
 	p.next = p.next.Add(time.Duration(float64(n) / p.rate * float64(time.Second)))
-	until := p.next
-	p.mu.Unlock()
-	time.Sleep(time.Until(until))
+	return p.next
 }
 
 // startLink serves a link to the address until Close.
@@ -119,18 +118,20 @@ func (k *link) pass(to, from net.Conn, first time.Duration, line *pacer) {
 		_ = to.Close() // nothing follows
 	})
 	defer close(under)
-	flow := pacer{rate: k.flow}
-	window, delay, started := float64(wanWindow), first, time.Now()
+	most := 2.0 * wanRate
+	if k.flow > 0 {
+		most = k.flow
+	}
+	flow := pacer{rate: wanWindow / wanRTT.Seconds()}
+	delay, started := first, time.Now()
 	for {
 		b := make([]byte, wanChunk)
 		n, err := from.Read(b)
 		if n > 0 && line != nil {
-			slow := pacer{rate: window / wanRTT.Seconds()}
-			slow.take(n)
-			line.take(n)
-			flow.take(n)
-			if time.Since(started) >= wanRTT && window < 2*wanRate*wanRTT.Seconds() {
-				window, started = 2*window, time.Now()
+			time.Sleep(time.Until(flow.take(n)))
+			time.Sleep(time.Until(line.take(n)))
+			if time.Since(started) >= wanRTT && flow.rate < most {
+				flow.rate, started = min(2*flow.rate, most), time.Now()
 			}
 		}
 		if n > 0 {
