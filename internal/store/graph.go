@@ -83,13 +83,13 @@ func readGraph(ctx context.Context, tx *sql.Tx, scope ...digest.Digest) (*graph,
 	if err != nil {
 		return nil, fmt.Errorf("read graph: %w", err)
 	}
-	inside := node(len(g.digests)) // what comes later is outside of the scope
 	err = eachPair(ctx, tx, refs, args, func(parent, child string) {
-		p, c := g.node(parent), g.node(child)
-		if len(scope) > 0 && p >= inside {
-			g.roots = append(g.roots, root{node: c})
+		c := g.node(child)
+		if _, inside := g.nodes[parent]; len(scope) > 0 && !inside {
+			g.roots = append(g.roots, root{node: c}) // the parent is no part of the graph
 			return
 		}
+		p := g.node(parent)
 		g.children[p] = append(g.children[p], c)
 	})
 	if err != nil {

@@ -289,6 +289,24 @@ func TestJournalBounds(t *testing.T) {
 	}
 }
 
+// An image that is removed at once leaves another one whole that has its layer.
+func TestRemoveNowShared(t *testing.T) {
+	s := open(t, t.TempDir())
+	lay := makeLayer(t, s, 1, 10)
+	makeImage(t, s, "gone", []digest.Digest{lay}, "docker.io/library/gone:1")
+	kept := makeImage(t, s, "kept", []digest.Digest{lay}, "docker.io/library/kept:1")
+	s = again(t, s, Options{}) // what was leased is not any more
+	if _, err := s.Remove(t.Context(), RemoveOptions{Ref: "gone:1", Now: true}); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := s.Check(t.Context(), CheckOptions{}); err != nil || len(res.Findings) > 0 {
+		t.Errorf("check: %+v, %v", res.Findings, err)
+	}
+	if list := listed(t, s); len(list) != 1 || list["docker.io/library/kept:1"] != kept {
+		t.Errorf("left %v", list)
+	}
+}
+
 // The budget takes what undo keeps first, then compressed layers, the build
 // cache, and images, each the least recently used first, and no more than it
 // has to; never what is pinned or leased.
