@@ -54,6 +54,9 @@ type LayerStore interface {
 	StageLayer(ctx context.Context, write func(io.Writer) error) (layer.Staged, error)
 	// Layer finds a stored layer, or fails with errdefs.ErrNotFound.
 	Layer(ctx context.Context, diffID digest.Digest) (layer.Files, error)
+	// HoldLayers keeps stored layers from being removed until the store is
+	// closed, or fails with errdefs.ErrNotFound when one is gone already.
+	HoldLayers(ctx context.Context, diffIDs ...digest.Digest) error
 	// TempDir makes a directory on the store's file system.
 	TempDir(ctx context.Context) (string, error)
 }

@@ -81,11 +81,18 @@ func (s *Solver) lookup(ctx context.Context, key string) (*record, string, error
 		return nil, "its record cannot be read", nil //nolint:nilerr // the step runs again
 	}
 	for _, l := range r.Layers {
-		if _, err := s.layerSize(ctx, l); errdefs.IsNotFound(err) {
-			return nil, "its layer was removed", nil
-		} else if err != nil {
-			return nil, "", fmt.Errorf("look in the cache: %w", err)
+		if _, err = s.layerSize(ctx, l); err != nil {
+			break
 		}
+	}
+	if err == nil {
+		err = s.hits.add(ctx, s.opts.Store, r.Layers)
+	}
+	if errdefs.IsNotFound(err) {
+		return nil, "its layer was removed", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("look in the cache: %w", err)
 	}
 	return &r, "", nil
 }

@@ -36,6 +36,7 @@ type Solver struct {
 	trees   map[digest.Digest]*chainTree
 
 	commits commits
+	hits    hits
 
 	mu       sync.Mutex // also serializes Progress and Explain
 	vertices map[*Vertex]*future
@@ -93,14 +94,22 @@ func (s *Solver) runtime(ctx context.Context) (*Runtime, error) {
 	return s.rt, s.rtErr
 }
 
-// missed is Options.Missed, called once.
+// missed is what the first miss does, once: what the build starts from is held,
+// and what was found in the cache. It fails with errStale while some of that is
+// gone.
 func (s *Solver) missed(ctx context.Context) error {
 	s.missedOnce.Do(func() {
 		if s.opts.Missed != nil {
 			s.missedErr = s.opts.Missed(ctx)
 		}
+		if s.missedErr == nil {
+			s.missedErr = s.hits.hold(ctx, s.opts.Store)
+		}
 	})
-	return s.missedErr
+	if s.missedErr != nil {
+		return s.missedErr
+	}
+	return s.hits.current()
 }
 
 // VertexError is why a step failed.
@@ -117,9 +126,19 @@ func (e *VertexError) Unwrap() error { return e.Err }
 // Solve makes the result of v and of all that it needs. What finished is in the
 // cache even when Solve fails or ctx ends.
 func (s *Solver) Solve(ctx context.Context, v *Vertex) (Result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	res, err := s.solve(ctx, v)
+	attempt, cancel := context.WithCancel(ctx)
+	res, err := s.solve(attempt, v)
+	cancel()
+	if renew := s.hits.renew(); renew || errors.Is(err, errStale) {
+		if renew {
+			s.mu.Lock()
+			s.vertices, s.keys = map[*Vertex]*future{}, map[string]*future{}
+			s.mu.Unlock()
+		}
+		attempt, cancel = context.WithCancel(ctx)
+		res, err = s.solve(attempt, v) // what it finds is held: it is the last
+		cancel()
+	}
 	if waitErr := s.commits.wait(); err == nil {
 		err = waitErr
 	}
@@ -341,7 +360,7 @@ func (p *Reporter) end(cached bool) {
 }
 
 func (p *Reporter) fail(ctx context.Context, err error) {
-	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled) || errors.Is(err, errStale) {
 		p.emit(progress.Event{State: progress.Canceled, Err: err})
 		return
 	}

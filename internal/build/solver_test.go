@@ -86,6 +86,47 @@ func TestSolverCachesAndExplains(t *testing.T) {
 	}
 }
 
+// What is found is held from the first miss on, and what was removed until then
+// is made again, with what builds upon it.
+func TestSolverHoldsHits(t *testing.T) {
+	s := newDirStore(t)
+	var made atomic.Int32
+	chain := func(inputs ...string) *Vertex {
+		v := &Vertex{Op: &Base{}}
+		for _, in := range inputs {
+			v = &Vertex{Op: &fakeOp{name: in, input: in, made: &made}, Inputs: []*Vertex{v}, Name: in}
+		}
+		return v
+	}
+	solve := func(removed digest.Digest, v *Vertex) Result {
+		t.Helper()
+		made.Store(0)
+		s.held = nil
+		res, err := NewSolver(Options{Store: s, Missed: func(context.Context) error {
+			delete(s.layers, removed) // as another process may until now
+			return nil
+		}}).Solve(t.Context(), v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	first := solve("", chain("a", "b"))
+	if solve("", chain("a", "b")); len(s.held) != 0 {
+		t.Errorf("a build that missed nothing holds %v", s.held)
+	}
+	if solve("", chain("a", "b", "c")); made.Load() != 1 || len(s.held) != 2 {
+		t.Errorf("%d made, held %v", made.Load(), s.held)
+	}
+	second := solve(first.Layers[0], chain("a", "b", "d"))
+	if made.Load() != 2 || len(s.held) != 1 { // a and d; b is found again
+		t.Errorf("%d made, held %v", made.Load(), s.held)
+	}
+	if _, err := s.Layer(t.Context(), first.Layers[0]); err != nil || second.Layers[0] != first.Layers[0] {
+		t.Errorf("%v, then %v: %v", first.Layers, second.Layers, err)
+	}
+}
+
 func TestSolverMergesEqualSteps(t *testing.T) {
 	s := newDirStore(t)
 	var made atomic.Int32

@@ -30,6 +30,7 @@ type dirStore struct {
 	blobs  map[digest.Digest][]byte
 	index  map[string][]byte
 	wrote  int // layers
+	held   []digest.Digest
 
 	commit func() error // stands for the wait for the disk; nil: there is none
 }
@@ -109,6 +110,18 @@ func (s *dirStore) Layer(_ context.Context, id digest.Digest) (layer.Files, erro
 		return f, nil
 	}
 	return layer.Files{}, fmt.Errorf("layer %s: %w", id, errdefs.ErrNotFound)
+}
+
+func (s *dirStore) HoldLayers(ctx context.Context, ids ...digest.Digest) error {
+	for _, id := range ids {
+		if _, err := s.Layer(ctx, id); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.held = append(s.held, id)
+		s.mu.Unlock()
+	}
+	return nil
 }
 
 func (s *dirStore) TempDir(context.Context) (string, error) { return os.MkdirTemp(s.dir, "tmp-*") }

@@ -105,6 +105,20 @@ func (s *contents) Layer(ctx context.Context, id digest.Digest) (layer.Files, er
 	return f, nil
 }
 
+// HoldLayers leases layers: none of them is removed before Close. It fails with
+// errdefs.ErrNotFound when one is gone already.
+func (s *contents) HoldLayers(ctx context.Context, ids ...digest.Digest) error {
+	if err := s.hold(ctx, ids...); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := s.Layer(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func syncParent(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
