@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -86,10 +87,18 @@ func (r *Repository) read(ctx context.Context, digest bool, get func(site) error
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		r.reg.client.opts.Log.Debug("mirror passed over", "mirror", m.reg.host, "repository", m.name, "err", err)
-		m.down.Store(m.down.Load() || !errdefs.IsNotFound(err))
+		m.fail(err)
 	}
 	return get(r.site)
+}
+
+// fail passes over a mirror because of err, and for good unless it only lacks
+// what it was asked for.
+func (m *mirrorSite) fail(err error) {
+	m.reg.client.opts.Log.Debug("mirror passed over", "mirror", m.reg.host, "repository", m.name, "err", err)
+	if !errdefs.IsNotFound(err) {
+		m.down.Store(true)
+	}
 }
 
 // Resolve implements image.Source.
@@ -111,15 +120,34 @@ func (r *Repository) Resolve(ctx context.Context, ref string) (desc ocispec.Desc
 }
 
 // Fetch implements image.Source.
-func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (rc io.ReadCloser, err error) {
+func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	if err := image.CheckDescriptor(desc); err != nil {
 		return nil, err
 	}
+	rc, m, err := r.open(ctx, desc, offset)
+	if err != nil || m == nil {
+		return rc, err
+	}
+	return newMirrorReader(ctx, r, desc, offset, rc, m), nil
+}
+
+// open opens a blob at the first site that has it: m, or the registry.
+func (r *Repository) open(ctx context.Context, desc ocispec.Descriptor, offset int64) (rc io.ReadCloser, m *mirrorSite, err error) {
 	err = r.read(ctx, true, func(s site) error {
 		rc, err = s.fetch(ctx, desc, offset)
+		m = r.mirror(s)
 		return err
 	})
-	return rc, err
+	return rc, m, err
+}
+
+// mirror is the mirror that s is, nil for the registry.
+func (r *Repository) mirror(s site) *mirrorSite {
+	i := slices.IndexFunc(r.mirrors, func(m *mirrorSite) bool { return m.site == s })
+	if i < 0 || s == r.site {
+		return nil
+	}
+	return r.mirrors[i]
 }
 
 func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
