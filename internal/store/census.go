@@ -61,7 +61,7 @@ type rootRow struct {
 
 // takeCensus looks while no commit is between its files and its rows.
 func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
-	gate, err := openGate(s.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, s.root, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 	if err := c.files.reap(ctx); err != nil {
 		return nil, err
 	}
-	gate, err := openGate(c.files.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, c.files.root, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -126,7 +127,7 @@ func (s *contents) commitBlob(ctx context.Context, desc ocispec.Descriptor, file
 // may have died before it did. A file of other bytes goes away instead, and
 // errBusy says to try again.
 func adopt(ctx context.Context, s *contents, desc ocispec.Descriptor) error {
-	if err := verifyFile(ctx, s.blobs, desc); err != nil {
+	if err := verifyFile(ctx, s, desc); err != nil {
 		return err
 	}
 	if isLayer(desc.MediaType) {
@@ -135,20 +136,55 @@ func adopt(ctx context.Context, s *contents, desc ocispec.Descriptor) error {
 	return s.commitBlob(ctx, desc, present(ctx, s.blobs, desc.Digest))
 }
 
-func verifyFile(ctx context.Context, blobs *content.Dir, desc ocispec.Descriptor) error {
-	f, err := blobs.Open(ctx, desc.Digest)
-	if err == nil {
-		src := cancellable(ctx, io.NewSectionReader(f, 0, f.Size()))
-		_, err = io.Copy(io.Discard, content.NewReader(src, desc.Digest, desc.Size))
-		err = errors.Join(err, f.Close())
-	}
-	switch {
-	case errdefs.IsNotFound(err):
+// verifyFile reads the file of a blob. One of other bytes is deleted.
+func verifyFile(ctx context.Context, s *contents, desc ocispec.Descriptor) (err error) {
+	info, err := os.Lstat(s.blobs.Path(desc.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
 		return errBusy
-	case !errdefs.IsFailedPrecondition(err):
+	}
+	if err != nil {
 		return err
 	}
-	if err := blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
+	f, err := s.blobs.Open(ctx, desc.Digest)
+	if errdefs.IsNotFound(err) {
+		return errBusy
+	}
+	if err != nil {
+		return err
+	}
+	defer closing(&err, f.Close) // until then no other file gets its inode
+	src := cancellable(ctx, io.NewSectionReader(f, 0, f.Size()))
+	_, err = io.Copy(io.Discard, content.NewReader(src, desc.Digest, desc.Size))
+	if !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	return dropFile(ctx, s, desc.Digest, info)
+}
+
+// dropFile deletes a file of wrong bytes that no row names, unless another
+// process has done so and put the right one in its place. It returns errBusy.
+func dropFile(ctx context.Context, s *contents, dgst digest.Digest, wrong fs.FileInfo) (err error) {
+	gate, err := openGate(ctx, s.root, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, gate.Close)
+	recorded := false
+	err = s.db.View(ctx, func(tx *sql.Tx) error {
+		recorded, err = exists(ctx, tx, "blobs WHERE digest = $1", dgst.String())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	now, err := os.Lstat(s.blobs.Path(dgst))
+	if recorded || errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(now, wrong) {
+		return errBusy
+	}
+	if err == nil {
+		err = s.blobs.Delete(ctx, dgst)
+	}
+	if err != nil {
 		return err
 	}
 	return errBusy
@@ -168,29 +204,29 @@ func (s *contents) adoptLayer(ctx context.Context, desc ocispec.Descriptor) (err
 }
 
 // present is the step of a commit that adopts a file: GC may have swept it
-// before the lease was there, and cannot behind the gate.
+// before the lease was there, and cannot behind the gate. Who gave the file its
+// name may have died before the name was durable.
 func present(ctx context.Context, blobs *content.Dir, dgst digest.Digest) func() error {
 	return func() error {
 		_, err := blobs.Stat(ctx, dgst)
 		if errdefs.IsNotFound(err) {
 			return errBusy
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return syncParent(blobs.Path(dgst))
 	}
 }
 
 // commit makes files visible and reachable: files, the renames, and then rows,
 // one transaction, run behind the gate.
 func (s *contents) commit(ctx context.Context, files func() error, rows func(*sql.Tx) error) (err error) {
-	gate, err := openGate(s.root, unix.LOCK_SH)
+	gate, err := openGate(ctx, s.root, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if closeErr := gate.Close(); err == nil {
-			err = closeErr
-		}
-	}()
+	defer closing(&err, gate.Close)
 	if err := files(); err != nil {
 		return err
 	}

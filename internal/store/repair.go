@@ -429,7 +429,7 @@ func (r *repairer) setAside(ctx context.Context, f Finding, d digest.Digest) err
 
 // forget deletes the rows of a blob or layer, and then takes its files away.
 func (r *repairer) forget(ctx context.Context, d digest.Digest, take func(path string) error) (err error) {
-	gate, err := openGate(r.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, r.root, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}

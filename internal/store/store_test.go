@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
 	"strake/internal/image"
@@ -513,5 +515,60 @@ func BenchmarkImages(b *testing.B) {
 		if list, err := s.Images(b.Context()); err != nil || len(list) != 5000 {
 			b.Fatal(len(list), err)
 		}
+	}
+}
+
+// A file of wrong bytes is deleted, but not the right one that another process
+// has put in its place since; and nobody waits at the gate who was told to stop.
+func TestDropFile(t *testing.T) {
+	s := open(t, t.TempDir())
+	dgst := digest.FromString("right")
+	path := s.blobs.Path(dgst)
+	write := func(text string) fs.FileInfo {
+		t.Helper()
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	wrong := write("wrong")
+	held, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	right := write("right")
+	if err := dropFile(t.Context(), s.contents, dgst, wrong); !errors.Is(err, errBusy) {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the right file is gone: %v", err)
+	}
+	if err := dropFile(t.Context(), s.contents, dgst, right); !errors.Is(err, errBusy) {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is left: %v", err)
+	}
+
+	gate, err := openGate(t.Context(), s.Root(), unix.LOCK_SH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := s.GC(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("GC beside a commit: %v", err)
 	}
 }
