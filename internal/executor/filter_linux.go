@@ -62,8 +62,8 @@ func (r *Runc) filter(profile *specs.LinuxSeccomp, compile func() ([]byte, error
 		return f, nil
 	}
 	path := filepath.Join(r.stateDir, "filter-"+key)
-	f, err := os.ReadFile(path)
-	if err != nil {
+	f, ok := keptFilter(path)
+	if !ok {
 		if f, err = compile(); err != nil {
 			return nil, err
 		}
@@ -73,7 +73,8 @@ func (r *Runc) filter(profile *specs.LinuxSeccomp, compile func() ([]byte, error
 	return f, nil
 }
 
-// filterKey names what a filter depends on: the profile, the runtime with its library, and the kernel.
+// filterKey names what a filter depends on: the profile, the runtime and the kernel. The runtime does not tell which libseccomp it
+// loads: a newer one counts from the next start of the machine on.
 func (r *Runc) filterKey(profile *specs.LinuxSeccomp) (string, error) {
 	var kernel unix.Utsname
 	if err := unix.Uname(&kernel); err != nil {
@@ -92,14 +93,37 @@ func (r *Runc) filterKey(profile *specs.LinuxSeccomp) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)), err
 }
 
-// keepFilter writes a filter, whole or not at all, unless it is there.
+// filterSize is the size of an instruction: code, two jumps, operand.
+const filterSize = 8
+
+// keptFilter reads a filter that keepFilter wrote, and deletes a file that is none.
+func keptFilter(path string) (filter []byte, ok bool) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false
+	}
+	if len(b) > sha256.Size && (len(b)-sha256.Size)%filterSize == 0 {
+		filter = b[sha256.Size:]
+		if sum := sha256.Sum256(filter); bytes.Equal(sum[:], b[:sha256.Size]) {
+			return filter, true
+		}
+	}
+	_ = os.Remove(path) // who cannot does not keep its own either
+	return nil, false
+}
+
+// keepFilter writes a filter after its digest, whole or not at all, unless it is there.
 func keepFilter(path string, filter []byte) error {
 	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd))
-	_, err = f.Write(filter)
+	sum := sha256.Sum256(filter)
+	_, err = f.Write(append(sum[:], filter...))
+	if err == nil {
+		err = f.Sync()
+	}
 	if err == nil {
 		err = unix.Linkat(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
 	}
@@ -169,9 +193,8 @@ const (
 // refuseUnknown puts before a filter that a system call newer than all that it knows does not exist, as runc does: programs do
 // without a new call that does not exist, but give up when they may not make it.
 func refuseUnknown(filter []byte) []byte {
-	const size = 8 // struct sock_filter: code, two jumps, operand
 	last, loaded := uint32(0), uint32(0)
-	for f := filter; len(f) >= size; f = f[size:] {
+	for f := filter; len(f) >= filterSize; f = f[filterSize:] {
 		code, operand := binary.NativeEndian.Uint16(f), binary.NativeEndian.Uint32(f[4:])
 		switch code {
 		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,6 +36,9 @@ func newOwner(runtime, stateDir string) (*owner, error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the runtime's state directory: %w", err)
 	}
+	if err := errors.Join(safeDir(filepath.Dir(stateDir), true), safeDir(stateDir, false)); err != nil {
+		return nil, fmt.Errorf("the runtime's state directory: %w", err)
+	}
 	o := &owner{dir: filepath.Join(stateDir, rand.Text()[:12])}
 	lock, err := os.OpenFile(o.dir+".new", os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
@@ -53,6 +57,25 @@ func newOwner(runtime, stateDir string) (*owner, error) {
 		return nil, errors.Join(err, o.close())
 	}
 	return o, nil
+}
+
+// safeDir fails unless a path is a directory, no link to one, that nobody else can put files in. One that is shared may also be
+// root's, and others may write to it where they cannot touch what is not theirs, as in /tmp.
+func safeDir(path string, shared bool) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir() || !ok:
+		return fmt.Errorf("%s is not a directory: %w", path, errdefs.ErrFailedPrecondition)
+	case int(st.Uid) != os.Geteuid() && !(shared && st.Uid == 0):
+		return fmt.Errorf("%s belongs to user %d: %w", path, st.Uid, errdefs.ErrFailedPrecondition)
+	case info.Mode().Perm()&0o022 != 0 && !(shared && info.Mode()&os.ModeSticky != 0):
+		return fmt.Errorf("%s can be written to by others: %w", path, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // watchdog waits until its standard input ends, and then ends the containers of the owner directory $2 by the runtime $1. It gives
