@@ -45,7 +45,7 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	ctx, stop := notify(ctx)
 	defer stop()
 	s := &session{Streams: streams}
-	root := newRootCommand(s, args) //nolint:contextcheck // commands get ctx from ExecuteContext
+	root := newRootCommand(s, args)
 	err := root.ExecuteContext(ctx)
 	if closeErr := s.close(); err == nil { //nolint:contextcheck // ctx may be cancelled already
 		err = closeErr

@@ -102,12 +102,12 @@ func (p *pieceReader) streamRest() {
 // that was worthwhile.
 func (p *pieceReader) fetch(offset int64) {
 	defer close(p.pieces)
-	trial, ok := p.begin(offset)
+	trial, ok := p.begin()
 	if !ok || !p.isWorthwhile(trial, offset) {
 		return
 	}
 	for offset += firstPiece; offset < p.size; offset += pieceSize {
-		next, ok := p.begin(offset)
+		next, ok := p.begin()
 		if !ok {
 			return
 		}
@@ -117,7 +117,7 @@ func (p *pieceReader) fetch(offset int64) {
 
 // begin hands the reader the next piece, which is to be fetched; false: the
 // reader was closed.
-func (p *pieceReader) begin(offset int64) (*piece, bool) {
+func (p *pieceReader) begin() (*piece, bool) {
 	next := &piece{done: make(chan struct{}), free: func() { <-p.held }}
 	select {
 	case p.held <- struct{}{}:

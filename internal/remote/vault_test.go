@@ -160,7 +160,7 @@ func TestVaultKeyIsOwn(t *testing.T) {
 	}
 	moved := key + ".moved"
 	for want, spoil := range map[string]func() error{
-		"chmod it to 600":    func() error { return os.Chmod(key, 0o644) }, //nolint:gosec // what is refused
+		"chmod it to 600":    func() error { return os.Chmod(key, 0o644) },
 		"is a symbolic link": func() error { return errors.Join(os.Rename(key, moved), os.Symlink(moved, key)) },
 		"is no regular file": func() error { return errors.Join(os.Rename(key, moved), unix.Mkfifo(key, 0o600)) },
 	} {
