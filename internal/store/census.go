@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -185,11 +186,28 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}},
 	} {
-		if err := eachRow(ctx, tx, q.text, q.scan); err != nil {
+		err := eachRow(ctx, tx, q.text, func(scan func(...any) error) error { return q.scan(checkDigests(scan)) })
+		if err != nil {
 			return fmt.Errorf("%s: %w", q.text, err)
 		}
 	}
 	return nil
+}
+
+// checkDigests makes scan fail at a digest that is none: in a damaged database
+// a row may hold anything.
+func checkDigests(scan func(...any) error) func(...any) error {
+	return func(dest ...any) error {
+		if err := scan(dest...); err != nil {
+			return err
+		}
+		for _, d := range dest {
+			if d, ok := d.(*digest.Digest); ok && *d != "" && d.Validate() != nil {
+				return fmt.Errorf("%q is no digest: %w", *d, errdefs.ErrDataLoss)
+			}
+		}
+		return nil
+	}
 }
 
 // leaseFiles finds the leases that have a file, and whether their owners live.

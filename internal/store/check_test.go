@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -127,7 +128,7 @@ func damageCases() map[string]damageCase {
 			}
 		}, true, []Kind{KindLeftover}, "removed blobs"},
 		"a dead lease": {func(t *testing.T, s *Store, _ *fixture) {
-			exec(t, s, "INSERT INTO leases (lease, digest) VALUES ('dead', 'sha256:x'), ('gone', 'sha256:y')")
+			exec(t, s, "INSERT INTO leases (lease, digest) VALUES ('dead', 'sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'), ('gone', 'sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb')")
 			for _, path := range []string{"leases/dead", "work/dead/x/file", "work/gone/file"} {
 				path = filepath.Join(s.root, path)
 				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -278,5 +279,14 @@ func TestCheckUnreachable(t *testing.T) {
 	}
 	if _, err := os.Lstat(s.blobs.Path(f.diffID)); err == nil {
 		t.Error("the damaged tar is still there")
+	}
+}
+
+// A row that names no digest is told, not followed.
+func TestCheckBrokenRow(t *testing.T) {
+	s := open(t, t.TempDir())
+	exec(t, s, "INSERT INTO layers (diff_id, size, index_size, side_size) VALUES ('sha2', 1, 1, 0)")
+	if _, err := s.Check(t.Context(), CheckOptions{}); !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), `"sha2" is no digest`) {
+		t.Errorf("check: %v", err)
 	}
 }
