@@ -70,9 +70,9 @@ func safeDir(path string, shared bool) error {
 	switch {
 	case !info.IsDir() || !ok:
 		return fmt.Errorf("%s is not a directory: %w", path, errdefs.ErrFailedPrecondition)
-	case int(st.Uid) != os.Geteuid() && !(shared && st.Uid == 0):
+	case int(st.Uid) != os.Geteuid() && (!shared || st.Uid != 0):
 		return fmt.Errorf("%s belongs to user %d: %w", path, st.Uid, errdefs.ErrFailedPrecondition)
-	case info.Mode().Perm()&0o022 != 0 && !(shared && info.Mode()&os.ModeSticky != 0):
+	case info.Mode().Perm()&0o022 != 0 && (!shared || info.Mode()&os.ModeSticky == 0):
 		return fmt.Errorf("%s can be written to by others: %w", path, errdefs.ErrFailedPrecondition)
 	}
 	return nil
