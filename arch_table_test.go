@@ -19,27 +19,28 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive build container content dockerfile executor image layer layout mount network progress registry remote rootfs scan sign sqldb store"
+const all = "archive build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb store"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
-	"content":  {1, ""},
-	"archive":  {1, ""},
-	"mount":    {1, ""},
-	"sqldb":    {1, ""},
-	"auth":     {1, ""},
-	"registry": {1, ""},
-	"image":    {1, ""},
-	"progress": {1, ""},
+	"content":   {1, ""},
+	"archive":   {1, ""},
+	"mount":     {1, ""},
+	"sqldb":     {1, ""},
+	"auth":      {1, ""},
+	"registry":  {1, ""},
+	"image":     {1, ""},
+	"progress":  {1, ""},
+	"reference": {1, ""},
 
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
 	"executor": {2, "mount"},
-	"layout":   {2, "archive content image"},
-	"remote":   {2, "image registry"},
+	"layout":   {2, "archive content image reference"},
+	"remote":   {2, "image reference registry"},
 
 	"rootfs":    {3, "archive layer mount"},
-	"store":     {3, "archive content image layer sqldb"},
+	"store":     {3, "archive content image layer reference sqldb"},
 	"build":     {3, "archive content executor image layer progress rootfs"},
 	"container": {3, "executor layer rootfs sqldb"},
 	"network":   {3, ""},
@@ -47,13 +48,13 @@ var packages = map[string]place{
 	"sign":      {3, "image"},
 	"hub":       {3, "auth content image registry scan sqldb"},
 
-	"dockerfile": {4, "build executor image"},
+	"dockerfile": {4, "build executor image reference"},
 	"web":        {4, "auth hub"},
 
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},
 	"browse":    {6, "engine progress"},
-	"cli":       {7, "browse engine engineapi progress"},
+	"cli":       {7, "browse engine engineapi progress reference"},
 
 	"conformance": {8, all + " auth hub s3 web"}, // for tests only
 }
@@ -73,7 +74,6 @@ var shared = map[string]string{
 	"github.com/opencontainers/image-spec":   "borrowed vocabulary",
 	"github.com/opencontainers/runtime-spec": "borrowed vocabulary",
 	"github.com/opencontainers/go-digest":    "borrowed vocabulary",
-	"github.com/distribution/reference":      "borrowed vocabulary",
 	"github.com/containerd/platforms":        "borrowed vocabulary",
 	"github.com/containerd/errdefs":          "borrowed vocabulary",
 	"github.com/moby/moby/api":               "borrowed vocabulary",

@@ -15,12 +15,12 @@ import (
 	"text/template"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/reference"
 )
 
 type createIndexOptions struct {
@@ -213,7 +213,7 @@ func printIndex(out io.Writer, found engine.InspectIndexResult) error {
 }
 
 func printIndexEntry(w *tabwriter.Writer, name reference.Named, m ocispec.Descriptor) error {
-	ref, err := reference.WithDigest(name, m.Digest)
+	ref, err := name.WithDigest(m.Digest)
 	if err != nil {
 		return err
 	}

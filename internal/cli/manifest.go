@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/reference"
 )
 
 const manifestAbout = `The **strake manifest** command has subcommands for managing image manifests and
@@ -30,8 +30,8 @@ func newManifestCommand(s *session) *cobra.Command {
 func insecureHosts(insecure bool, refs ...string) []string {
 	var hosts []string
 	for _, ref := range refs {
-		if named, err := reference.ParseNormalizedNamed(ref); err == nil && insecure {
-			hosts = append(hosts, reference.Domain(named))
+		if named, err := reference.Parse(ref); err == nil && insecure {
+			hosts = append(hosts, named.Domain())
 		}
 	}
 	return hosts
@@ -156,7 +156,7 @@ func newManifestPushCommand(s *session) *cobra.Command {
 		Args:  argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.List = args[0]
-			opts.Pushed = func(ref reference.Canonical) {
+			opts.Pushed = func(ref reference.Named) {
 				fmt.Fprintf(s.Out, "Pushed ref %s with digest: %s\n", ref, ref.Digest())
 			}
 			env, err := s.registries(cmd.Context(), insecureHosts(insecure, args...)...)

@@ -7,11 +7,11 @@ import (
 	"io"
 	"os"
 
-	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/reference"
 )
 
 type pullOptions struct {
@@ -47,14 +47,14 @@ func newPullCommand(s *session) *cobra.Command {
 }
 
 func runPull(ctx context.Context, s *session, opts pullOptions) error {
-	named, err := reference.ParseNormalizedNamed(opts.name)
+	named, err := reference.Parse(opts.name)
 	if err != nil {
 		return err
 	}
 	if opts.all && opts.dryRun {
 		return errors.New("--dry-run can't be used with --all-tags/-a")
 	}
-	if opts.all && !reference.IsNameOnly(named) {
+	if opts.all && !named.IsNameOnly() {
 		return errors.New("tag can't be used with --all-tags/-a")
 	}
 	pull := engine.PullOptions{Platforms: opts.platforms, AllPlatforms: opts.allPlatforms}
@@ -73,7 +73,7 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 		_, err = fmt.Fprintln(s.Out, named)
 		return err
 	}
-	if tagged := reference.TagNameOnly(named); tagged != named {
+	if tagged := named.OrLatest(); tagged != named {
 		if !opts.quiet {
 			fmt.Fprintln(s.Out, "Using default tag: latest")
 		}
@@ -87,7 +87,7 @@ func runPull(ctx context.Context, s *session, opts pullOptions) error {
 	if err != nil {
 		return err
 	}
-	printStatus(out, updated, reference.FamiliarString(named))
+	printStatus(out, updated, named.Familiar().String())
 	_, err = fmt.Fprintln(s.Out, named)
 	return err
 }
@@ -121,7 +121,7 @@ func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 	}
 	updated := false
 	for _, tag := range tags {
-		tagged, err := reference.WithTag(named, tag)
+		tagged, err := named.WithTag(tag)
 		if err != nil {
 			return fromEngine(err)
 		}
@@ -131,7 +131,7 @@ func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 		}
 		updated = updated || newer
 	}
-	printStatus(out, updated, reference.FamiliarName(named))
+	printStatus(out, updated, named.Familiar().Name())
 	return nil
 }
 
@@ -139,14 +139,7 @@ func pullAll(ctx context.Context, env *engine.Env, out io.Writer, named referenc
 func pullOne(ctx context.Context, env *engine.Env, out io.Writer, named reference.Named, pull engine.PullOptions) (updated bool, err error) {
 	pull.Ref, pull.Progress = named.String(), newTransfer(out, pullVerbs).event
 	pull.Found = func(engine.PullResult) {
-		at := ""
-		switch n := named.(type) {
-		case reference.Digested:
-			at = n.Digest().String()
-		case reference.Tagged:
-			at = n.Tag()
-		}
-		fmt.Fprintf(out, "%s: Pulling from %s\n", at, reference.Path(named))
+		fmt.Fprintf(out, "%s: Pulling from %s\n", named.TagOrDigest(), named.Path())
 	}
 	result, err := engine.Pull(ctx, env, pull)
 	if err != nil {

@@ -7,10 +7,10 @@ import (
 	"io"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/reference"
 )
 
 type pushOptions struct {
@@ -47,7 +47,7 @@ as in "zstd:19" (default gzip, or as they were pushed before)`)
 }
 
 func runPush(ctx context.Context, s *session, opts pushOptions) error {
-	named, err := reference.ParseNormalizedNamed(opts.name)
+	named, err := reference.Parse(opts.name)
 	if err != nil {
 		return err
 	}
@@ -61,10 +61,10 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 		}
 		printNote(s.Out, platformNote)
 	}
-	if opts.all && !reference.IsNameOnly(named) {
+	if opts.all && !named.IsNameOnly() {
 		return errors.New("tag can't be used with --all-tags/-a")
 	}
-	if _, digested := named.(reference.Digested); digested {
+	if named.Digest() != "" {
 		return errors.New("cannot push a digest reference")
 	}
 	env, err := s.engine(ctx)
@@ -75,7 +75,7 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 	if opts.quiet {
 		out = io.Discard
 	}
-	names := []reference.Named{reference.TagNameOnly(named)}
+	names := []reference.Named{named.OrLatest()}
 	if opts.all {
 		if names, err = allNames(ctx, env, named); err != nil {
 			return fromEngine(err)
@@ -97,11 +97,7 @@ func runPush(ctx context.Context, s *session, opts pushOptions) error {
 		if err != nil {
 			return err // docker prints these without its daemon's prefix
 		}
-		tag := ""
-		if t, ok := result.Name.(reference.Tagged); ok {
-			tag = t.Tag()
-		}
-		fmt.Fprintf(out, "%s: digest: %s size: %d\n", tag, result.Root.Digest, result.Root.Size)
+		fmt.Fprintf(out, "%s: digest: %s size: %d\n", result.Name.Tag(), result.Root.Digest, result.Root.Size)
 		if result.Index != "" {
 			notes = append(notes, fmt.Sprintf(partialNote, result.Index, result.Root.Digest))
 		}
@@ -122,11 +118,11 @@ func allNames(ctx context.Context, env *engine.Env, named reference.Named) ([]re
 		return nil, err
 	}
 	if len(tags) == 0 {
-		return []reference.Named{reference.TagNameOnly(named)}, nil // Push says what is missing
+		return []reference.Named{named.OrLatest()}, nil // Push says what is missing
 	}
 	names := make([]reference.Named, 0, len(tags))
 	for _, tag := range tags {
-		tagged, err := reference.WithTag(named, tag)
+		tagged, err := named.WithTag(tag)
 		if err != nil {
 			return nil, err
 		}

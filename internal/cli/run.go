@@ -16,7 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -141,7 +140,7 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 	result, err := engine.Run(runCtx, env, run)
 	if errdefs.IsNotFound(err) && isMissingImage(err) && opts.pull != "never" && opts.pull != "always" {
 		if named, parseErr := engine.ParseName(opts.image); parseErr == nil && !opts.quiet {
-			fmt.Fprintf(s.Err, "Unable to find image '%s' locally\n", reference.FamiliarString(named))
+			fmt.Fprintf(s.Err, "Unable to find image '%s' locally\n", named.Familiar().String())
 		}
 		if err := pullForRun(ctx, s, env, opts); err != nil {
 			return 0, err
@@ -174,7 +173,7 @@ func pullForRun(ctx context.Context, s *session, env *engine.Env, opts runOption
 	if err != nil {
 		return err
 	}
-	printStatus(out, updated, reference.FamiliarString(named))
+	printStatus(out, updated, named.Familiar().String())
 	return nil
 }
 

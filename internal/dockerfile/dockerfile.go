@@ -17,12 +17,12 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"strake/internal/build"
+	"strake/internal/reference"
 )
 
 // maxSize bounds a Dockerfile, in bytes.
@@ -102,11 +102,11 @@ func (f *File) Warnings() []string { return f.warned }
 
 // checkSyntax accepts the frontends that are built in. Nothing is fetched.
 func checkSyntax(ref string) error {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
 		return fmt.Errorf("invalid syntax directive %q: %w", ref, err)
 	}
-	switch reference.TrimNamed(named).String() {
+	switch named.Repository().String() {
 	case "docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream":
 		return nil
 	}

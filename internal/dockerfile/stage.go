@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
@@ -19,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/build"
+	"strake/internal/reference"
 )
 
 const (
@@ -104,11 +104,11 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 		s.dispatched = s.external
 		return nil
 	}
-	ref, err := reference.ParseNormalizedNamed(s.BaseName)
+	ref, err := reference.Parse(s.BaseName)
 	if err != nil {
 		return fmt.Errorf("failed to parse stage name %q: %w", s.BaseName, err)
 	}
-	name := reference.TagNameOnly(ref).String()
+	name := ref.OrLatest().String()
 	base := c.baseImage(name, *platform)
 	img, err := base.resolve(ctx, c.opts)
 	if err != nil {

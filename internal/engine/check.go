@@ -5,9 +5,9 @@ import (
 	"io"
 	"slices"
 
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/reference"
 	"strake/internal/store"
 )
 
@@ -93,7 +93,7 @@ func CheckStore(ctx context.Context, env *Env, opts CheckStoreOptions) (CheckSto
 // fetchFrom reads blobs of repositories.
 func fetchFrom(env *Env) func(context.Context, string, ocispec.Descriptor, int64) (io.ReadCloser, error) {
 	return func(ctx context.Context, repository string, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-		named, err := reference.ParseNormalizedNamed(repository)
+		named, err := reference.Parse(repository)
 		if err != nil {
 			return nil, err
 		}

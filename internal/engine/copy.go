@@ -12,11 +12,11 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
 	"strake/internal/layout"
+	"strake/internal/reference"
 	"strake/internal/store"
 )
 
@@ -110,7 +110,7 @@ func openSource(ctx context.Context, env *Env, from place, platform string, comp
 			return src, err
 		}
 		src.Source = repo
-		if src.root, err = repo.Resolve(ctx, tagOrDigest(src.named)); err != nil {
+		if src.root, err = repo.Resolve(ctx, src.named.TagOrDigest()); err != nil {
 			return src, pullError(src.named, err)
 		}
 		return src, nil
@@ -278,14 +278,14 @@ func copyToRegistry(ctx context.Context, env *Env, src copySource, root ocispec.
 	}
 	how.MountFrom = func(desc ocispec.Descriptor) []string {
 		known := mountSources(ctx, env, named, desc)
-		if src.named != nil && reference.Domain(src.named) == reference.Domain(named) {
-			return append([]string{reference.Path(src.named)}, known...)
+		if !src.named.IsZero() && src.named.Domain() == named.Domain() {
+			return append([]string{src.named.Path()}, known...)
 		}
 		return known
 	}
 	layers := layerRecorder{next: how.Progress}
 	how.Progress = layers.record
-	if err := copyTo(ctx, src, repo, root, tagOrDigest(named), how); err != nil {
+	if err := copyTo(ctx, src, repo, root, named.TagOrDigest(), how); err != nil {
 		return pushError(named, err)
 	}
 	return env.Store.RecordSource(ctx, named.Name(), layers.digests...)

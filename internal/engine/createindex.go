@@ -11,12 +11,12 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 )
 
 // CreateIndexOptions say of what an index is made, in registries.
@@ -107,7 +107,7 @@ func indexSources(texts []string, tags []reference.Named) ([]indexSource, error)
 		if err := s.parse(text); err != nil {
 			return nil, fmt.Errorf("failed to parse source %q, valid sources are digests, references and descriptors: %w: %w", text, err, errdefs.ErrInvalidArgument)
 		}
-		if s.ref != nil {
+		if !s.ref.IsZero() {
 			repositories[s.ref.Name()] = true
 		}
 	}
@@ -116,18 +116,18 @@ func indexSources(texts []string, tags []reference.Named) ([]indexSource, error)
 	}
 	for i := range sources {
 		s := &sources[i]
-		if s.ref != nil {
+		if !s.ref.IsZero() {
 			continue
 		}
 		if len(repositories) > 1 {
 			return nil, messageError{fmt.Sprintf("multiple repositories specified, cannot infer repository for %q", texts[i]), errdefs.ErrInvalidArgument}
 		}
 		for name := range repositories {
-			named, err := reference.ParseNormalizedNamed(name)
+			named, err := reference.Parse(name)
 			if err != nil {
 				return nil, err
 			}
-			if s.ref, err = reference.WithDigest(named, s.given.Digest); err != nil {
+			if s.ref, err = named.WithDigest(s.given.Digest); err != nil {
 				return nil, err
 			}
 		}
@@ -172,7 +172,7 @@ func (c *combination) add(ctx context.Context, s *indexSource) error {
 	if err != nil {
 		return err
 	}
-	if s.desc, err = repo.Resolve(ctx, tagOrDigest(s.ref)); err != nil {
+	if s.desc, err = repo.Resolve(ctx, s.ref.TagOrDigest()); err != nil {
 		return pullError(s.ref, err)
 	}
 	if s.raw, err = image.ReadAll(ctx, repo, s.desc, image.MaxManifestSize); err != nil {
@@ -344,8 +344,8 @@ func pushIndex(ctx context.Context, env *Env, children []indexChild, tag referen
 			return err
 		}
 		how := image.CopyOptions{Concurrency: pushConcurrency}
-		if reference.Domain(child.ref) == reference.Domain(tag) {
-			how.MountFrom = func(ocispec.Descriptor) []string { return []string{reference.Path(child.ref)} }
+		if child.ref.Domain() == tag.Domain() {
+			how.MountFrom = func(ocispec.Descriptor) []string { return []string{child.ref.Path()} }
 		}
 		plain := ocispec.Descriptor{MediaType: child.desc.MediaType, Digest: child.desc.Digest, Size: child.desc.Size}
 		if err := image.CopyGraph(ctx, src, repo, plain, how); err != nil {
@@ -359,7 +359,7 @@ func pushIndex(ctx context.Context, env *Env, children []indexChild, tag referen
 	if err := repo.Push(ctx, made.Desc, open); err != nil {
 		return pushError(tag, err)
 	}
-	if err := repo.Tag(ctx, made.Desc, tagOrDigest(tag)); err != nil {
+	if err := repo.Tag(ctx, made.Desc, tag.TagOrDigest()); err != nil {
 		return pushError(tag, err)
 	}
 	return nil

@@ -14,10 +14,10 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/remote"
 	"strake/internal/store"
 )
@@ -46,7 +46,7 @@ const (
 	StateDone    = image.StateDone
 )
 
-// familiar shortens a canonical name or repo digest. It is reference.Familiar*
+// familiar shortens a canonical name or repo digest. It is Named.Familiar
 // without the cost of parsing.
 func familiar(name string) string {
 	if rest, ok := strings.CutPrefix(name, "docker.io/"); ok {
@@ -67,11 +67,11 @@ func FamiliarNames(names []string) []string {
 // ParseName parses what a user writes for an image in a registry and adds the
 // tag latest where it has neither tag nor digest.
 func ParseName(ref string) (reference.Named, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
-		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
+		return reference.Named{}, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
-	return reference.TagNameOnly(named), nil
+	return named.OrLatest(), nil
 }
 
 // imageError gives an error of the store that concerns ref docker's text.
@@ -79,13 +79,13 @@ func imageError(ref string, err error) error {
 	switch {
 	case errdefs.IsNotFound(err):
 		name := ref
-		if named, parseErr := reference.ParseNormalizedNamed(ref); parseErr == nil {
-			name = reference.FamiliarString(reference.TagNameOnly(named))
+		if named, parseErr := reference.Parse(ref); parseErr == nil {
+			name = named.OrLatest().Familiar().String()
 		}
 		return messageError{"No such image: " + name, errdefs.ErrNotFound}
 	case errdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), invalidReference):
 		text := invalidReference
-		if _, parseErr := reference.ParseNormalizedNamed(ref); parseErr != nil {
+		if _, parseErr := reference.Parse(ref); parseErr != nil {
 			text = parseErr.Error()
 		}
 		return messageError{text, errdefs.ErrInvalidArgument}
@@ -125,8 +125,8 @@ func IsLayer(desc ocispec.Descriptor) bool {
 
 // addOptions is how an image from elsewhere gets its name here.
 func addOptions(named reference.Named, root ocispec.Descriptor) store.AddImageOptions {
-	add := store.AddImageOptions{Action: "pull", Actor: reference.FamiliarString(named), Root: root, RepoDigest: named.Name() + "@" + root.Digest.String()}
-	if _, digested := named.(reference.Digested); !digested {
+	add := store.AddImageOptions{Action: "pull", Actor: named.Familiar().String(), Root: root, RepoDigest: named.Name() + "@" + root.Digest.String()}
+	if named.Digest() == "" {
 		add.Names = []string{named.String()}
 	}
 	return add

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 
+	"strake/internal/reference"
 	"strake/internal/store"
 )
 
@@ -148,7 +148,7 @@ func matchEventImage(m events.Message, value string) bool {
 		if n == value {
 			return true
 		}
-		if named, err := reference.ParseNormalizedNamed(n); err == nil && reference.FamiliarName(named) == value {
+		if named, err := reference.Parse(n); err == nil && named.Familiar().Name() == value {
 			return true
 		}
 	}

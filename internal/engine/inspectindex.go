@@ -5,11 +5,11 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 )
 
 // InspectIndexResult is a manifest or an index of a registry.
@@ -31,7 +31,7 @@ func InspectIndex(ctx context.Context, env *Env, ref string) (InspectIndexResult
 		return InspectIndexResult{}, err
 	}
 	found := InspectIndexResult{Name: named}
-	if found.Desc, err = repo.Resolve(ctx, tagOrDigest(named)); err != nil {
+	if found.Desc, err = repo.Resolve(ctx, named.TagOrDigest()); err != nil {
 		return found, pullError(named, err)
 	}
 	if found.Bytes, err = image.ReadAll(ctx, repo, found.Desc, image.MaxManifestSize); err != nil {

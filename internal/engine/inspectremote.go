@@ -3,10 +3,10 @@ package engine
 import (
 	"context"
 
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/remote"
 )
 
@@ -36,10 +36,10 @@ func InspectRemote(ctx context.Context, env *Env, opts InspectOptions) (InspectR
 	resp := inspectConfig(config)
 	resp.ID = manifest.Config.Digest.String()
 	resp.RepoTags = []string{}
-	if tagged, ok := named.(reference.NamedTagged); ok {
-		resp.RepoTags = append(resp.RepoTags, reference.FamiliarString(tagged))
+	if named.Tag() != "" {
+		resp.RepoTags = append(resp.RepoTags, named.Familiar().String())
 	}
-	resp.RepoDigests = []string{reference.FamiliarName(named) + "@" + found.root.Digest.String()}
+	resp.RepoDigests = []string{named.Familiar().Name() + "@" + found.root.Digest.String()}
 	for _, l := range manifest.Layers {
 		resp.Size += l.Size
 	}
@@ -64,7 +64,7 @@ func resolveRemote(ctx context.Context, env *Env, named reference.Named, platfor
 	if found.repo, err = env.Remote.Repository(named); err != nil {
 		return found, err
 	}
-	if found.root, err = found.repo.Resolve(ctx, tagOrDigest(named)); err != nil {
+	if found.root, err = found.repo.Resolve(ctx, named.TagOrDigest()); err != nil {
 		return found, pullError(named, err)
 	}
 	found.manifests, err = choose(ctx, found.repo, found.root, named, wanted)

@@ -10,13 +10,13 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
 	"strake/internal/layer"
+	"strake/internal/reference"
 )
 
 // LookOptions say which image to look into. One that is not in the store is
@@ -79,7 +79,7 @@ func lookAtConfig(ctx context.Context, env *Env, opts LookOptions, layers bool) 
 	}
 	img, err := use(ctx, env, opts.Ref, opts.Platform)
 	if errdefs.IsNotFound(err) {
-		if _, parseErr := reference.ParseNormalizedNamed(opts.Ref); parseErr == nil {
+		if _, parseErr := reference.Parse(opts.Ref); parseErr == nil {
 			return lookRemote(ctx, env, opts, layers)
 		}
 	}
@@ -108,9 +108,9 @@ func lookRemote(ctx context.Context, env *Env, opts LookOptions, layers bool) (*
 		return nil, err
 	}
 	if opts.Reading != nil {
-		opts.Reading(reference.FamiliarString(named))
+		opts.Reading(named.Familiar().String())
 	}
-	root, err := repo.Resolve(ctx, tagOrDigest(named))
+	root, err := repo.Resolve(ctx, named.TagOrDigest())
 	if err != nil {
 		return nil, pullError(named, err)
 	}

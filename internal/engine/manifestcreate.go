@@ -5,7 +5,8 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
+
+	"strake/internal/reference"
 )
 
 // CreateManifestListOptions say which manifests a list is begun with.
@@ -20,31 +21,31 @@ type CreateManifestListOptions struct {
 func CreateManifestList(ctx context.Context, env *Env, opts CreateManifestListOptions) (reference.Named, error) {
 	list, err := listReference(opts.List)
 	if err != nil {
-		return nil, fmt.Errorf("error parsing name for manifest list %s: %w", opts.List, err)
+		return reference.Named{}, fmt.Errorf("error parsing name for manifest list %s: %w", opts.List, err)
 	}
 	lists, err := listsOf(env)
 	if err != nil {
-		return nil, err
+		return reference.Named{}, err
 	}
 	if _, err := lists.all(list); err == nil && !opts.Amend {
-		return nil, messageError{"refusing to amend an existing manifest list with no --amend flag", errdefs.ErrAlreadyExists}
+		return reference.Named{}, messageError{"refusing to amend an existing manifest list with no --amend flag", errdefs.ErrAlreadyExists}
 	} else if err != nil && !errdefs.IsNotFound(err) {
-		return nil, err
+		return reference.Named{}, err
 	}
 	for _, ref := range opts.Manifests {
 		named, err := listReference(ref)
 		if err != nil {
-			return nil, err
+			return reference.Named{}, err
 		}
 		m, err := lists.get(list, named)
 		if errdefs.IsNotFound(err) || err == nil && len(m.Raw) == 0 {
 			m, err = fetchOne(ctx, env, named)
 		}
 		if err != nil {
-			return nil, err
+			return reference.Named{}, err
 		}
 		if err := lists.save(list, named, m); err != nil {
-			return nil, err
+			return reference.Named{}, err
 		}
 	}
 	return list, nil

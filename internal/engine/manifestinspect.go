@@ -3,7 +3,7 @@ package engine
 import (
 	"context"
 
-	"github.com/distribution/reference"
+	"strake/internal/reference"
 )
 
 // InspectManifestOptions say which manifest.

@@ -12,11 +12,11 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/remote"
 )
 
@@ -146,11 +146,11 @@ func (l manifestLists) remove(list reference.Named) error { return os.RemoveAll(
 // listReference parses a name as docker's manifest commands do: latest is meant
 // where there is neither tag nor digest.
 func listReference(ref string) (reference.Named, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
-		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
+		return reference.Named{}, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
-	return reference.TagNameOnly(named), nil
+	return named.OrLatest(), nil
 }
 
 // fetchListed reads the manifest that named is at its registry; of an index it
@@ -160,7 +160,7 @@ func fetchListed(ctx context.Context, env *Env, named reference.Named) (manifest
 	if err != nil {
 		return nil, false, err
 	}
-	root, err := repo.Resolve(ctx, tagOrDigest(named))
+	root, err := repo.Resolve(ctx, named.TagOrDigest())
 	if errdefs.IsNotFound(err) || errdefs.IsUnauthorized(err) {
 		return nil, false, messageError{"no such manifest: " + named.String(), errdefs.ErrNotFound}
 	}
@@ -176,7 +176,7 @@ func fetchListed(ctx context.Context, env *Env, named reference.Named) (manifest
 		return nil, true, err
 	}
 	for _, d := range index.Manifests {
-		ref, err := reference.WithDigest(named, d.Digest)
+		ref, err := named.WithDigest(d.Digest)
 		if err != nil {
 			return nil, true, err
 		}
@@ -235,11 +235,11 @@ func assemble(list reference.Named, manifests []ListedManifest) ([]byte, string,
 		made.MediaType = ocispec.MediaTypeImageIndex
 	}
 	for _, m := range manifests {
-		named, err := reference.ParseNormalizedNamed(m.Ref)
+		named, err := reference.Parse(m.Ref)
 		if err != nil {
 			return nil, "", fmt.Errorf("manifest %q: %w: %w", m.Ref, err, errdefs.ErrInvalidArgument)
 		}
-		if from, to := reference.Domain(named), reference.Domain(list); from != to {
+		if from, to := named.Domain(), list.Domain(); from != to {
 			return nil, "", messageError{fmt.Sprintf(
 				"cannot use source images from a different registry than the target image: %s != %s", from, to), errdefs.ErrInvalidArgument}
 		}

@@ -7,11 +7,11 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/remote"
 )
 
@@ -19,7 +19,7 @@ import (
 type PushManifestListOptions struct {
 	List   string
 	Purge  bool // forget the list once it is pushed
-	Pushed func(ref reference.Canonical)
+	Pushed func(ref reference.Named)
 }
 
 // PushManifestList pushes a list in the making under its name. Manifests that
@@ -63,7 +63,7 @@ func PushManifestList(ctx context.Context, env *Env, opts PushManifestListOption
 	if err := repo.Push(ctx, root, open); err != nil {
 		return "", err
 	}
-	if err := repo.Tag(ctx, root, tagOrDigest(list)); err != nil {
+	if err := repo.Tag(ctx, root, list.TagOrDigest()); err != nil {
 		return "", err
 	}
 	if opts.Purge {
@@ -74,8 +74,8 @@ func PushManifestList(ctx context.Context, env *Env, opts PushManifestListOption
 
 // placeListed copies a manifest and its blobs to the list's repository, unless
 // it comes from there.
-func placeListed(ctx context.Context, env *Env, repo *remote.Repository, list reference.Named, m ListedManifest, pushed func(reference.Canonical)) error {
-	from, err := reference.ParseNormalizedNamed(m.Ref)
+func placeListed(ctx context.Context, env *Env, repo *remote.Repository, list reference.Named, m ListedManifest, pushed func(reference.Named)) error {
+	from, err := reference.Parse(m.Ref)
 	if err != nil || from.Name() == list.Name() {
 		return err
 	}
@@ -89,12 +89,12 @@ func placeListed(ctx context.Context, env *Env, repo *remote.Repository, list re
 	}
 	desc := ocispec.Descriptor{MediaType: m.Descriptor.MediaType, Digest: m.Descriptor.Digest, Size: int64(len(raw))}
 	err = image.CopyGraph(ctx, src, repo, desc, image.CopyOptions{
-		MountFrom: func(ocispec.Descriptor) []string { return []string{reference.Path(from)} },
+		MountFrom: func(ocispec.Descriptor) []string { return []string{from.Path()} },
 	})
 	if err != nil {
 		return fmt.Errorf("copy %s to %s: %w", m.Ref, list.Name(), copyError(err))
 	}
-	ref, err := reference.WithDigest(reference.TrimNamed(list), desc.Digest)
+	ref, err := list.Repository().WithDigest(desc.Digest)
 	if err == nil && pushed != nil {
 		pushed(ref)
 	}

@@ -9,11 +9,11 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/registry"
 	"strake/internal/remote"
 )
@@ -54,7 +54,7 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 	if err != nil {
 		return PullResult{}, err
 	}
-	root, err := repo.Resolve(ctx, tagOrDigest(named))
+	root, err := repo.Resolve(ctx, named.TagOrDigest())
 	if err != nil {
 		return PullResult{}, pullError(named, err)
 	}
@@ -172,7 +172,7 @@ func choose(ctx context.Context, src image.Source, root ocispec.Descriptor, name
 	for _, platform := range wanted {
 		if !matches(platform, config.Platform) {
 			return nil, messageError{fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
-				reference.FamiliarString(named), platforms.FormatAll(config.Platform), platforms.FormatAll(platform)), errdefs.ErrNotFound}
+				named.Familiar().String(), platforms.FormatAll(config.Platform), platforms.FormatAll(platform)), errdefs.ErrNotFound}
 		}
 	}
 	return list, nil
@@ -205,28 +205,18 @@ func (r *layerRecorder) complete(ctx context.Context, src image.Source, root oci
 	})
 }
 
-func tagOrDigest(named reference.Named) string {
-	switch n := named.(type) {
-	case reference.Digested:
-		return n.Digest().String()
-	case reference.Tagged:
-		return n.Tag()
-	}
-	return "latest"
-}
-
 // pullError gives a registry's answer docker's text.
 func pullError(named reference.Named, err error) error {
 	switch {
 	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
 		return messageError{fmt.Sprintf("pull access denied for %s, repository does not exist or may require 'docker login': denied: %s",
-			reference.FamiliarName(named), answer(err, "requested access to the resource is denied")), errdefs.ErrNotFound}
+			named.Familiar().Name(), answer(err, "requested access to the resource is denied")), errdefs.ErrNotFound}
 	case isCode(err, registry.NameUnknown):
 		return messageError{fmt.Sprintf("repository %s not found: name unknown: %s",
-			reference.FamiliarName(named), answer(err, "repository name not known to registry")), errdefs.ErrNotFound}
+			named.Familiar().Name(), answer(err, "repository name not known to registry")), errdefs.ErrNotFound}
 	case isCode(err, registry.ManifestUnknown):
 		return messageError{fmt.Sprintf("manifest for %s not found: manifest unknown: %s",
-			reference.FamiliarString(named), answer(err, "manifest unknown")), errdefs.ErrNotFound}
+			named.Familiar().String(), answer(err, "manifest unknown")), errdefs.ErrNotFound}
 	}
 	return refused(copyError(err))
 }
@@ -267,11 +257,11 @@ func answer(err error, fallback string) string {
 
 // RemoteTags lists the tags that the registry has of a repository, sorted.
 func RemoteTags(ctx context.Context, env *Env, ref string) ([]string, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
 		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
-	if !reference.IsNameOnly(named) {
+	if !named.IsNameOnly() {
 		return nil, messageError{"tag can't be used with --all-tags/-a", errdefs.ErrInvalidArgument}
 	}
 	repo, err := env.Remote.Repository(named)

@@ -9,11 +9,11 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/registry"
 	"strake/internal/store"
 )
@@ -50,7 +50,7 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err != nil {
 		return PushResult{}, err
 	}
-	if _, ok := named.(reference.Digested); ok {
+	if named.Digest() != "" {
 		return PushResult{}, messageError{"cannot push a digest reference", errdefs.ErrInvalidArgument}
 	}
 	img, err := env.Store.Use(ctx, named.String())
@@ -84,7 +84,7 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 		err = layers.complete(ctx, env.Store, root)
 	}
 	if err == nil {
-		err = repo.Tag(ctx, root, tagOrDigest(named))
+		err = repo.Tag(ctx, root, named.TagOrDigest())
 	}
 	if err != nil {
 		return PushResult{}, pushError(named, err)
@@ -92,7 +92,7 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err := env.Store.RecordRepoDigest(ctx, img.ID, named.Name(), root); err != nil {
 		return PushResult{}, err
 	}
-	if err := env.Store.Tell(ctx, "push", reference.FamiliarString(named), reference.FamiliarName(named), img.ID); err != nil {
+	if err := env.Store.Tell(ctx, "push", named.Familiar().String(), named.Familiar().Name(), img.ID); err != nil {
 		return PushResult{}, err
 	}
 	return PushResult{Name: named, Root: root, Index: index}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
@@ -177,7 +177,7 @@ func mountSources(ctx context.Context, env *Env, named reference.Named, desc oci
 	}
 	var paths []string
 	for _, source := range sources {
-		if path, ok := strings.CutPrefix(source, reference.Domain(named)+"/"); ok && source != named.Name() {
+		if path, ok := strings.CutPrefix(source, named.Domain()+"/"); ok && source != named.Name() {
 			paths = append(paths, path)
 		}
 	}
@@ -190,16 +190,16 @@ func missingName(ctx context.Context, env *Env, named reference.Named) error {
 	if err != nil {
 		return err
 	}
-	text := "An image does not exist locally with the tag: " + reference.FamiliarName(named)
+	text := "An image does not exist locally with the tag: " + named.Familiar().Name()
 	if len(tags) > 0 {
-		text = "tag does not exist: " + reference.FamiliarString(named)
+		text = "tag does not exist: " + named.Familiar().String()
 	}
 	return messageError{text, errdefs.ErrNotFound}
 }
 
 // LocalTags lists the tags that images here have in a repository, sorted.
 func LocalTags(ctx context.Context, env *Env, ref string) ([]string, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
 		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
@@ -230,5 +230,5 @@ func pushError(named reference.Named, err error) error {
 	if isCode(err, registry.TooManyRequests) {
 		return refused(err)
 	}
-	return fmt.Errorf("push %s: %w", reference.FamiliarString(named), copyError(err))
+	return fmt.Errorf("push %s: %w", named.Familiar().String(), copyError(err))
 }

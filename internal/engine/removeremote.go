@@ -5,9 +5,9 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/reference"
 	"strake/internal/registry"
 )
 
@@ -23,33 +23,33 @@ func RemoveRemote(ctx context.Context, env *Env, ref string) (RemoveResult, erro
 	if err != nil {
 		return RemoveResult{}, err
 	}
-	if digested, ok := named.(reference.Digested); ok {
-		if err := repo.Registry().DeleteManifest(ctx, repo.Name(), digested.Digest()); err != nil {
+	if named.Digest() != "" {
+		if err := repo.Registry().DeleteManifest(ctx, repo.Name(), named.Digest()); err != nil {
 			return RemoveResult{}, deleteError(named, err)
 		}
-		return RemoveResult{Deleted: []digest.Digest{digested.Digest()}}, nil
+		return RemoveResult{Deleted: []digest.Digest{named.Digest()}}, nil
 	}
-	err = repo.Registry().DeleteTag(ctx, repo.Name(), tagOrDigest(named))
+	err = repo.Registry().DeleteTag(ctx, repo.Name(), named.TagOrDigest())
 	if isCode(err, registry.Unsupported) || isCode(err, registry.DigestInvalid) || isCode(err, registry.TagInvalid) {
-		root, resolveErr := repo.Resolve(ctx, tagOrDigest(named))
+		root, resolveErr := repo.Resolve(ctx, named.TagOrDigest())
 		if resolveErr != nil {
 			return RemoveResult{}, pullError(named, resolveErr)
 		}
 		return RemoveResult{}, messageError{fmt.Sprintf(
 			"registry %s does not remove tags alone; %s@%s removes the manifest, if it allows that, with every tag of it",
-			reference.Domain(named), reference.FamiliarName(named), root.Digest), errdefs.ErrNotImplemented}
+			named.Domain(), named.Familiar().Name(), root.Digest), errdefs.ErrNotImplemented}
 	}
 	if err != nil {
 		return RemoveResult{}, deleteError(named, err)
 	}
-	return RemoveResult{Untagged: []string{reference.FamiliarString(named)}}, nil
+	return RemoveResult{Untagged: []string{named.Familiar().String()}}, nil
 }
 
 // deleteError says plainly what a registry answers to a deletion.
 func deleteError(named reference.Named, err error) error {
 	switch {
 	case isCode(err, registry.Unsupported):
-		return messageError{fmt.Sprintf("registry %s does not allow deletion", reference.Domain(named)), errdefs.ErrNotImplemented}
+		return messageError{fmt.Sprintf("registry %s does not allow deletion", named.Domain()), errdefs.ErrNotImplemented}
 	case errdefs.IsNotFound(err):
 		return pullError(named, err)
 	}

@@ -8,12 +8,12 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
 	"strake/internal/layout"
+	"strake/internal/reference"
 )
 
 // SaveOptions say what to save.
@@ -157,8 +157,8 @@ func (l *savedList) root(ctx context.Context, env *Env, img Image, name string, 
 
 // savedNames is what a ref stands for: names, or ref itself when it is none.
 func savedNames(ctx context.Context, env *Env, ref string) ([]string, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil || !reference.IsNameOnly(named) {
+	named, err := reference.Parse(ref)
+	if err != nil || !named.IsNameOnly() {
 		return []string{ref}, nil //nolint:nilerr // an ID
 	}
 	tags, err := LocalTags(ctx, env, named.Name())
@@ -174,9 +174,9 @@ func savedNames(ctx context.Context, env *Env, ref string) ([]string, error) {
 
 // canonical is a name written out, or "" where ref is none.
 func canonical(ref string) string {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
 		return ""
 	}
-	return reference.TagNameOnly(named).String()
+	return named.OrLatest().String()
 }

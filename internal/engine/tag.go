@@ -5,8 +5,9 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/reference"
 )
 
 // TagOptions say which image gets which name.
@@ -22,7 +23,7 @@ func Tag(ctx context.Context, env *Env, opts TagOptions) error {
 	if err != nil {
 		return err
 	}
-	if reference.FamiliarName(target) == digest.Canonical.String() {
+	if target.Familiar().Name() == digest.Canonical.String() {
 		return messageError{"refusing to create an ambiguous tag using digest algorithm as name", errdefs.ErrInvalidArgument}
 	}
 	if err := env.Store.SetName(ctx, target, opts.Source); err != nil {
@@ -33,7 +34,10 @@ func Tag(ctx context.Context, env *Env, opts TagOptions) error {
 
 // CheckSource fails unless what a tag is to be made of is a reference.
 func CheckSource(source string) error {
-	if _, err := reference.ParseAnyReference(source); err != nil {
+	if _, err := digest.Parse(source); err == nil || reference.IsIdentifier(source) {
+		return nil
+	}
+	if _, err := reference.Parse(source); err != nil {
 		return notParsed(source, err)
 	}
 	return nil
@@ -41,7 +45,7 @@ func CheckSource(source string) error {
 
 // CheckName fails unless name is the name of an image.
 func CheckName(name string) error {
-	if _, err := reference.ParseNormalizedNamed(name); err != nil {
+	if _, err := reference.Parse(name); err != nil {
 		return messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
 	return nil
@@ -53,14 +57,13 @@ func notParsed(name string, err error) error {
 
 // ParseTarget parses a name that an image is to have, and adds the tag latest
 // where it has none.
-func ParseTarget(name string) (reference.NamedTagged, error) {
-	named, err := reference.ParseNormalizedNamed(name)
+func ParseTarget(name string) (reference.Named, error) {
+	named, err := reference.Parse(name)
 	if err != nil {
-		return nil, notParsed(name, err)
+		return reference.Named{}, notParsed(name, err)
 	}
-	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
-	if _, digested := named.(reference.Digested); digested || !ok {
-		return nil, messageError{"refusing to create a tag with a digest reference", errdefs.ErrInvalidArgument}
+	if named.Digest() != "" {
+		return reference.Named{}, messageError{"refusing to create a tag with a digest reference", errdefs.ErrInvalidArgument}
 	}
-	return tagged, nil
+	return named.OrLatest(), nil
 }

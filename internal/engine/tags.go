@@ -8,12 +8,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 	"strake/internal/remote"
 )
 
@@ -85,7 +85,7 @@ const tagConcurrency = 8
 
 // describeTags fills in what the names do not say.
 func describeTags(ctx context.Context, env *Env, repository string, tags []RemoteTag) error {
-	named, err := reference.ParseNormalizedNamed(repository)
+	named, err := reference.Parse(repository)
 	if err != nil {
 		return messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}

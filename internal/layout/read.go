@@ -11,13 +11,13 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/archive"
 	"strake/internal/image"
+	"strake/internal/reference"
 )
 
 const (
@@ -214,14 +214,11 @@ func nameOf(d ocispec.Descriptor) string {
 
 // normalize returns the normal form of a tagged name, or "".
 func normalize(s string) string {
-	named, err := reference.ParseNormalizedNamed(s)
-	if s == "" || err != nil {
+	named, err := reference.Parse(s)
+	if err != nil || named.Digest() != "" {
 		return ""
 	}
-	if _, ok := named.(reference.Digested); ok {
-		return ""
-	}
-	return reference.TagNameOnly(named).String()
+	return named.OrLatest().String()
 }
 
 // nameFromManifestFile names the images that have none after manifest.json,

@@ -13,12 +13,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/reference"
 )
 
 // Format is the form of an archive.
@@ -251,10 +251,8 @@ func (a *archiveWriter) ociFiles(p *plan) error {
 		for _, name := range im.Names {
 			d := plain(im.Desc)
 			d.Annotations = map[string]string{annotationImageName: name}
-			if named, err := reference.ParseNormalizedNamed(name); err == nil {
-				if tagged, ok := named.(reference.Tagged); ok {
-					d.Annotations[ocispec.AnnotationRefName] = tagged.Tag()
-				}
+			if named, err := reference.Parse(name); err == nil && named.Tag() != "" {
+				d.Annotations[ocispec.AnnotationRefName] = named.Tag()
 			}
 			x.Manifests = append(x.Manifests, d)
 		}
@@ -276,21 +274,20 @@ func (a *archiveWriter) dockerFiles(p *plan) error {
 			item.Layers = append(item.Layers, a.name(l.Digest, false))
 		}
 		for _, name := range im.names {
-			named, err := reference.ParseNormalizedNamed(name)
+			named, err := reference.Parse(name)
 			if err != nil {
 				return fmt.Errorf("name %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
 			}
-			tagged, ok := named.(reference.NamedTagged)
-			if !ok {
+			if named.Tag() == "" {
 				continue
 			}
-			item.RepoTags = append(item.RepoTags, reference.FamiliarString(tagged))
+			item.RepoTags = append(item.RepoTags, named.Familiar().String())
 			if len(im.layers) > 0 {
-				repo := reference.FamiliarName(tagged)
+				repo := named.Familiar().Name()
 				if repositories[repo] == nil {
 					repositories[repo] = map[string]string{}
 				}
-				repositories[repo][tagged.Tag()] = im.layers[len(im.layers)-1].Digest.Encoded()
+				repositories[repo][named.Tag()] = im.layers[len(im.layers)-1].Digest.Encoded()
 			}
 		}
 		items = append(items, item)

@@ -26,7 +26,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
+
+	"strake/internal/reference"
 )
 
 // Options say how registries are spoken to. The zero value is docker's way.

@@ -8,8 +8,9 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/google/go-cmp/cmp"
+
+	"strake/internal/reference"
 )
 
 func writeConf(t *testing.T, name, text string) string {
@@ -25,7 +26,7 @@ func writeConf(t *testing.T, name, text string) string {
 // by digest.
 func sites(t *testing.T, c *Client, name string) string {
 	t.Helper()
-	named, err := reference.ParseNormalizedNamed(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,10 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/distribution/reference"
-
 	"strake/internal/conformance"
 	"strake/internal/hub"
+	"strake/internal/reference"
 	"strake/internal/registry"
 	"strake/internal/remote"
 )
@@ -68,7 +67,7 @@ func newRegistry(t *testing.T, host string) *remote.Registry {
 
 func repository(t *testing.T, c *remote.Client, name string) *remote.Repository {
 	t.Helper()
-	named, err := reference.ParseNormalizedNamed(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		t.Fatal(err)
 	}

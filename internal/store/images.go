@@ -12,9 +12,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/reference"
 )
 
 // Image is one image of the store.
@@ -283,7 +284,7 @@ func find(ctx context.Context, tx *sql.Tx, ref string) (found, error) {
 			return f, err
 		}
 	}
-	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+	if named, err := reference.Parse(ref); err == nil {
 		f, err := findByName(ctx, tx, named)
 		if !errdefs.IsNotFound(err) {
 			return f, err
@@ -357,12 +358,12 @@ func findAll(ctx context.Context, tx *sql.Tx, query string, args ...any) ([]foun
 func findByName(ctx context.Context, tx *sql.Tx, named reference.Named) (f found, err error) {
 	var list []found
 	name, dgst := "", ""
-	if digested, ok := named.(reference.Digested); ok {
-		dgst = named.Name() + "@" + digested.Digest().String()
+	if named.Digest() != "" {
+		dgst = named.Name() + "@" + named.Digest().String()
 		list, err = findAll(ctx, tx, `SELECT image_id, digest, root_type, root_size FROM repo_digests
-			WHERE repository = $1 AND digest = $2`, named.Name(), digested.Digest().String())
+			WHERE repository = $1 AND digest = $2`, named.Name(), named.Digest().String())
 	} else {
-		name = reference.TagNameOnly(named).String()
+		name = named.OrLatest().String()
 		list, err = findAll(ctx, tx, "SELECT image_id, root, root_type, root_size FROM names WHERE name = $1", name)
 	}
 	if err != nil {
@@ -393,7 +394,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, er
 
 // SetName makes name (with its tag) name what ref names, as docker tag does.
 // The image that had the name keeps its ID.
-func (s *Store) SetName(ctx context.Context, name reference.NamedTagged, ref string) error {
+func (s *Store) SetName(ctx context.Context, name reference.Named, ref string) error {
 	err := s.db.Update(ctx, func(tx *sql.Tx) error {
 		f, err := find(ctx, tx, ref)
 		if err != nil {

@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/content"
+	"strake/internal/reference"
 )
 
 // openWith opens a store for one test with options.
@@ -247,11 +247,11 @@ func TestJournalBounds(t *testing.T) {
 	s := openWith(t, opts)
 	lay := makeLayer(t, s, 1, 10)
 	ids := []digest.Digest{makeImage(t, s, "a", []digest.Digest{lay}), makeImage(t, s, "b", []digest.Digest{lay})}
-	named, err := reference.ParseNormalizedNamed("app")
+	named, err := reference.Parse("app")
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, err := reference.WithTag(named, "latest")
+	name, err := named.WithTag("latest")
 	if err != nil {
 		t.Fatal(err)
 	}
