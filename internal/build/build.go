@@ -114,8 +114,8 @@ type Op interface {
 
 // Step is a prepared op.
 type Step struct {
-	// Base is the result of an op that makes no layer. It needs no cache.
-	Base []digest.Digest
+	// Done is the result of an op that makes no layer. It needs no cache.
+	Done *Result
 	// Inputs name all that the layer depends on, the parent excepted.
 	Inputs []Input
 	// Make writes the layer's tar.

@@ -311,13 +311,9 @@ func newScanner(root *os.Root, opts ContextOptions) (*scanner, error) {
 	if len(opts.Ignore) == 0 {
 		return s, nil
 	}
-	pm, err := patternmatcher.New(opts.Ignore)
+	pm, err := matcher(opts.Ignore)
 	if err != nil {
-		return nil, fmt.Errorf("ignore patterns: %w", err)
-	}
-	// The patterns are compiled when first matched: find the bad ones now.
-	if _, err := pm.MatchesOrParentMatches("x"); err != nil {
-		return nil, fmt.Errorf("ignore patterns: %w", err)
+		return nil, fmt.Errorf("ignore file: %w", err)
 	}
 	s.prototype, s.keeps = pm, pm.Exclusions()
 	s.matchers.New = func() any {

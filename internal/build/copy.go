@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,6 +26,9 @@ type Copy struct {
 	Owner string
 	// Mode is what chmod takes, octal or symbolic; "" keeps the mode.
 	Mode string
+	// Exclude are patterns, as in an ignore file, of what is left out below the
+	// directories that are copied.
+	Exclude []string `json:",omitempty"`
 	// Instruction is the canonical text that the cache key has.
 	Instruction string
 }
@@ -39,6 +43,9 @@ type Source struct {
 
 	// Path is where in the context or stage, with wildcards.
 	Path string
+	// Parents, when not "", is the pattern below Path of what is copied, with the
+	// directories that lead from Path to it.
+	Parents string `json:",omitempty"`
 	// Unpack extracts the file when it is a tar archive, compressed or not.
 	Unpack bool
 }
@@ -85,15 +92,18 @@ func (c *Copy) Prepare(ctx context.Context, w *Work) (Step, error) {
 		if src.Unpack {
 			inputs = append(inputs, Input{Name: "unpack " + strconv.Itoa(i), Value: "true"})
 		}
+		if src.Parents != "" {
+			inputs = append(inputs, Input{Name: "parents " + strconv.Itoa(i), Value: src.Path + "/./" + src.Parents})
+		}
 		if src.Stage > 0 {
-			sum, err := w.stageSum(ctx, src)
+			sum, err := w.stageSum(ctx, src, c.Exclude)
 			if err != nil {
 				return Step{}, err
 			}
 			inputs = append(inputs, Input{Name: "files " + strconv.Itoa(i) + " " + src.Path, Value: sum})
 			continue
 		}
-		o, err := openSource(ctx, w, src)
+		o, err := openSource(ctx, w, src, c.Exclude)
 		if err != nil {
 			return Step{}, err
 		}
@@ -111,7 +121,7 @@ func (c *Copy) Prepare(ctx context.Context, w *Work) (Step, error) {
 			if sources[i] != nil {
 				continue
 			}
-			o, err := openSource(ctx, w, src)
+			o, err := openSource(ctx, w, src, c.Exclude)
 			if err != nil {
 				return err
 			}
@@ -123,14 +133,15 @@ func (c *Copy) Prepare(ctx context.Context, w *Work) (Step, error) {
 
 // stageSum is the digest of the listing of a stage source. A stage never
 // changes, so the digest is kept in the cache and its layers are read once.
-func (w *Work) stageSum(ctx context.Context, src Source) (string, error) {
+func (w *Work) stageSum(ctx context.Context, src Source, exclude []string) (string, error) {
 	chain := w.Inputs[src.Stage].Layers
-	id := sha256.Sum256([]byte(keyFormat + "\n" + chainID(chain).String() + "\n" + src.Path))
+	part := append([]string{src.Path, src.Parents}, exclude...)
+	id := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%q", keyFormat, chainID(chain), part))
 	key := "tree:" + hex.EncodeToString(id[:])
 	if b, err := w.solver.opts.Store.LoadCache(ctx, key); err == nil {
 		return string(b), nil
 	}
-	o, err := openSource(ctx, w, src)
+	o, err := openSource(ctx, w, src, exclude)
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +158,7 @@ func (w *Work) stageSum(ctx context.Context, src Source) (string, error) {
 }
 
 // openSource makes the source readable and finds what it names.
-func openSource(ctx context.Context, w *Work, src Source) (*opened, error) {
+func openSource(ctx context.Context, w *Work, src Source, exclude []string) (*opened, error) {
 	o := &opened{Source: src}
 	where := "context"
 	switch {
@@ -182,27 +193,53 @@ func openSource(ctx context.Context, w *Work, src Source) (*opened, error) {
 		}
 		o.tree, o.ctx = c, c
 	}
-	matches, err := glob(o.tree, src.Path)
-	if err != nil {
-		return nil, err
+	if src.Parents != "" || len(exclude) > 0 {
+		f := filtered{tree: o.tree, exclude: exclude}
+		if src.Parents != "" {
+			f.include = []string{src.Parents}
+		}
+		o.tree = f
 	}
+	return o, o.find(where)
+}
+
+// find finds what the source names; where is what errors call the tree.
+func (o *opened) find(where string) error {
+	missing := func(m string) error {
+		return &NotFoundError{Path: "/" + m, Where: where, Ignored: o.ctx != nil && o.ctx.ignored(m)}
+	}
+	needed := ""
+	if o.Parents != "" && !hasWildcards(o.Path) && !hasWildcards(o.Parents) {
+		needed = lexical(path.Join(o.Path, o.Parents))
+	}
+	matches, err := glob(o.tree, o.Path)
+	if err != nil {
+		return err
+	}
+	found := needed == ""
 	for _, m := range matches {
 		resolved, err := follow(o.tree.lstat, m)
 		if err == nil {
 			_, err = o.tree.lstat(resolved)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &NotFoundError{
-				Path: "/" + strings.TrimPrefix(path.Clean("/"+src.Path), "/"), Where: where,
-				Ignored: o.ctx != nil && o.ctx.ignored(m),
-			}
+			return missing(cmp.Or(needed, m))
+		}
+		if err == nil && !found {
+			err = o.tree.walk(resolved, func(n node) error {
+				found = found || n.path != resolved
+				return nil
+			})
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read %q: %w", m, err)
+			return fmt.Errorf("read %q: %w", m, err)
 		}
 	}
 	o.matches = matches
-	return o, nil
+	if !found {
+		return missing(needed)
+	}
+	return nil
 }
 
 // list writes one line per file: what it is, then its path. Files of the
@@ -290,11 +327,7 @@ func sumOf(t tree, n node) (sum [32]byte, err error) {
 
 // write plans the copy and writes the layer.
 func (c *Copy) write(ctx context.Context, w *Work, sources []*opened, out io.Writer) error {
-	lower, err := w.solver.chain(ctx, w.parent().Layers)
-	if err != nil {
-		return err
-	}
-	p, err := newPlan(lower, w.solver.created(), c.Owner)
+	p, err := newPlan(ctx, w, c.Owner)
 	if err != nil {
 		return err
 	}
@@ -337,15 +370,11 @@ func (m *Mkdir) Prepare(_ context.Context, w *Work) (Step, error) {
 	return Step{
 		Inputs: []Input{{Name: "instruction", Value: "WORKDIR " + m.Path}, {Name: "user", Value: m.User}},
 		Make: func(ctx context.Context, out io.Writer) error {
-			lower, err := w.solver.chain(ctx, w.parent().Layers)
+			p, err := newPlan(ctx, w, m.User)
 			if err != nil {
 				return err
 			}
-			p, err := newPlan(lower, w.solver.created(), m.User)
-			if err != nil {
-				return err
-			}
-			if err := p.mkdirAll(m.Path); err != nil {
+			if err := p.mkdirAll(m.Path, 0o755); err != nil {
 				return err
 			}
 			tw := newTarWriter(out, w.solver.opts.Epoch)
@@ -363,4 +392,6 @@ type Base struct {
 }
 
 // Prepare is Op's.
-func (b *Base) Prepare(context.Context, *Work) (Step, error) { return Step{Base: b.Layers}, nil }
+func (b *Base) Prepare(context.Context, *Work) (Step, error) {
+	return Step{Done: &Result{Layers: b.Layers, Cached: true}}, nil
+}

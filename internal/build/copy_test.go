@@ -148,6 +148,8 @@ type copyCase struct {
 	owner   string
 	mode    string
 	unpack  bool
+	parents bool // what stands behind "/./" in a source is copied with its parents
+	exclude []string
 	want    []string
 	err     string
 }
@@ -176,7 +178,7 @@ var copyCases = []copyCase{
 	{
 		name: "existing destination keeps its mode, what is below it does not", stage: []string{"x/ mode=0700", "x/e/ mode=0700"},
 		context: []string{"d/e/ mode=0750", "d/e/f"}, sources: []string{"d"}, dest: "/x",
-		want: []string{"x/e/ 750", "x/e/f 644"},
+		want: []string{"x/ 700", "x/e/ 750", "x/e/f 644"},
 	},
 	{
 		name: "wildcards", context: []string{"a.go data=1", "b.go data=2", "c.txt", "d/e.go data=3"}, sources: []string{"*.go", "?/e.*"},
@@ -237,7 +239,7 @@ var copyCases = []copyCase{
 	},
 	{
 		name: "chmod", context: []string{"d/a mode=0600", "d/l -> a", "d/e/"}, sources: []string{"d"}, dest: "/x", mode: "4751",
-		want: []string{"x/ 755", "x/a 4751", "x/e/ 4751", "x/l -> a"},
+		want: []string{"x/ 751", "x/a 4751", "x/e/ 4751", "x/l -> a"},
 	},
 	{
 		name: "symbolic chmod", context: []string{"d/a mode=0600", "d/x mode=0700", "d/e/ mode=0700"}, sources: []string{"d"}, dest: "/x",
@@ -250,6 +252,47 @@ var copyCases = []copyCase{
 	{
 		name: "all of the context", context: []string{"hidden data=1", ".hidden data=2", "d/.x data=3"}, sources: []string{"."}, dest: "/",
 		want: []string{".hidden 644 data=2", "d/ 755", "d/.x 644 data=3", "hidden 644 data=1"},
+	},
+	{
+		name: "parents", context: []string{"a/ mode=0700", "a/b/ mode=0711", "a/b/c data=1", "a/b/d", "e"}, sources: []string{"/./a/b/c"},
+		parents: true, dest: "/x/", want: []string{"x/ 755", "x/a/ 700", "x/a/b/ 711", "x/a/b/c 644 data=1"},
+	},
+	{
+		name: "parents from a pivot with wildcards", context: []string{"m/1/n/x/f data=1", "m/2/n/f data=2", "m/2/n/g"},
+		sources: []string{"m/*/./n/**/f"}, parents: true, dest: "/x/",
+		want: []string{"x/ 755", "x/n/ 755", "x/n/f 644 data=2", "x/n/x/ 755", "x/n/x/f 644 data=1"},
+	},
+	{
+		name: "parents of a directory", context: []string{"a/b/c/f", "a/b/g", "a/h"}, sources: []string{"a/./b"},
+		parents: true, dest: "/", want: []string{"b/ 755", "b/c/ 755", "b/c/f 644", "b/g 644"},
+	},
+	{
+		name: "parents that are there keep their owner", stage: []string{"a/ mode=0700 owner=5:6"}, context: []string{"a/ mode=0750", "a/f"},
+		sources: []string{"/./a/f"}, parents: true, owner: "7:8", dest: "/", want: []string{"a/ 750 owner=5:6", "a/f 644 owner=7:8"},
+	},
+	{
+		name: "parents missing", context: []string{"a/b"}, sources: []string{"a/./c"}, parents: true, dest: "/", err: `"/a/c": not found`,
+	},
+	{
+		name: "parents of a missing pivot", context: []string{"a/b"}, sources: []string{"z/./c"}, parents: true, dest: "/", err: `"/z/c": not found`,
+	},
+	{
+		name: "parents without match", context: []string{"a/b"}, sources: []string{"a/./c*"}, parents: true, dest: "/x/", want: []string{"x/ 755"},
+	},
+	{
+		name: "exclude", context: []string{"d/a.go", "d/a.txt", "d/e/b.txt", "d/e/b.go", "d/.git/f"}, sources: []string{"d"}, dest: "/x/",
+		exclude: []string{"*.txt", "**/.git"}, want: []string{"x/ 755", "x/a.go 644", "x/e/ 755", "x/e/b.go 644", "x/e/b.txt 644"},
+	},
+	{
+		name: "exclude with exceptions", context: []string{"d/e/ mode=0711", "d/e/a", "d/e/b"}, sources: []string{"."}, dest: "/x/",
+		exclude: []string{"d/e", "!d/e/b"}, want: []string{"x/ 755", "x/d/ 755", "x/d/e/ 711", "x/d/e/b 644"},
+	},
+	{
+		name: "exclude does not touch a file that is named", context: []string{"a.txt", "d/a.txt"}, sources: []string{"a.txt", "d"}, dest: "/x/",
+		exclude: []string{"*.txt"}, want: []string{"x/ 755", "x/a.txt 644"},
+	},
+	{
+		name: "named owner where nothing is", context: []string{"a"}, sources: []string{"a"}, dest: "/a", owner: "app", err: `invalid user "app": this step starts from nothing`,
 	},
 	{name: "no whiteouts", context: []string{".wh.etc"}, sources: []string{".wh.etc"}, dest: "/", err: "cannot hold a file of this name"},
 }
@@ -285,7 +328,11 @@ func TestCopy(t *testing.T) {
 func runCopy(t *testing.T, s *dirStore, dir string, tc copyCase) (Result, error) {
 	t.Helper()
 	solver := NewSolver(Options{Store: s})
-	c, err := LoadContext(t.Context(), ContextOptions{Dir: dir, Ignore: tc.ignore, Paths: tc.sources, Index: s})
+	paths := tc.sources
+	if tc.parents {
+		paths = nil
+	}
+	c, err := LoadContext(t.Context(), ContextOptions{Dir: dir, Ignore: tc.ignore, Paths: paths, Index: s})
 	if err != nil {
 		return Result{}, err
 	}
@@ -298,10 +345,14 @@ func runCopy(t *testing.T, s *dirStore, dir string, tc copyCase) (Result, error)
 	if tc.stage != nil {
 		base.Layers = []digest.Digest{tarOf(t, s, tc.stage...)}
 	}
-	op := &Copy{Dest: tc.dest, Owner: tc.owner, Mode: tc.mode, Instruction: "COPY " + tc.dest}
+	op := &Copy{Dest: tc.dest, Owner: tc.owner, Mode: tc.mode, Exclude: tc.exclude, Instruction: "COPY " + tc.dest}
 	for _, src := range tc.sources {
+		parents := ""
+		if tc.parents {
+			src, parents, _ = strings.Cut(src, "/./")
+		}
 		op.Sources = append(op.Sources, Source{
-			Context: func(context.Context) (*Context, error) { return c, nil }, Path: src, Unpack: tc.unpack,
+			Context: func(context.Context) (*Context, error) { return c, nil }, Path: src, Parents: parents, Unpack: tc.unpack,
 		})
 	}
 	return solver.Solve(t.Context(), &Vertex{Op: op, Inputs: []*Vertex{{Op: base}}, Name: "COPY"})

@@ -20,24 +20,32 @@ type plan struct {
 	lower tree // the stage before the step
 	now   time.Time
 	owner *owner
-	chmod Chmod // nil: modes are kept
+	chmod *Chmod // nil: modes are kept
 
 	files   map[string]planned // by path in the stage
 	pending []string           // of files: what is not written yet
 	absent  map[string]bool    // directories known to be absent from lower, or not
 }
 
-// newPlan plans over lower. What is copied belongs to owner, as in USER, unless
-// that is "".
-func newPlan(lower tree, now time.Time, owner string) (*plan, error) {
-	p := &plan{lower: lower, now: now, files: map[string]planned{}, absent: map[string]bool{}}
-	if owner != "" {
-		o, err := resolveOwner(lower, owner)
-		if err != nil {
-			return nil, err
-		}
-		p.owner = &o
+// newPlan plans over the step's parent. What is copied belongs to owner, as in
+// USER, unless that is "".
+func newPlan(ctx context.Context, w *Work, owner string) (*plan, error) {
+	lower, err := w.solver.chain(ctx, w.parent().Layers)
+	if err != nil {
+		return nil, err
 	}
+	p := &plan{lower: lower, now: w.solver.created(), files: map[string]planned{}, absent: map[string]bool{}}
+	if owner == "" {
+		return p, nil
+	}
+	if len(w.parent().Layers) == 0 && strings.Trim(owner, "0123456789:") != "" {
+		return nil, fmt.Errorf("invalid user %q: this step starts from nothing, where no names are known: use numbers", owner)
+	}
+	o, err := resolveOwner(lower, owner)
+	if err != nil {
+		return nil, err
+	}
+	p.owner = &o
 	return p, nil
 }
 
@@ -82,7 +90,7 @@ func (p *plan) put(f planned) error {
 		f.uid, f.gid = p.owner.uid, p.owner.gid
 	}
 	if p.chmod != nil && f.mode.Type() != fs.ModeSymlink {
-		f.mode = p.chmod(f.mode)
+		f.mode = p.chmod.apply(f.mode)
 	}
 	return p.set(f)
 }
@@ -96,8 +104,9 @@ func (p *plan) set(f planned) error {
 	return nil
 }
 
-// mkdirAll makes a directory and its missing parents. It follows symlinks.
-func (p *plan) mkdirAll(dir string) error {
+// mkdirAll makes a directory and its missing parents with a mode. It follows
+// symlinks.
+func (p *plan) mkdirAll(dir string, perm fs.FileMode) error {
 	dir, err := follow(p.lstat, dir)
 	if err != nil {
 		return err
@@ -107,7 +116,7 @@ func (p *plan) mkdirAll(dir string) error {
 		at = path.Join(at, part)
 		n, err := p.lstat(at)
 		if errors.Is(err, fs.ErrNotExist) {
-			f := planned{node: node{path: at, mode: fs.ModeDir | 0o755, mtime: p.now}}
+			f := planned{node: node{path: at, mode: fs.ModeDir | perm, mtime: p.now}}
 			if p.owner != nil {
 				f.uid, f.gid = p.owner.uid, p.owner.gid
 			}
@@ -141,7 +150,7 @@ func (p *plan) copy(from tree, name, dest string) error {
 	if base == "" || base == "." {
 		parent = dest
 	}
-	if err := p.mkdirAll(parent); err != nil {
+	if err := p.mkdirAll(parent, p.chmod.parents()); err != nil {
 		return err
 	}
 	target, err := follow(p.lstat, dest)
@@ -155,7 +164,7 @@ func (p *plan) copy(from tree, name, dest string) error {
 	}
 	if src.mode.IsDir() {
 		if !exists {
-			if err := p.mkdirAll("/" + target); err != nil {
+			if err := p.mkdirAll("/"+target, p.chmod.parents()); err != nil {
 				return err
 			}
 		}
@@ -181,7 +190,15 @@ func (p *plan) place(from tree, n node, root, target string, links map[uint64]st
 	case n.mode.IsDir() && exists && !old.mode.IsDir():
 		return fmt.Errorf("cannot copy to non-directory: /%s", n.path)
 	case n.mode.IsDir() && exists && source == root:
-		return nil // the destination keeps its own mode and owner
+		// The destination keeps all but its time.
+		if !n.mtime.IsZero() {
+			old.mtime = n.mtime
+			return p.set(planned{node: old})
+		}
+		return nil
+	case n.implied && exists:
+		old.mode = n.mode
+		return p.set(planned{node: old})
 	case !n.mode.IsDir() && exists && old.mode.IsDir():
 		return fmt.Errorf("cannot replace to directory /%s with file", n.path)
 	}

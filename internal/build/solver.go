@@ -217,8 +217,8 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 	if err != nil {
 		return Result{}, err
 	}
-	if step.Make == nil {
-		return Result{Layers: step.Base, Cached: true}, nil
+	if step.Done != nil {
+		return *step.Done, nil
 	}
 	all := append([]Input{{Name: "parent", Value: chainID(w.parent().Layers).String()}}, step.Inputs...)
 	if e := s.opts.Epoch; e != nil {

@@ -31,6 +31,8 @@ type node struct {
 	ino   uint64 // of a file with several names, else 0
 	xattr []archive.Xattr
 	sum   [32]byte // content of a regular file, where the tree knows it
+
+	implied bool // a directory that is shown only for what is below it
 }
 
 // tree is what files are copied from, or to. A missing file is fs.ErrNotExist.

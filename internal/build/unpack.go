@@ -48,7 +48,7 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 	if err != nil {
 		return false, nil // likewise
 	}
-	if err := p.mkdirAll(dest); err != nil {
+	if err := p.mkdirAll(dest, 0o755); err != nil {
 		return true, err
 	}
 	root, err := follow(p.lstat, dest)
@@ -139,7 +139,7 @@ func (p *plan) landing(root, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := p.mkdirAll(dir); err != nil {
+	if err := p.mkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
 	return path.Join(dir, path.Base(name)), nil

@@ -95,7 +95,7 @@ func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, err
 	if err != nil {
 		return nil, err
 	}
-	if err := c.link(); err != nil {
+	if err := c.linkStages(); err != nil {
 		return nil, err
 	}
 	reach, err := c.resolve(ctx, target)
@@ -279,8 +279,8 @@ func (c *compiler) findTarget() (*stage, error) {
 	return nil, err
 }
 
-// link finds the stages and images that instructions copy from.
-func (c *compiler) link() error {
+// linkStages finds the stages and images that instructions copy from.
+func (c *compiler) linkStages() error {
 	for _, s := range slices.Clone(c.stages) {
 		for _, ic := range s.Commands {
 			cmd, err := c.command(ic)

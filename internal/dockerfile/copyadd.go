@@ -16,15 +16,13 @@ import (
 
 // copy adds a COPY.
 func (c *compiler) copy(s *stage, cmd command, in *instructions.CopyCommand) error {
-	switch {
-	case in.Parents:
-		return errors.New("COPY --parents is not supported")
-	case len(in.ExcludePatterns) > 0:
-		return errors.New("COPY --exclude is not supported")
-	case cmd.from != nil && !cmd.from.dispatched:
+	if cmd.from != nil && !cmd.from.dispatched {
 		return fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", in.From, s.title)
 	}
-	f := files{cmd: cmd, verb: "COPY", SourcesAndDest: in.SourcesAndDest, chown: in.Chown, chmod: in.Chmod, source: in.String()}
+	f := files{
+		cmd: cmd, verb: "COPY", SourcesAndDest: in.SourcesAndDest, source: in.String(), chown: in.Chown, chmod: in.Chmod,
+		exclude: in.ExcludePatterns, link: in.Link, parents: in.Parents,
+	}
 	for _, src := range in.SourcePaths {
 		switch {
 		case isGit(src):
@@ -32,22 +30,37 @@ func (c *compiler) copy(s *stage, cmd command, in *instructions.CopyCommand) err
 		case isURL(src):
 			return errors.New("source can't be a URL for COPY")
 		}
-		f.sources = append(f.sources, c.local(cmd, src))
+		source := build.Source{Path: src}
+		if in.Parents {
+			source.Path, source.Parents = pivot(src)
+		}
+		f.sources = append(f.sources, c.local(cmd, source))
 	}
 	return c.addOp(s, f)
+}
+
+// pivot splits a source of COPY --parents where the parents begin that are
+// copied: at the first "/./", or else at the root.
+func pivot(src string) (root, pattern string) {
+	root, pattern, ok := strings.Cut(src, "/./")
+	if !ok {
+		root, pattern = "/", src
+	}
+	return root, strings.TrimPrefix(path.Join("/", pattern), "/")
 }
 
 // addFiles adds an ADD.
 func (c *compiler) addFiles(s *stage, cmd command, in *instructions.AddCommand) error {
 	switch {
-	case len(in.ExcludePatterns) > 0:
-		return errors.New("ADD --exclude is not supported")
 	case in.Checksum != "" && len(in.SourcePaths) != 1:
 		return errors.New("checksum can't be specified for multiple sources")
 	case in.Checksum != "" && !isURL(in.SourcePaths[0]):
 		return errors.New("checksum requires HTTP(S) or Git sources")
 	}
-	f := files{cmd: cmd, verb: "ADD", SourcesAndDest: in.SourcesAndDest, chown: in.Chown, chmod: in.Chmod, source: in.String()}
+	f := files{
+		cmd: cmd, verb: "ADD", SourcesAndDest: in.SourcesAndDest, source: in.String(), chown: in.Chown, chmod: in.Chmod,
+		exclude: in.ExcludePatterns, link: in.Link,
+	}
 	for _, src := range in.SourcePaths {
 		if isGit(src) {
 			return fmt.Errorf("ADD of a git repository is not supported: %s", redacted(src))
@@ -64,7 +77,7 @@ func (c *compiler) addFiles(s *stage, cmd command, in *instructions.AddCommand) 
 			source.URL = u
 			source.Unpack = in.Unpack != nil && *in.Unpack
 		} else {
-			source = c.local(cmd, src)
+			source = c.local(cmd, build.Source{Path: src})
 			source.Unpack = in.Unpack == nil || *in.Unpack
 		}
 		f.sources = append(f.sources, source)
@@ -72,16 +85,31 @@ func (c *compiler) addFiles(s *stage, cmd command, in *instructions.AddCommand) 
 	return c.addOp(s, f)
 }
 
-// local is a source in the context, a stage or an image.
-func (c *compiler) local(cmd command, src string) build.Source {
+// local makes src a source in the context, a stage or an image.
+func (c *compiler) local(cmd command, src build.Source) build.Source {
 	if cmd.from != nil {
-		return build.Source{Stage: 1, Path: src}
+		src.Stage = 1
+		return src
 	}
+	src.Context = noContext
 	if c.opts.Context != nil {
-		c.opts.Context.Want(src)
-		return build.Source{Context: c.opts.Context.Load, Path: src}
+		c.opts.Context.Want(wanted(src))
+		src.Context = c.opts.Context.Load
 	}
-	return build.Source{Context: noContext, Path: src}
+	return src
+}
+
+// wanted is what of the context a source may read: patterns of path.Match,
+// which do not know "**".
+func wanted(src build.Source) string {
+	var parts []string
+	for part := range strings.SplitSeq(path.Join("/", src.Path, src.Parents), "/") {
+		if strings.Contains(part, "**") {
+			break
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "/")
 }
 
 func noContext(context.Context) (*build.Context, error) {
@@ -93,9 +121,11 @@ type files struct {
 	cmd  command
 	verb string
 	instructions.SourcesAndDest
-	chown, chmod string
-	source       string // the instruction as it is written
-	sources      []build.Source
+	source        string // the instruction as it is written
+	chown, chmod  string
+	exclude       []string
+	link, parents bool
+	sources       []build.Source
 }
 
 func (c *compiler) addOp(s *stage, f files) error {
@@ -111,9 +141,13 @@ func (c *compiler) addOp(s *stage, f files) error {
 	if f.chmod != "" {
 		flags += " --chmod=" + f.chmod
 	}
-	text := f.verb + flags
+	text := f.verb
+	if f.parents {
+		text += " --parents"
+	}
+	text += flags
 	op := &build.Copy{
-		Sources: f.sources, Owner: f.chown, Mode: f.chmod,
+		Sources: f.sources, Owner: f.chown, Mode: f.chmod, Exclude: f.exclude,
 		Dest: destination(s.image.Config.WorkingDir, f.DestPath),
 	}
 	for _, src := range f.SourcePaths {
@@ -132,9 +166,22 @@ func (c *compiler) addOp(s *stage, f files) error {
 	if f.cmd.from != nil {
 		from = append(from, f.cmd.from.vertex)
 	}
-	c.advance(s, f.cmd, op, s.stepName(f.cmd, c.lex, f.source), from...)
+	name := s.stepName(f.cmd, c.lex, f.source)
+	if f.link && f.chmod == "" { // BuildKit links no layer whose modes it changes
+		c.link(s, f.cmd, op, name, from)
+	} else {
+		c.advance(s, f.cmd, op, name, from...)
+	}
 	s.record(text+" # buildkit", true)
 	return nil
+}
+
+// link makes op, which starts from nothing, and puts its layer on the stage.
+func (c *compiler) link(s *stage, cmd command, op build.Op, name string, from []*build.Vertex) {
+	stage := s.vertex
+	s.vertex = &build.Vertex{Op: &build.Base{}}
+	c.advance(s, cmd, op, name, from...)
+	s.vertex = &build.Vertex{Op: build.Merge{}, Inputs: []*build.Vertex{stage, s.vertex}}
 }
 
 // destination is the absolute destination; a trailing slash is kept.
