@@ -48,7 +48,7 @@ func parseOptions(args []string) (options, error) {
 	f.StringVar(&o.Output, "o", "docs/benchmarks.md", "report to write")
 	f.StringVar(&o.Strake, "strake", "bin/strake", "strake binary")
 	f.BoolVar(&o.Fresh, "fresh", os.Geteuid() == 0, "a fresh loop-mounted ext4 for each store (root)")
-	f.StringVar(&o.Only, "only", "", "comma-separated case groups (pull,load,wan,wan-capped,build,push,images5000,rmi,disk50)")
+	f.StringVar(&o.Only, "only", "", "comma-separated case groups (pull,load,wan,resume,wan-capped,build,push,images5000,rmi,disk50)")
 	f.StringVar(&o.Tools, "tools", "", "comma-separated tools")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of the generated inputs")
 	f.Float64Var(&o.Scale, "scale", 1, "size of the inputs, 1 for the published figures")

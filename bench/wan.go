@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -31,6 +33,8 @@ type link struct {
 	wg       sync.WaitGroup
 	mu       sync.Mutex
 	conns    map[net.Conn]bool
+
+	delivered atomic.Int64 // bytes that the client's side has taken
 }
 
 // wanSlack is the time that a pacer makes up for: a sleep that lasts too long must not cost rate.
@@ -111,8 +115,12 @@ func (k *link) pass(to, from net.Conn, first time.Duration, line *pacer) {
 	k.wg.Go(func() {
 		for p := range under {
 			time.Sleep(time.Until(p.due))
-			if _, err := to.Write(p.data); err != nil {
+			n, err := to.Write(p.data)
+			if err != nil {
 				_ = from.Close() // ends the reading
+			}
+			if line != nil {
+				k.delivered.Add(int64(n))
 			}
 		}
 		_ = to.Close() // nothing follows
@@ -165,28 +173,70 @@ func wanGroup(name, title string, flow float64, goals ...goal) group {
 	return group{
 		name: name, tools: []string{"strake", "dockerd", "podman", "skopeo"}, rounds: 3,
 		prepare: func(ctx context.Context, s *session) error {
-			k, err := startLink(ctx, s.registry.addr, flow)
+			_, err := s.goFar(ctx, flow)
+			return err
+		},
+		steps: []step{pullSmall(name, title, goals...)},
+	}
+}
+
+// goFar puts a link between the session and the registry.
+func (s *session) goFar(ctx context.Context, flow float64) (*link, error) {
+	k, err := startLink(ctx, s.registry.addr, flow)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, k)
+	far := *s.registry
+	far.addr = k.listener.Addr().String()
+	s.registry = &far
+	return k, nil
+}
+
+// pullSmall pulls the image of the second layer.
+func pullSmall(name, title string, goals ...goal) step {
+	return step{
+		name: name, title: title, verb: "pull",
+		args: func(s *session) []string { return []string{s.registry.ref(smallRepo)} },
+		check: func(ctx context.Context, s *session) error {
+			id, err := s.imageID(ctx, s.registry.ref(smallRepo))
+			if err == nil && id != digestOf(s.in.Small) {
+				err = fmt.Errorf("the pulled image is %s, not %s", id, digestOf(s.in.Small))
+			}
+			return err
+		},
+		goals: goals,
+	}
+}
+
+// resumeGroup pulls over the link again what was killed when 90 % of the bytes had reached it. Of a daemon the client is killed.
+func resumeGroup() group {
+	return group{
+		name: "resume", tools: []string{"strake", "dockerd", "podman", "skopeo"}, rounds: 3,
+		prepare: func(ctx context.Context, s *session) error {
+			k, err := s.goFar(ctx, 0)
 			if err != nil {
 				return err
 			}
-			s.closers = append(s.closers, k)
-			far := *s.registry
-			far.addr = k.listener.Addr().String()
-			s.registry = &far
-			return nil
-		},
-		steps: []step{{
-			name: name, title: title, verb: "pull",
-			args: func(s *session) []string { return []string{s.registry.ref(smallRepo)} },
-			check: func(ctx context.Context, s *session) error {
-				id, err := s.imageID(ctx, s.registry.ref(smallRepo))
-				if err == nil && id != digestOf(s.in.Small) {
-					err = fmt.Errorf("the pulled image is %s, not %s", id, digestOf(s.in.Small))
-				}
+			c := s.command(ctx, "pull", s.registry.ref(smallRepo))
+			if err := c.Start(); err != nil {
 				return err
-			},
-			goals: goals,
-		}},
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- c.Wait() }()
+			for k.delivered.Load() < s.in.Layers[1].Size*9/10 {
+				select {
+				case err := <-ended:
+					return fmt.Errorf("the pull ended before it was killed: %w", err)
+				case <-time.After(time.Millisecond):
+				}
+			}
+			err = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+			<-ended // killed
+			return err
+		},
+		steps: []step{pullSmall("resume", "The pull that was killed at 90 % of its bytes, over the link again", ratioGoal(1),
+			goal{"at most 15 % of the bytes", func(c comparison) bool { return c.strake.Wire*100 <= c.in.Layers[1].Size*15 }})},
 	}
 }
 
@@ -198,6 +248,7 @@ func wanGroups() []group {
 	}}
 	return []group{
 		wanGroup("wan", what, 0, ratioGoal(1), limit),
+		resumeGroup(),
 		wanGroup("wan-capped", what+fmt.Sprintf(", %d Mbit for a connection", wanFlow*8/1_000_000), wanFlow, ratioGoal(2)),
 	}
 }
