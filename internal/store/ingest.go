@@ -237,12 +237,15 @@ func (s *contents) commit(ctx context.Context, files func() error, rows func(*sq
 // they come) into its tar and its index. The part that an earlier attempt left
 // in w is read from disk, not fetched again.
 func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) (err error) {
-	src := resume(ctx, open, w.Offset(), desc.Size)
+	fetching, stop := context.WithCancel(ctx)
+	src := resume(fetching, open, w.Offset(), desc.Size)
 	defer closing(&err, src.Close)
-	held := io.NewSectionReader(w, 0, w.Offset())
-	rest := io.TeeReader(io.LimitReader(src, desc.Size+1-w.Offset()), w)
-	err = s.unpack(ctx, desc, io.MultiReader(held, rest), func() error { return w.Commit(ctx, desc.Size, desc.Digest) })
-	if err == nil || src.failed || ctx.Err() != nil || errors.Is(err, errBusy) {
+	in := newSpool(w, io.LimitReader(src, desc.Size+1-w.Offset()), stop)
+	err = s.unpack(ctx, desc, in, func() error {
+		in.end()
+		return w.Commit(ctx, desc.Size, desc.Digest)
+	})
+	if refused := in.end(); err == nil || refused && src.failed || ctx.Err() != nil || errors.Is(err, errBusy) {
 		return err
 	}
 	// What came is wrong, not the way it came: a part of it is of no use.
