@@ -47,9 +47,18 @@ type record map[string]string
 func (r record) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]string(r)) }
 
 // write prints items in docker's --format language: "" or table, table
-// TEMPLATE, json, TEMPLATE.
+// TEMPLATE, json, TEMPLATE. It prints all or, where it fails, nothing.
 func (l listing[T]) write(out io.Writer, format string, items []T) error {
-	out = forTerminal(out)
+	var text bytes.Buffer // a table comes cell by cell
+	if err := l.format(&text, format, items); err != nil {
+		return err
+	}
+	_, err := text.WriteTo(forTerminal(out))
+	return err
+}
+
+// format writes items to out.
+func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 	switch format {
 	case "", "table":
 		return l.writeTable(out, items)
@@ -62,20 +71,22 @@ func (l listing[T]) write(out io.Writer, format string, items []T) error {
 		return err
 	}
 	tmpl.Option("missingkey=error")
-	var rows bytes.Buffer
+	rows := out
+	if table {
+		rows = &bytes.Buffer{}
+	}
 	for _, item := range items {
 		row := make(record, len(l.fields))
 		for _, f := range l.fields {
 			row[f.name] = f.value(item)
 		}
-		if err := tmpl.Execute(&rows, row); err != nil {
+		if err := tmpl.Execute(rows, row); err != nil {
 			return l.templateError(err)
 		}
 		rows.WriteByte('\n')
 	}
 	if !table {
-		_, err := rows.WriteTo(out)
-		return err
+		return nil
 	}
 	tw := newTable(out)
 	headers := make(record, len(l.fields))
