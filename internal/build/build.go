@@ -79,16 +79,10 @@ type ContextStore interface {
 	SaveContextIndex(ctx context.Context, dir string, b []byte) error
 }
 
-// BlobStore keeps configs and manifests.
-type BlobStore interface {
-	PutBlob(ctx context.Context, mediaType string, b []byte) (ocispec.Descriptor, error)
-}
-
 // Store is all that a build needs of the local store.
 type Store interface {
 	LayerStore
 	CacheStore
-	BlobStore
 }
 
 // Vertex is one step. Vertices are made once and not changed while they are

@@ -9,10 +9,7 @@ import (
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"strake/internal/progress"
 )
 
 // Definition is an image to build: the vertex that makes its files, and all
@@ -23,45 +20,32 @@ type Definition struct {
 	Config dockerspec.DockerOCIImage
 }
 
-// ExportOptions say what becomes of a built image.
-type ExportOptions struct {
-	// Names are shown as the names that Commit gives.
-	Names []string
-	// Have, when not nil, reports that the store has the image with its names
-	// already: then nothing is written.
-	Have func(ctx context.Context, img Exported) (bool, error)
-	// Commit, when not nil, makes the image known to the store.
-	Commit func(ctx context.Context, img Exported) error
+// Built is an image that was built: its layers are in the store, its config is
+// not yet.
+type Built struct {
+	ID       digest.Digest // of Config
+	Config   []byte
+	Platform ocispec.Platform
+	Layers   []ocispec.Descriptor // plain tars, bottom first
+	Base     int                  // how many of Layers came with the base image
+	Cached   bool                 // every other layer came from the cache
 }
 
-// Exported is a built image.
-type Exported struct {
-	Manifest ocispec.Descriptor
-	ID       digest.Digest // of the config
-	Cached   bool          // every layer came from the cache
-}
-
-// Build solves the definition and stores its config and manifest. The same
-// sources and a full cache give the same image ID.
-func (s *Solver) Build(ctx context.Context, def *Definition, opts ExportOptions) (Exported, error) {
+// Build solves the definition. The same sources and a full cache give the same
+// image ID.
+func (s *Solver) Build(ctx context.Context, def *Definition) (Built, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	res, err := s.Solve(ctx, def.Root)
 	if err != nil {
-		return Exported{}, err
+		return Built{}, err
 	}
-	p := s.begin("exporting to image")
-	exp, err := s.export(ctx, p, def, res, opts)
-	return exp, p.End(ctx, err)
-}
-
-func (s *Solver) export(ctx context.Context, p *Reporter, def *Definition, res Result, opts ExportOptions) (Exported, error) {
-	exp := Exported{Cached: res.Cached}
+	built := Built{Platform: def.Config.Platform, Cached: res.Cached}
 	var created []time.Time
 	for v := def.Root; v != nil; {
 		r, err := s.solve(ctx, v)
 		if err != nil {
-			return exp, err
+			return built, err
 		}
 		if !r.Created.IsZero() {
 			created = append([]time.Time{r.Created}, created...)
@@ -69,70 +53,22 @@ func (s *Solver) export(ctx context.Context, p *Reporter, def *Definition, res R
 		if len(v.Inputs) == 0 {
 			break
 		}
-		exp.Cached = exp.Cached && r.Cached
+		built.Cached = built.Cached && r.Cached
 		v = v.Inputs[0]
 	}
-	config, err := s.config(def, res.Layers, created)
-	if err != nil {
-		return exp, err
+	built.Base = len(res.Layers) - len(created)
+	if built.Config, err = s.config(def, res.Layers, created); err != nil {
+		return built, err
 	}
-	manifest := ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Layers:    []ocispec.Descriptor{},
-	}
+	built.ID = digest.FromBytes(built.Config)
 	for _, id := range res.Layers {
 		size, err := s.layerSize(ctx, id)
 		if err != nil {
-			return exp, fmt.Errorf("export: %w", err)
+			return built, fmt.Errorf("export: %w", err)
 		}
-		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{
-			MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: size,
-		})
+		built.Layers = append(built.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: size})
 	}
-	p.Item(progress.Item{ID: "exporting layers", Done: true})
-	manifest.Config = ocispec.Descriptor{
-		MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config)),
-	}
-	exp.ID = manifest.Config.Digest
-	b, err := json.Marshal(manifest)
-	if err != nil {
-		return exp, fmt.Errorf("encode the manifest: %w", err)
-	}
-	exp.Manifest = ocispec.Descriptor{
-		MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(b), Size: int64(len(b)),
-	}
-	have := false
-	if opts.Have != nil {
-		if have, err = opts.Have(ctx, exp); err != nil {
-			return exp, err
-		}
-	}
-	if !have {
-		err = s.write(ctx, exp, config, b, opts)
-	}
-	if err != nil {
-		return exp, err
-	}
-	p.Item(progress.Item{ID: "writing image " + exp.ID.String(), Done: true})
-	for _, n := range opts.Names {
-		p.Item(progress.Item{ID: "naming to " + n, Done: true})
-	}
-	return exp, nil
-}
-
-// write stores the image's config and manifest and makes it known.
-func (s *Solver) write(ctx context.Context, exp Exported, config, manifest []byte, opts ExportOptions) error {
-	if _, err := s.opts.Store.PutBlob(ctx, ocispec.MediaTypeImageConfig, config); err != nil {
-		return fmt.Errorf("store the config: %w", err)
-	}
-	if _, err := s.opts.Store.PutBlob(ctx, ocispec.MediaTypeImageManifest, manifest); err != nil {
-		return fmt.Errorf("store the manifest: %w", err)
-	}
-	if opts.Commit == nil {
-		return nil
-	}
-	return opts.Commit(ctx, exp)
+	return built, nil
 }
 
 // config is the image config as BuildKit writes it: its fields sorted, layers,

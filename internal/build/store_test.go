@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/layer"
 )
@@ -27,7 +26,6 @@ type dirStore struct {
 	layers map[digest.Digest]layer.Files
 	cache  map[string][]byte
 	last   map[string][]byte
-	blobs  map[digest.Digest][]byte
 	index  map[string][]byte
 	wrote  int // layers
 	held   []digest.Digest
@@ -39,7 +37,7 @@ func newDirStore(t testing.TB) *dirStore {
 	t.Helper()
 	return &dirStore{
 		dir: t.TempDir(), layers: map[digest.Digest]layer.Files{}, cache: map[string][]byte{},
-		last: map[string][]byte{}, blobs: map[digest.Digest][]byte{}, index: map[string][]byte{},
+		last: map[string][]byte{}, index: map[string][]byte{},
 	}
 }
 
@@ -159,12 +157,4 @@ func (s *dirStore) SaveContextIndex(_ context.Context, dir string, b []byte) err
 	defer s.mu.Unlock()
 	s.index[dir] = b
 	return nil
-}
-
-func (s *dirStore) PutBlob(_ context.Context, mediaType string, b []byte) (ocispec.Descriptor, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := digest.FromBytes(b)
-	s.blobs[d] = b
-	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(b))}, nil
 }

@@ -33,6 +33,12 @@ type buildOptions struct {
 	iidFile   string
 	quiet     bool
 	explain   bool
+
+	outputs      []string
+	annotations  []string
+	allow        []string
+	push, load   bool
+	metadataFile string
 }
 
 func newBuildCommand(s *session) *cobra.Command {
@@ -63,8 +69,13 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
+	flags.StringArrayVarP(&opts.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
+	flags.StringArrayVar(&opts.annotations, "annotation", nil, "Add annotation to the image")
+	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "buildx.local.delete")`)
+	flags.BoolVar(&opts.push, "push", false, `Shorthand for "--output=type=registry,unpack=false"`)
+	flags.BoolVar(&opts.load, "load", false, `Shorthand for "--output=type=docker"`)
+	flags.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
 	obsolete(flags, "disable-content-trust")
-	obsolete(flags, "load")
 	obsolete(flags, "rm")
 	obsolete(flags, "force-rm")
 	return cmd
@@ -88,6 +99,9 @@ func defaultPlatforms() []string {
 
 func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	build, err := buildInput(s, opts)
+	if err == nil {
+		err = removeStale(opts.iidFile)
+	}
 	if err != nil {
 		return fmt.Errorf("ERROR: failed to build: %w", err)
 	}
@@ -124,15 +138,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	if err != nil {
 		return buildError(err)
 	}
-	if opts.iidFile != "" {
-		if err := os.WriteFile(opts.iidFile, []byte(result.ID.String()), 0o644); err != nil {
-			return err
-		}
-	}
-	if opts.quiet {
-		_, err = fmt.Fprintln(s.Out, result.ID)
-	}
-	return err
+	return tellBuild(s, opts, result)
 }
 
 // buildInput turns the flags into what to build.
@@ -140,12 +146,6 @@ func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
 		Dir: opts.context, Dockerfile: opts.file, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
 		Network: opts.network, BuildArgs: map[string]string{}, Labels: map[string]string{},
-	}
-	switch n := len(opts.platforms); {
-	case n > 1, n == 1 && strings.Contains(opts.platforms[0], ","):
-		return build, errors.New("building for several platforms is not yet supported")
-	case n == 1:
-		build.Platform = opts.platforms[0]
 	}
 	for _, arg := range opts.buildArgs {
 		key, value, set := strings.Cut(arg, "=")
@@ -164,6 +164,9 @@ func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 		if _, err := engine.ParseTarget(name); err != nil {
 			return build, fmt.Errorf("invalid tag %q: invalid reference format", name)
 		}
+	}
+	if err := buildTargets(s, opts, &build); err != nil {
+		return build, err
 	}
 	return build, buildContext(s, opts, &build)
 }

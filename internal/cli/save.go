@@ -97,7 +97,12 @@ func readInventory(path string) (list map[digest.Digest]bool, err error) {
 
 // writeFile makes path what write writes, readable by us alone: all of it or,
 // when write fails, what it was before.
-func writeFile(path string, write func(io.Writer) error) (err error) {
+func writeFile(path string, write func(io.Writer) error) error {
+	return writeFileMode(path, 0o600, write)
+}
+
+// writeFileMode is writeFile with a mode.
+func writeFileMode(path string, mode os.FileMode, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	if info, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("invalid output path: %w", err)
@@ -119,6 +124,9 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 		}
 	}()
 	err = write(f)
+	if err == nil && mode != 0o600 {
+		err = f.Chmod(mode)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -29,6 +29,8 @@ type Options struct {
 	Labels    map[string]string
 	// Platform is what to build for; nil is the machine's.
 	Platform *ocispec.Platform
+	// PrefixPlatform puts the platform in the names of steps.
+	PrefixPlatform bool
 
 	NoCache       bool     // every step runs
 	NoCacheStages []string // the steps of these stages run
@@ -212,7 +214,7 @@ func (c *compiler) addStages() error {
 			return parser.WithLocation(fmt.Errorf("base name (%s) should not be blank", st.BaseName), st.Location)
 		}
 		st.BaseName = name
-		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i)}
+		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform}
 		if st.Name == "" {
 			s.title = fmt.Sprintf("stage-%d", i)
 		}

@@ -132,7 +132,7 @@ func (m *machine) runtime(ctx context.Context) (*build.Runtime, error) {
 }
 
 // build builds a Dockerfile without a context.
-func (m *machine) build(ctx context.Context, source string, opts Options) (build.Exported, error) {
+func (m *machine) build(ctx context.Context, source string, opts Options) (build.Built, error) {
 	m.t.Helper()
 	m.logs.Reset()
 	m.states, m.why, m.ran = map[string]progress.State{}, nil, 0
@@ -153,29 +153,21 @@ func (m *machine) build(ctx context.Context, source string, opts Options) (build
 	}()
 	f, err := Parse("Dockerfile", []byte(source))
 	if err != nil {
-		return build.Exported{}, err
+		return build.Built{}, err
 	}
 	opts.Images, opts.Solver, opts.Slot = m, solver, "test"
 	def, err := Compile(ctx, f, opts)
 	if err != nil {
-		return build.Exported{}, err
+		return build.Built{}, err
 	}
-	return solver.Build(ctx, def, build.ExportOptions{})
+	return solver.Build(ctx, def)
 }
 
 // added lists the names in the layers above the base.
-func (m *machine) added(exp build.Exported) [][]string {
+func (m *machine) added(exp build.Built) [][]string {
 	m.t.Helper()
-	b, err := m.store.ReadBlob(m.t.Context(), exp.Manifest)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	var manifest ocispec.Manifest
-	if err := json.Unmarshal(b, &manifest); err != nil {
-		m.t.Fatal(err)
-	}
 	var out [][]string
-	for _, l := range manifest.Layers[len(m.base.Layers):] {
+	for _, l := range exp.Layers[len(m.base.Layers):] {
 		files, err := m.store.Layer(m.t.Context(), l.Digest)
 		if err != nil {
 			m.t.Fatal(err)

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -49,6 +50,7 @@ type stage struct {
 	args   []instructions.KeyValuePairOptional
 	cmdSet bool
 
+	prefixed     bool // the names of steps have the platform
 	noCache      bool
 	step, total  int
 	instructions int // dispatched so far
@@ -267,7 +269,32 @@ func (s *stage) prefix(text string) string {
 	if title != "" {
 		title += " "
 	}
+	if s.prefixed && s.platform != nil {
+		title = platforms.FormatAll(*s.platform) + s.crossTarget() + " " + title
+	}
 	return fmt.Sprintf("[%s%*d/%d] %s", title, int(1+math.Log10(float64(s.total))), s.step, s.total, text)
+}
+
+// crossTarget is, in the names of steps that know of it, what a stage that runs
+// on another platform builds for.
+func (s *stage) crossTarget() string {
+	var target ocispec.Platform
+	if v, ok := s.env.Get("TARGETPLATFORM"); ok {
+		target, _ = platforms.Parse(v) // none where it is nonsense
+	} else {
+		target.OS, _ = s.env.Get("TARGETOS")
+		target.Architecture, _ = s.env.Get("TARGETARCH")
+		target.Variant, _ = s.env.Get("TARGETVARIANT")
+	}
+	target.OS, target.Architecture = cmp.Or(target.OS, s.platform.OS), cmp.Or(target.Architecture, s.platform.Architecture)
+	target = platforms.Normalize(target)
+	switch {
+	case target.OS != s.platform.OS:
+		return "->" + platforms.FormatAll(target)
+	case target.Architecture != s.platform.Architecture:
+		return "->" + strings.Trim(target.Architecture+"/"+target.Variant, "/")
+	}
+	return ""
 }
 
 // stepName is the name of a step as BuildKit shows it: variables expanded.

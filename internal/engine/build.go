@@ -7,12 +7,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"strake/internal/build"
 	"strake/internal/dockerfile"
@@ -20,7 +22,6 @@ import (
 	"strake/internal/mount"
 	"strake/internal/progress"
 	"strake/internal/rootfs"
-	"strake/internal/store"
 )
 
 // BuildOptions say what to build.
@@ -33,10 +34,15 @@ type BuildOptions struct {
 	Target    string
 	BuildArgs map[string]string
 	Labels    map[string]string
-	Platform  string // "" is this machine's
+	Platforms []string // none is this machine's; several make an index
 	NoCache   bool
 	Pull      bool
 	Network   string // of RUN: host, none, "" or default (host)
+
+	// Outputs are where the result goes; none is the store.
+	Outputs []Output
+	// Write makes the file of an output whole or not at all. "-" is standard output.
+	Write func(dest string, write func(io.Writer) error) error
 
 	Progress func(progress.Event) // called by one goroutine at a time
 	Explain  func(Explanation)    // told why a step was not in the cache
@@ -45,11 +51,14 @@ type BuildOptions struct {
 // Explanation says why a step was not in the cache.
 type Explanation = build.Explanation
 
-// BuildResult says what was built.
+// BuildResult says what was built. What is said of an image is of that of the last
+// output that is one.
 type BuildResult struct {
-	ID     digest.Digest
-	Names  []string // canonical
-	Cached bool     // no step ran
+	ID        digest.Digest       // of the image, or of the index of several platforms; "" where no output is one
+	Config    digest.Digest       // of an image for one platform
+	Root      *ocispec.Descriptor // its manifest or index
+	ImageName string              // its names, comma-separated
+	Cached    bool                // no step ran
 }
 
 // BuildError is why a build failed, and where in the Dockerfile.
@@ -68,23 +77,29 @@ func (e *BuildError) Unwrap() error { return e.Err }
 // maxDockerfile bounds what is read of a Dockerfile, in bytes.
 const maxDockerfile = 16 << 20
 
-// Build builds an image from a Dockerfile and gives it its names. Steps that
-// finished are cached even when it fails, with a *BuildError.
+// Build builds an image from a Dockerfile, for each platform, and takes it to the
+// outputs. Steps that finished are cached even when it fails, with a *BuildError.
 func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult, err error) {
-	platform, err := buildPlatform(opts.Platform)
+	targets, err := parsePlatforms(opts.Platforms)
 	if err != nil {
 		return BuildResult{}, err
 	}
 	for _, name := range opts.Names {
-		named, err := ParseTarget(name)
-		if err != nil {
+		if _, err := ParseTarget(name); err != nil {
 			return BuildResult{}, err
 		}
-		result.Names = append(result.Names, named.String())
 	}
 	epoch, err := sourceDateEpoch(opts.BuildArgs)
 	if err != nil {
 		return BuildResult{}, err
+	}
+	if len(opts.Outputs) == 0 {
+		opts.Outputs = []Output{{Type: OutputImage}}
+	}
+	for _, out := range opts.Outputs {
+		if _, err := out.imageOptions(opts.Names); err != nil && out.isImage() {
+			return BuildResult{}, err
+		}
 	}
 	run, bases := &buildRuntime{env: env}, &baseImages{env: env}
 	defer closing(&err, run.close)
@@ -96,40 +111,63 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	if err != nil {
 		return BuildResult{}, err
 	}
-	exported, err := solve(ctx, bases, solver, source, platform, opts, result.Names)
+	x := &exporter{
+		env: env, solver: solver, multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch,
+		write: opts.Write, result: &result,
+	}
+	x.built, err = solve(ctx, bases, solver, source, targets, opts)
+	if err == nil {
+		err = x.run(ctx, opts.Outputs)
+	}
 	if err != nil {
 		return BuildResult{}, &BuildError{Err: err, File: dockerfileName(opts), Source: source, Lines: dockerfile.Lines(err)}
 	}
-	result.ID, result.Cached = exported.ID, exported.Cached
+	result.Cached = !slices.ContainsFunc(x.built, func(b build.Built) bool { return !b.Cached })
 	return result, settle(ctx, env)
 }
 
-func solve(ctx context.Context, bases *baseImages, solver *build.Solver, source []byte, platform *ocispec.Platform, opts BuildOptions, names []string) (exported build.Exported, err error) {
-	env := bases.env
-	file, err := dockerfile.Parse(dockerfileName(opts), source)
-	if err != nil {
-		return exported, err
-	}
-	files := solver.LazyContext(build.LazyContextOptions{Dir: opts.Dir, Dockerfile: opts.Dockerfile, Index: env.Store})
+// multiPlatform reports whether an index is made, as BuildKit decides it.
+func multiPlatform(targets []ocispec.Platform, args map[string]string) bool {
+	asked, err := strconv.ParseBool(args["BUILDKIT_MULTI_PLATFORM"])
+	return len(targets) > 1 || err == nil && asked
+}
+
+// solve builds the Dockerfile for each platform, all at once: the steps that
+// they share are made once.
+func solve(ctx context.Context, bases *baseImages, solver *build.Solver, source []byte, targets []ocispec.Platform, opts BuildOptions) (built []build.Built, err error) {
+	files := solver.LazyContext(build.LazyContextOptions{Dir: opts.Dir, Dockerfile: opts.Dockerfile, Index: bases.env.Store})
 	defer closing(&err, files.Close)
-	definition, err := dockerfile.Compile(ctx, file, dockerfile.Options{
-		Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform,
-		NoCache: opts.NoCache, Pull: opts.Pull, Network: opts.Network,
-		Images: bases, Solver: solver, Context: files, Slot: buildSlot(opts),
-	})
-	if err != nil {
-		return exported, err
+	wanted := []*ocispec.Platform{nil}
+	if len(targets) > 0 {
+		wanted = nil
+		for i := range targets {
+			wanted = append(wanted, &targets[i])
+		}
 	}
-	return solver.Build(ctx, definition, build.ExportOptions{
-		Names: names,
-		Have: func(ctx context.Context, img build.Exported) (bool, error) {
-			return env.Store.HasImage(ctx, img.ID, img.Manifest.Digest, names)
-		},
-		Commit: func(ctx context.Context, img build.Exported) error {
-			_, err := env.Store.AddImage(ctx, store.AddImageOptions{Action: "build", Root: img.Manifest, Names: names})
+	definitions := make([]*build.Definition, len(wanted))
+	for i, platform := range wanted {
+		file, err := dockerfile.Parse(dockerfileName(opts), source)
+		if err != nil {
+			return nil, err
+		}
+		definitions[i], err = dockerfile.Compile(ctx, file, dockerfile.Options{
+			Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
+			NoCache: opts.NoCache, Pull: opts.Pull, Network: opts.Network,
+			Images: bases, Solver: solver, Context: files, Slot: buildSlot(opts),
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	built = make([]build.Built, len(definitions))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, definition := range definitions {
+		g.Go(func() (err error) {
+			built[i], err = solver.Build(gctx, definition)
 			return err
-		},
-	})
+		})
+	}
+	return built, g.Wait()
 }
 
 func dockerfileName(opts BuildOptions) string {
@@ -174,14 +212,6 @@ func buildSlot(opts BuildOptions) string {
 		path = abs
 	}
 	return path
-}
-
-func buildPlatform(platform string) (*ocispec.Platform, error) {
-	if platform == "" {
-		return nil, nil
-	}
-	p, err := ParsePlatform(platform)
-	return &p, err
 }
 
 // sourceDateEpoch is the time that no file may be newer than: a build argument,

@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -180,6 +181,7 @@ type tarTree struct {
 	files *layer.FS
 	plain bool         // attributes stay behind
 	drop  uint32       // mode bits that stay behind
+	at    *time.Time   // of all; nil: each keeps its own
 	ended func() error // says why to stop
 
 	tar     *archive.Writer
@@ -224,6 +226,9 @@ func (t *tarTree) add(from, to string, info fs.FileInfo) error {
 		e.Name = ""
 	}
 	e.Mode &^= t.drop
+	if t.at != nil {
+		e.ModTime = *t.at
+	}
 	if t.plain {
 		e.Xattrs = nil
 	}

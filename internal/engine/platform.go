@@ -23,6 +23,9 @@ func ParsePlatform(platform string) (ocispec.Platform, error) {
 	return platforms.Normalize(p), nil
 }
 
+// LocalPlatform is this machine's platform.
+func LocalPlatform() string { return platforms.Format(platforms.DefaultSpec()) }
+
 // parsePlatforms parses a list; an empty one stays empty.
 func parsePlatforms(list []string) ([]ocispec.Platform, error) {
 	parsed := make([]ocispec.Platform, len(list))

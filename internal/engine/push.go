@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"strake/internal/image"
 	"strake/internal/reference"
 	"strake/internal/registry"
+	"strake/internal/remote"
 	"strake/internal/store"
 )
 
@@ -74,8 +76,17 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err != nil {
 		return PushResult{}, err
 	}
-	layers := layerRecorder{next: streams.record}
-	err = image.CopyGraph(ctx, env.Store, repo, root, image.CopyOptions{
+	if err := upload(ctx, env, repo, named, root, streams.record); err != nil {
+		return PushResult{}, err
+	}
+	return PushResult{Name: named, Root: root, Index: index}, recordPush(ctx, env, named, img.ID, root)
+}
+
+// upload copies root, of the store, to its repository and tags it there, unless
+// named has a digest. Where its layers are then is noted.
+func upload(ctx context.Context, env *Env, repo *remote.Repository, named reference.Named, root ocispec.Descriptor, progress func(Event)) error {
+	layers := layerRecorder{next: progress}
+	err := image.CopyGraph(ctx, env.Store, repo, root, image.CopyOptions{
 		Concurrency: pushConcurrency,
 		MountFrom:   func(desc ocispec.Descriptor) []string { return mountSources(ctx, env, named, desc) },
 		Progress:    layers.record,
@@ -83,19 +94,13 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err == nil {
 		err = layers.complete(ctx, env.Store, root)
 	}
-	if err == nil {
+	if err == nil && named.Digest() == "" {
 		err = repo.Tag(ctx, root, named.TagOrDigest())
 	}
 	if err != nil {
-		return PushResult{}, pushError(named, err)
+		return pushError(named, err)
 	}
-	if err := env.Store.RecordRepoDigest(ctx, img.ID, named.Name(), root); err != nil {
-		return PushResult{}, err
-	}
-	if err := env.Store.Tell(ctx, "push", named.Familiar().String(), named.Familiar().Name(), img.ID); err != nil {
-		return PushResult{}, err
-	}
-	return PushResult{Name: named, Root: root, Index: index}, env.Store.RecordSource(ctx, named.Name(), layers.digests...)
+	return env.Store.RecordSource(ctx, named.Name(), layers.digests...)
 }
 
 // CheckCompression fails unless PushOptions may have this Compression.
@@ -131,6 +136,9 @@ func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, p
 		}
 	} else if image.IsIndex(top.MediaType) {
 		whole, err := complete(ctx, env, top)
+		if err == nil && whole {
+			top, err = compressIndex(ctx, env, top, how)
+		}
 		if err != nil || whole {
 			return top, "", err
 		}
@@ -145,6 +153,41 @@ func pushRoot(ctx context.Context, env *Env, img Image, named reference.Named, p
 	}
 	root, err = env.Store.PushManifest(ctx, img, how)
 	return root, index, err
+}
+
+// compressIndex is the index with which all of root is pushed: root itself, unless it
+// names layers as they were built here. Those are compressed.
+func compressIndex(ctx context.Context, env *Env, root ocispec.Descriptor, how store.CompressOptions) (ocispec.Descriptor, error) {
+	index, _, err := image.ReadIndex(ctx, env.Store, root)
+	if err != nil {
+		return root, err
+	}
+	list, err := env.Store.Variants(ctx, root)
+	if err != nil {
+		return root, err
+	}
+	changed := false
+	for i, desc := range index.Manifests {
+		at := slices.IndexFunc(list, func(img Image) bool { return img.Manifest.Digest == desc.Digest })
+		if at < 0 {
+			continue
+		}
+		pushed, err := env.Store.PushManifest(ctx, list[at], how)
+		if err != nil {
+			return root, err
+		}
+		changed = changed || pushed.Digest != desc.Digest
+		pushed.Platform, pushed.Annotations = desc.Platform, desc.Annotations
+		index.Manifests[i] = pushed
+	}
+	if !changed {
+		return root, nil
+	}
+	b, err := json.Marshal(index)
+	if err != nil {
+		return root, fmt.Errorf("index %s: %w", root.Digest, err)
+	}
+	return env.Store.PutBlob(ctx, root.MediaType, b)
 }
 
 // complete reports whether all that an index names is here.

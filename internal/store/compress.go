@@ -114,6 +114,19 @@ func (s *contents) Compress(ctx context.Context, id digest.Digest, opts Compress
 	}
 }
 
+// Form returns the compressed form of a layer that is in the store, or the layer
+// itself, a plain tar, where there is none.
+func Form(ctx context.Context, s *Store, layer ocispec.Descriptor) (ocispec.Descriptor, error) {
+	form, err := findForm(ctx, s.db, layer.Digest, Recipe{})
+	if errdefs.IsNotFound(err) {
+		return layer, s.hold(ctx, layer.Digest)
+	}
+	if err != nil {
+		return form, err
+	}
+	return form, s.hold(ctx, form.Digest)
+}
+
 // findForm returns a compressed form of a layer that is in the store and fits the
 // recipe, or fails with errdefs.ErrNotFound.
 func findForm(ctx context.Context, db *sqldb.DB, id digest.Digest, recipe Recipe) (d ocispec.Descriptor, err error) {

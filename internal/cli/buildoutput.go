@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"strake/internal/engine"
+)
+
+// buildTargets turns the flags into the platforms and outputs of a build.
+func buildTargets(s *session, opts buildOptions, build *engine.BuildOptions) error {
+	for _, list := range opts.platforms {
+		for one := range strings.SplitSeq(list, ",") {
+			if one = strings.TrimSpace(one); one == "local" {
+				one = engine.LocalPlatform()
+			}
+			if !slices.Contains(build.Platforms, one) {
+				build.Platforms = append(build.Platforms, one)
+			}
+		}
+	}
+	if err := checkPlatforms(build.Platforms); err != nil {
+		return err
+	}
+	outputs, err := buildOutputs(opts)
+	if err != nil {
+		return err
+	}
+	build.Outputs = outputs
+	return checkOutputs(s, opts, build)
+}
+
+// buildOutputs parses the outputs; there is at least one.
+func buildOutputs(opts buildOptions) (outputs []engine.Output, err error) {
+	for _, text := range opts.outputs {
+		out, err := engine.ParseOutput(text)
+		if err != nil {
+			return nil, err
+		}
+		if (out.Type == engine.OutputLocal || out.Type == engine.OutputTar) && opts.iidFile != "" {
+			return nil, errors.New("local and tar exporters are incompatible with image ID file")
+		}
+		outputs = append(outputs, out)
+	}
+	if opts.push {
+		pushed := false
+		for _, out := range outputs {
+			if out.Type == engine.OutputImage {
+				out.Attrs["push"], pushed = "true", true
+			}
+		}
+		if !pushed {
+			outputs = append(outputs, engine.Output{Type: engine.OutputImage, Attrs: map[string]string{"push": "true"}})
+		}
+	}
+	if len(outputs) == 0 || opts.load && !slices.ContainsFunc(outputs, engine.Output.Stores) {
+		outputs = append(outputs, engine.Output{Type: engine.OutputImage, Attrs: map[string]string{}})
+	}
+	for _, text := range opts.annotations {
+		if text == "" {
+			continue
+		}
+		if err := engine.ParseAnnotation(text, outputs); err != nil {
+			return nil, err
+		}
+	}
+	return outputs, nil
+}
+
+// checkOutputs fails for outputs that cannot be written, before anything is built.
+func checkOutputs(s *session, opts buildOptions, build *engine.BuildOptions) error {
+	stdout := false
+	for _, out := range build.Outputs {
+		if err := errors.Join(out.Check(), out.CheckDelete(slices.Contains(opts.allow, "buildx.local.delete"))); err != nil {
+			return err
+		}
+		if !out.File() || out.Dest != "" && out.Dest != "-" {
+			continue
+		}
+		if stdout {
+			return errors.New("multiple outputs configured to write to stdout")
+		}
+		if isTerminal(s.Out) {
+			return fmt.Errorf("dest file is required for %s exporter. refusing to write to console", out.Type)
+		}
+		stdout = true
+	}
+	build.Write = func(dest string, write func(io.Writer) error) error {
+		if dest == "" || dest == "-" {
+			return write(s.Out)
+		}
+		return writeFileMode(dest, 0o644, write)
+	}
+	return nil
+}
+
+// removeStale removes the file of an image ID that an earlier build wrote: there is
+// none when this one fails.
+func removeStale(path string) error {
+	if path == "" {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing image ID file: %w", err)
+	}
+	return nil
+}
+
+// tellBuild writes what was built to where the flags say.
+func tellBuild(s *session, opts buildOptions, result engine.BuildResult) error {
+	if opts.iidFile != "" {
+		if err := os.WriteFile(opts.iidFile, []byte(result.ID.String()), 0o644); err != nil { //nolint:gosec // as docker's
+			return fmt.Errorf("writing image ID file: %w", err)
+		}
+	}
+	if opts.metadataFile != "" {
+		b, err := json.MarshalIndent(buildMetadata(result), "", "  ")
+		if err != nil {
+			return err
+		}
+		err = writeFileMode(opts.metadataFile, 0o644, func(w io.Writer) error {
+			_, err := w.Write(b)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if opts.quiet {
+		_, err := fmt.Fprintln(s.Out, result.ID)
+		return err
+	}
+	return nil
+}
+
+// buildMetadata is what buildx's metadata file says, under its keys.
+func buildMetadata(result engine.BuildResult) map[string]any {
+	m := map[string]any{}
+	if result.Root != nil {
+		m["containerimage.digest"], m["containerimage.descriptor"] = result.Root.Digest, result.Root
+	}
+	if result.Config != "" {
+		m["containerimage.config.digest"] = result.Config
+	}
+	if result.ImageName != "" {
+		m["image.name"] = result.ImageName
+	}
+	return m
+}
