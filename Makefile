@@ -48,14 +48,19 @@ race: packages ## Run the concurrency tests with the race detector
 soak: packages build ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
 	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|Soak|PowerLoss' ./...
 
-conformance: ## Run the suites that every implementation must pass
-	@go test -count=1 -timeout $(TIMEOUT) $(call testing,"strake/internal/conformance")
+conformance: packages bin/buildkitd ## Run the suites that every implementation must pass, and BuildKit against its recorded results
+	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout $(TIMEOUT) $(call testing,"strake/internal/conformance")
 
 lint: bin/golangci-lint ## Check style with the pinned golangci-lint
 	@bin/golangci-lint run ./...
 
 bin/golangci-lint: tools/lint/go.mod
 	@cd tools/lint && go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+bin/buildkitd: tools/buildkit/go.mod
+	@cd tools/buildkit && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ \
+		github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
 	@touch $@
 
 fuzz: ## Fuzz each target for FUZZTIME (30s)

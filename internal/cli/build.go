@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -227,26 +226,5 @@ func buildError(err error) error {
 	if !errors.As(err, &failed) {
 		return fmt.Errorf("ERROR: failed to build: %w", err)
 	}
-	return fmt.Errorf("%sERROR: failed to build: failed to solve: %w", excerpt(failed), err)
-}
-
-// excerpt shows the lines that err is about and three around them.
-func excerpt(failed *engine.BuildError) string {
-	lines := strings.Split(strings.TrimSuffix(string(failed.Source), "\n"), "\n")
-	if len(failed.Lines) == 0 || slices.Max(failed.Lines) > len(lines) || slices.Min(failed.Lines) < 1 {
-		return ""
-	}
-	const around = 3
-	from, to := max(slices.Min(failed.Lines)-around, 1), min(slices.Max(failed.Lines)+around, len(lines))
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s:%d\n--------------------\n", failed.File, slices.Min(failed.Lines))
-	for n := from; n <= to; n++ {
-		mark := "   "
-		if slices.Contains(failed.Lines, n) {
-			mark = ">>>"
-		}
-		fmt.Fprintf(&b, " %3d | %s %s\n", n, mark, strings.TrimSuffix(lines[n-1], "\r"))
-	}
-	b.WriteString("--------------------\n")
-	return b.String()
+	return fmt.Errorf("%sERROR: failed to build: failed to solve: %w", failed.Excerpt, err)
 }

@@ -46,15 +46,15 @@ type File struct {
 }
 
 // Parse parses a Dockerfile; name is what errors call it. Its errors have a
-// Location.
+// Location, which the File that comes with them has an Excerpt of.
 func Parse(name string, source []byte) (*File, error) {
+	f := &File{name: name, source: source}
 	if len(source) > maxSize {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxSize)
+		return f, fmt.Errorf("%s is larger than %d bytes", name, maxSize)
 	}
 	if len(bytes.TrimSpace(source)) == 0 {
-		return nil, errors.New("the Dockerfile cannot be empty")
+		return f, errors.New("the Dockerfile cannot be empty")
 	}
-	f := &File{name: name, source: source}
 	if syntax, _, loc, ok := parser.DetectSyntax(source); ok {
 		if err := checkSyntax(syntax); err != nil {
 			return f, parser.WithLocation(err, loc)
@@ -96,6 +96,9 @@ func Parse(name string, source []byte) (*File, error) {
 	}
 	return f, nil
 }
+
+// Again parses the same file for another Compile.
+func (f *File) Again() (*File, error) { return Parse(f.name, f.source) }
 
 // Warnings are remarks of the checks on the Dockerfile, one line each.
 func (f *File) Warnings() []string { return f.warned }

@@ -59,14 +59,14 @@ type BuildResult struct {
 	Root      *ocispec.Descriptor // its manifest or index
 	ImageName string              // its names, comma-separated
 	Cached    bool                // no step ran
+	// Warnings are remarks of the checks on the Dockerfile, one line each.
+	Warnings []string
 }
 
 // BuildError is why a build failed, and where in the Dockerfile.
 type BuildError struct {
-	Err    error
-	File   string // the Dockerfile's name
-	Source []byte
-	Lines  []int // from 1; empty: nowhere in particular
+	Err     error
+	Excerpt string // the lines that it is about with those around them; "" for none
 }
 
 func (e *BuildError) Error() string { return e.Err.Error() }
@@ -115,13 +115,17 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 		env: env, solver: solver, multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch,
 		write: opts.Write, result: &result,
 	}
-	x.built, err = solve(ctx, bases, solver, source, targets, opts)
+	file, err := dockerfile.Parse(dockerfileName(opts), source)
+	if err == nil {
+		x.built, err = solve(ctx, bases, solver, file, targets, opts)
+	}
 	if err == nil {
 		err = x.run(ctx, opts.Outputs)
 	}
 	if err != nil {
-		return BuildResult{}, &BuildError{Err: err, File: dockerfileName(opts), Source: source, Lines: dockerfile.Lines(err)}
+		return BuildResult{}, &BuildError{Err: err, Excerpt: file.Excerpt(err)}
 	}
+	result.Warnings = file.Warnings()
 	result.Cached = !slices.ContainsFunc(x.built, func(b build.Built) bool { return !b.Cached })
 	return result, settle(ctx, env)
 }
@@ -134,7 +138,7 @@ func multiPlatform(targets []ocispec.Platform, args map[string]string) bool {
 
 // solve builds the Dockerfile for each platform, all at once: the steps that
 // they share are made once.
-func solve(ctx context.Context, bases *baseImages, solver *build.Solver, source []byte, targets []ocispec.Platform, opts BuildOptions) (built []build.Built, err error) {
+func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *dockerfile.File, targets []ocispec.Platform, opts BuildOptions) (built []build.Built, err error) {
 	files := solver.LazyContext(build.LazyContextOptions{Dir: opts.Dir, Dockerfile: opts.Dockerfile, Index: bases.env.Store})
 	defer closing(&err, files.Close)
 	wanted := []*ocispec.Platform{nil}
@@ -146,9 +150,10 @@ func solve(ctx context.Context, bases *baseImages, solver *build.Solver, source 
 	}
 	definitions := make([]*build.Definition, len(wanted))
 	for i, platform := range wanted {
-		file, err := dockerfile.Parse(dockerfileName(opts), source)
-		if err != nil {
-			return nil, err
+		if i > 0 {
+			if file, err = file.Again(); err != nil {
+				return nil, err
+			}
 		}
 		definitions[i], err = dockerfile.Compile(ctx, file, dockerfile.Options{
 			Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,

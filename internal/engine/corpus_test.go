@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/conformance"
+)
+
+// corpus is where the cases are.
+const corpus = "../conformance/testdata/dockerfile"
+
+// TestCorpus builds the corpus and compares with what BuildKit made of it.
+func TestCorpus(t *testing.T) {
+	archive := filepath.Join(t.TempDir(), "bases.tar")
+	conformance.WriteBaseImages(t, archive)
+	env, err := Open(t.Context(), OpenOptions{Root: filepath.Join(t.TempDir(), "store"), Config: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Close(env); err != nil {
+			t.Error(err)
+		}
+	})
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := Load(t.Context(), env, LoadOptions{Input: f}); err != nil {
+		t.Fatal(err)
+	}
+	conformance.Dockerfiles(t, corpus, true, false, func(t *testing.T, c *conformance.DockerfileCase) conformance.Built {
+		if c.Root && os.Geteuid() != 0 {
+			t.Skip("running commands needs root")
+		}
+		return buildCase(t, env, c)
+	})
+}
+
+func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built conformance.Built) {
+	opts := BuildOptions{
+		Dir: c.Dir, Dockerfile: filepath.Join(c.Dir, c.Dockerfile), Target: c.Target, BuildArgs: c.Args, Labels: c.Labels,
+	}
+	if c.Platform != "" {
+		opts.Platforms = []string{c.Platform}
+	}
+	result, err := Build(t.Context(), env, opts)
+	built.Warnings = result.Warnings
+	if err != nil {
+		built.Err = err.Error()
+		if failed := (*BuildError)(nil); errors.As(err, &failed) {
+			built.Err = failed.Excerpt + built.Err
+		}
+		return built
+	}
+	blob := func(id digest.Digest) string { return filepath.Join(env.Store.Root(), "blobs", "sha256", id.Encoded()) }
+	if built.Config, err = os.ReadFile(blob(result.ID)); err != nil {
+		t.Fatal(err)
+	}
+	built.Layer = func(id digest.Digest) (io.ReadCloser, error) { return os.Open(blob(id)) }
+	return built
+}
