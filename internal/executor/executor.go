@@ -30,7 +30,7 @@ const (
 	NetworkNone = "none" // a loopback interface of its own and no other; the default
 )
 
-// Spec says what to run. Its capabilities, seccomp profile, devices and masked paths are docker's defaults.
+// Spec says what to run. Its capabilities, seccomp profile, devices and masked paths are docker's defaults, unless Insecure.
 type Spec struct {
 	ID       string   // unique among the living; letters, digits and _ + - .; "" = made up
 	Bundle   string   // directory that Run fills and empties again; made if missing
@@ -45,6 +45,10 @@ type Spec struct {
 	Mounts   []Mount  // besides the defaults; a mount at a default's target takes its place
 
 	ExtraHosts []Host // lines for /etc/hosts
+
+	Insecure     bool    // all capabilities of the caller, every device, no seccomp profile, nothing masked or read-only
+	Limits       []Limit // resource limits; those that are not named are the caller's
+	CgroupParent string  // cgroup in which the container's is made; "" = the top
 
 	Terminal bool             // give the process a terminal: Stdin and Stdout are one, or are copied to and from one
 	Stdin    io.Reader        // nil = empty; an *os.File is passed on as it is
@@ -61,6 +65,12 @@ type Mount struct {
 	Source  string   // path on the host of a bind mount
 	Target  string   // absolute path in the container; made if missing
 	Options []string // as of runtime-spec: "rbind", "ro", "size=65536k"...
+}
+
+// Limit is a resource limit, as setrlimit has it; -1 is none.
+type Limit struct {
+	Name       string // "nofile"
+	Soft, Hard int64
 }
 
 // Host is a line of /etc/hosts.

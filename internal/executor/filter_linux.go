@@ -30,10 +30,10 @@ const (
 // setFilter replaces the profile of a config by its filter, if the runtime takes one. What is left of the profile forbids every
 // system call: a runtime that looks at it instead starts nothing.
 func (x *run) setFilter(ctx context.Context, config *specs.Spec) {
-	if !x.runc.isCrun {
+	profile := config.Linux.Seccomp
+	if !x.runc.isCrun || profile == nil {
 		return
 	}
-	profile := config.Linux.Seccomp
 	filter, err := x.runc.filter(profile, func() ([]byte, error) { return x.compile(ctx, profile) })
 	if err != nil {
 		return // the runtime compiles it, or says why it cannot
@@ -172,7 +172,7 @@ func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (f
 	id := x.spec.ID + ".filter"
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout) // half a container is hard to find
 	defer cancel()
-	defer func() { err = errors.Join(err, x.runc.destroy(ctx, x.stateDir, id)) }()
+	defer func() { err = errors.Join(err, x.runc.destroy(ctx, x.stateDir, id, "")) }()
 	// The container's process keeps the standard streams: they must not be pipes.
 	cmd := exec.CommandContext(ctx, x.runc.path,
 		"--root", x.stateDir, "--log", filepath.Join(bundle, "log"), "--cgroup-manager=disabled", "create", "--bundle", bundle, id)

@@ -183,7 +183,7 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := r.destroy(ctx, dir, e.Name()); err != nil {
+		if err := r.destroy(ctx, dir, e.Name(), ""); err != nil {
 			return err
 		}
 	}
@@ -196,18 +196,18 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 	return nil
 }
 
-// destroy kills whatever lives of a container and removes its state and its cgroups. It may be gone already.
-func (r *Runc) destroy(ctx context.Context, stateDir, id string) error {
+// destroy kills whatever lives of a container and removes its state and its cgroups, which lie in parent. It may be gone already.
+func (r *Runc) destroy(ctx context.Context, stateDir, id, parent string) error {
 	out, err := exec.CommandContext(ctx, r.path, "--root", stateDir, "delete", "--force", id).CombinedOutput()
 	if err != nil && exists(filepath.Join(stateDir, id)) {
 		return fmt.Errorf("delete the container %s: %w: %s", id, err, strings.TrimSpace(string(out)))
 	}
-	dirs, err := filepath.Glob(cgroupRoot + "/*/" + cgroupName(id))
+	tops, err := filepath.Glob(cgroupRoot + "/*")
 	if err != nil {
 		return fmt.Errorf("delete the cgroups of %s: %w", id, err)
 	}
-	for _, dir := range append(dirs, cgroupRoot+"/"+cgroupName(id)) {
-		if err := removeCgroup(ctx, dir); err != nil {
+	for _, top := range append(tops, cgroupRoot) {
+		if err := removeCgroup(ctx, filepath.Join(top, filepath.Join("/", parent), cgroupName(id))); err != nil {
 			return err
 		}
 	}
@@ -218,7 +218,7 @@ func (r *Runc) destroy(ctx context.Context, stateDir, id string) error {
 func removeCgroup(ctx context.Context, dir string) error {
 	for {
 		err := unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EROFS) {
+		if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EROFS) {
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
@@ -244,5 +244,5 @@ func removeCgroup(ctx context.Context, dir string) error {
 // cgroupPause is the time that killed processes are given to leave their cgroup before they are looked at again.
 const cgroupPause = 2 * time.Millisecond
 
-// cgroupName names a container's cgroup; it lies at the top, so that nothing is left when it is removed.
+// cgroupName names a container's cgroup; it lies at the top unless asked otherwise, so that nothing is left when it is removed.
 func cgroupName(id string) string { return "strake-" + id }

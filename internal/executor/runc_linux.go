@@ -302,15 +302,22 @@ func (x *run) cleanUp(ctx context.Context) error {
 	if x.stubs.root != nil {
 		failed = append(failed, x.inside(x.stubs.remove), x.stubs.root.Close())
 	}
+	failed = append(failed, x.inside(x.emptyBundle))
+	if x.killed || exists(filepath.Join(x.stateDir, x.spec.ID)) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+		defer cancel()
+		failed = append(failed, x.runc.destroy(ctx, x.stateDir, x.spec.ID, x.spec.CgroupParent))
+	}
+	return errors.Join(failed...)
+}
+
+// emptyBundle removes what prepare and the runtime put into the bundle.
+func (x *run) emptyBundle() error {
+	var failed []error
 	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "runtime.log"} {
 		if err := os.Remove(filepath.Join(x.spec.Bundle, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			failed = append(failed, err)
 		}
-	}
-	if x.killed || exists(filepath.Join(x.stateDir, x.spec.ID)) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
-		defer cancel()
-		failed = append(failed, x.runc.destroy(ctx, x.stateDir, x.spec.ID))
 	}
 	return errors.Join(failed...)
 }
@@ -385,7 +392,11 @@ func (x *run) result(cmd *exec.Cmd, err error, stderr *faultFilter) (int, error)
 		x.killed = true
 		return 128 + int(status.Signal()), stderr.End(true)
 	}
-	message, readErr := readFault(x.log)
+	var message string
+	readErr := x.inside(func() (err error) {
+		message, err = readFault(x.log)
+		return err
+	})
 	if readErr != nil {
 		return 0, errors.Join(readErr, stderr.End(true))
 	}
@@ -457,5 +468,5 @@ func (x *run) kill(ctx context.Context, process *os.Process) {
 	_ = process.Kill() // it may have ended
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
-	_ = x.runc.destroy(ctx, x.stateDir, x.spec.ID) // cleanUp tries again and reports
+	_ = x.runc.destroy(ctx, x.stateDir, x.spec.ID, x.spec.CgroupParent) // cleanUp tries again and reports
 }

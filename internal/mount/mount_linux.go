@@ -124,6 +124,48 @@ func Bind(source, target string, readOnly bool) error {
 		return failed(what, err)
 	}
 	defer func() { _ = unix.Close(tree) }() // the mount, if any, does not need it
+	return attachAs(tree, readOnly, what, target)
+}
+
+// BindIn shows the file or directory that name leads to inside of the directory root at target, which does not exist and is made
+// of the same kind. Symbolic links in name are resolved as if root were the root directory, and what was found is what is shown:
+// nothing that others do to root meanwhile leads out of it. Mounts below are not shown.
+func BindIn(root, name, target string, readOnly bool) error {
+	what := fmt.Sprintf("bind %q of %q", name, root)
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed(what, err)
+	}
+	defer func() { _ = unix.Close(dir) }() // a path only
+	found, err := unix.Openat2(dir, filepath.Join(".", name), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return failed(what, err)
+	}
+	defer func() { _ = unix.Close(found) }() // a path only
+	var st unix.Stat_t
+	if err := unix.Fstat(found, &st); err != nil {
+		return failed(what, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = unix.Mkdir(target, 0o700)
+	} else {
+		err = unix.Mknod(target, unix.S_IFREG|0o600, 0)
+	}
+	if err != nil {
+		return failed(what, err)
+	}
+	tree, err := unix.OpenTree(found, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return failed(what, err)
+	}
+	defer func() { _ = unix.Close(tree) }() // the mount, if any, does not need it
+	return attachAs(tree, readOnly, what, target)
+}
+
+// attachAs attaches a detached mount, read-only if so asked.
+func attachAs(tree int, readOnly bool, what, target string) error {
 	if readOnly {
 		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {

@@ -39,6 +39,9 @@ func Overlay(OverlayOptions, string) error { return errLinux }
 // Bind fails.
 func Bind(string, string, bool) error { return errLinux }
 
+// BindIn fails.
+func BindIn(string, string, string, bool) error { return errLinux }
+
 // Tmpfs fails.
 func Tmpfs(TmpfsOptions, string) error { return errLinux }
 

@@ -445,7 +445,7 @@ func reason(err error) string {
 // known tells the entries of a store's directory from others.
 func known(entry string) bool {
 	switch entry {
-	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "gate", "damaged":
+	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "gate", "damaged":
 		return true
 	}
 	return false

@@ -39,7 +39,8 @@ type PruneResult struct {
 const (
 	KindStep     = "regular"      // the result of a step
 	KindContext  = "source.local" // which files of a build context are known
-	KindUnpacked = "internal"     // an extracted chain, for kernels that cannot mount EROFS
+	KindMount    = "exec.cachemount"
+	KindUnpacked = "internal" // an extracted chain, for kernels that cannot mount EROFS
 )
 
 // CacheRecord is one thing that builds can make again.
@@ -197,8 +198,11 @@ func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, opts P
 		switch {
 		case record.InUse:
 			continue
-		case record.Kind == KindUnpacked:
+		case record.Kind == KindUnpacked, record.Kind == KindMount:
 			s := stray{path: filepath.Join(c.unpackedDir(), filepath.Base(record.ID)), size: record.Size, tree: true}
+			if record.Kind == KindMount {
+				s.path = c.cacheMountPath(record.ID)
+			}
 			p.strays, p.freed = append(p.strays, s), p.freed+s.size
 		case record.Kind == KindContext:
 			dirs = append(dirs, record.ID)
@@ -266,7 +270,11 @@ func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph) ([]Cach
 		}
 	}
 	trees, err := c.unpackedChains()
-	list = append(list, trees...)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := c.cacheMounts()
+	list = slices.Concat(list, trees, mounts)
 	slices.SortStableFunc(list, func(a, b CacheRecord) int { return a.Used.Compare(b.Used) })
 	return list, err
 }

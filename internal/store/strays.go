@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ const partialAge = 7 * 24 * time.Hour
 type stray struct {
 	path string
 	ref  string // of an unfinished blob, which has a lock beside it
-	tree bool   // an extracted chain, which somebody may be about to mount
+	tree bool   // an extracted chain or a cache mount, which somebody may be about to use
 	size int64  // bytes on disk
 }
 
@@ -72,7 +73,11 @@ func (c *debris) strays(ctx context.Context, g *graph) ([]stray, error) {
 		return nil, err
 	}
 	trees, err := c.deadTrees()
-	return append(append(list, parts...), trees...), err
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := c.deadMounts()
+	return slices.Concat(list, parts, trees, mounts), err
 }
 
 // deadParts lists the unfinished blobs that are of no use: tars that were being
@@ -111,8 +116,8 @@ func unlocked(path string) (free bool, err error) {
 	return err == nil, err
 }
 
-// removeTree removes an extracted chain, unless somebody mounts it: first its
-// name, so that nobody finds half of it.
+// removeTree removes an extracted chain or a cache mount, unless somebody uses
+// it: first its name, so that nobody finds half of it.
 func removeTree(path string) (err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -128,11 +133,14 @@ func removeTree(path string) (err error) {
 		}
 		return err
 	}
-	if err := os.Rename(path, path+".gone"); err != nil {
+	if err := os.Rename(path, path+goneSuffix); err != nil {
 		return err
 	}
-	return os.RemoveAll(path + ".gone")
+	return os.RemoveAll(path + goneSuffix)
 }
+
+// goneSuffix ends the name of what is being removed.
+const goneSuffix = ".gone"
 
 // unpackedDir is where package rootfs keeps extracted chains.
 func (c *debris) unpackedDir() string { return filepath.Join(c.files.root, "rootfs", "unpacked") }
@@ -150,7 +158,7 @@ func (c *debris) deadTrees() ([]stray, error) {
 	var list []stray
 	for _, e := range entries {
 		path := filepath.Join(c.unpackedDir(), e.Name())
-		if isChain(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), ".gone") {
+		if isChain(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), goneSuffix) {
 			continue
 		}
 		if free, err := unlocked(path); err == nil && free {

@@ -105,7 +105,7 @@ func (c *collector) class(path string, g *graph, classOf []string) string {
 	dir, rest, _ := strings.Cut(rel, string(filepath.Separator))
 	var dgst digest.Digest
 	switch dir {
-	case "rootfs":
+	case "rootfs", "cachemounts":
 		return classCache
 	case "containers":
 		return classContainers

@@ -1,0 +1,281 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A cache mount is a directory that steps of builds share, by its key. There may be several copies of one, for who does not want
+// to share: cachemounts/<hash of the key>/<number>, with the files in data/ and what to call it in label. Who uses a copy holds
+// a lock on its directory, shared or alone; who chooses one or makes one holds the lock of the directory above.
+
+// Sharing of a cache mount by those who use it at the same time, as in a Dockerfile.
+const (
+	sharedCopy  = "shared"  // all use one copy
+	privateCopy = "private" // each has a copy of its own
+	lockedCopy  = "locked"  // they wait for each other
+)
+
+const (
+	copyData  = "data"
+	copyLabel = "label"
+)
+
+// copyPause is the time between two looks at a copy that somebody else uses alone.
+const copyPause = 20 * time.Millisecond
+
+func (s *contents) cacheMountsDir() string { return filepath.Join(s.root, "cachemounts") }
+
+// CacheMount returns the directory of the cache mount that key names. sharing is "shared", "private" or "locked"; a new copy is
+// made by fill, in a directory that exists and is empty. label is for people. What is written stays, whatever becomes of the
+// process; release ends the use. It waits for who has a locked one, until ctx ends.
+func (s *contents) CacheMount(ctx context.Context, key, label, sharing string, fill func(dir string) error) (dir string, release func() error, err error) {
+	if sharing != sharedCopy && sharing != privateCopy && sharing != lockedCopy {
+		return "", nil, fmt.Errorf("cache mount %s: sharing %q is unknown", label, sharing)
+	}
+	sum := sha256.Sum256([]byte(key))
+	m := &cacheMount{dir: filepath.Join(s.cacheMountsDir(), hex.EncodeToString(sum[:])), sharing: sharing}
+	for {
+		c, lock, err := m.find(ctx, func(final string) (*os.File, error) { return s.newCopy(ctx, final, label, fill) })
+		if err == nil && lock == nil {
+			err = sleep(ctx, copyPause)
+		}
+		if err != nil {
+			return "", nil, fmt.Errorf("cache mount %s: %w", label, err)
+		}
+		if lock != nil {
+			use(c)
+			return filepath.Join(c, copyData), func() error {
+				use(c)
+				return lock.Close()
+			}, nil
+		}
+	}
+}
+
+// use notes when a copy was used last.
+func use(path string) {
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // at worst it is pruned sooner
+}
+
+// cacheMount is one choice of a copy.
+type cacheMount struct{ dir, sharing string }
+
+// find returns a copy and its lock; nil: none yet.
+func (m *cacheMount) find(ctx context.Context, make func(final string) (*os.File, error)) (path string, lock *os.File, err error) {
+	gate, err := m.lock(ctx)
+	if err != nil || gate == nil {
+		return "", nil, err
+	}
+	defer closing(&err, gate.Close)
+	copies, last, err := m.copies()
+	if err != nil {
+		return "", nil, err
+	}
+	busy := false
+	for _, how := range m.ways() {
+		for _, path := range copies {
+			lock, err := how(path)
+			if lock != nil || err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+				return path, lock, err
+			}
+			busy = busy || err != nil
+		}
+	}
+	if busy && m.sharing == lockedCopy {
+		return "", nil, nil
+	}
+	path = filepath.Join(m.dir, strconv.Itoa(last+1))
+	lock, err = make(path)
+	if lock != nil && m.sharing == sharedCopy {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_SH)
+	}
+	return path, lock, err
+}
+
+// ways are how a copy is tried for, one after the other: who shares joins others before it takes a copy that nobody uses.
+func (m *cacheMount) ways() []func(path string) (*os.File, error) {
+	alone := func(path string) (*os.File, error) { return lockCopy(path, unix.LOCK_EX) }
+	shared := func(path string) (*os.File, error) { return lockCopy(path, unix.LOCK_SH) }
+	if m.sharing != sharedCopy {
+		return []func(string) (*os.File, error){alone}
+	}
+	join := func(path string) (*os.File, error) {
+		idle, err := alone(path)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return shared(path)
+		}
+		if idle != nil {
+			err = idle.Close()
+		}
+		return nil, err
+	}
+	return []func(string) (*os.File, error){join, shared}
+}
+
+// lock locks the directory of the copies, and makes it where there is none. It returns nil when a prune took it away meanwhile.
+func (m *cacheMount) lock(ctx context.Context) (*os.File, error) {
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return nil, err
+	}
+	for {
+		f, err := lockCopy(m.dir, unix.LOCK_EX)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return f, err
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// copies lists the copies, and the highest number of one.
+func (m *cacheMount) copies() (paths []string, last int, err error) {
+	entries, err := os.ReadDir(m.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, err
+	}
+	var numbers []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	for _, n := range numbers {
+		paths, last = append(paths, filepath.Join(m.dir, strconv.Itoa(n))), n
+	}
+	return paths, last, nil
+}
+
+// lockCopy opens a directory and locks it; EWOULDBLOCK: it is in use. It returns nil when it is no longer there.
+func lockCopy(path string, how int) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	locked, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if named, err := os.Lstat(path); err != nil || !os.SameFile(locked, named) {
+		return nil, f.Close() // a prune was faster
+	}
+	return f, nil
+}
+
+// newCopy makes a copy, whole or not at all, and returns its lock; nil: a prune took away the directory that it was to be put in.
+func (s *contents) newCopy(ctx context.Context, final, label string, fill func(dir string) error) (lock *os.File, err error) {
+	made, err := s.TempDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil || lock == nil {
+			err = errors.Join(err, os.RemoveAll(made))
+		}
+	}()
+	data := filepath.Join(made, copyData)
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return nil, err
+	}
+	if err := fill(data); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(made, copyLabel), []byte(label), 0o600); err != nil {
+		return nil, err
+	}
+	lock, err = lockCopy(made, unix.LOCK_EX)
+	if err != nil || lock == nil {
+		return nil, err
+	}
+	if err := os.Rename(made, final); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// cacheMounts lists the copies of all cache mounts.
+func (c *debris) cacheMounts() ([]CacheRecord, error) {
+	paths, err := filepath.Glob(filepath.Join(c.files.cacheMountsDir(), "*", "*"))
+	if err != nil {
+		return nil, err
+	}
+	var list []CacheRecord
+	for _, path := range paths {
+		if _, err := strconv.Atoi(filepath.Base(path)); err != nil {
+			continue
+		}
+		free, err := idleCopy(path)
+		if err != nil {
+			continue // gone since
+		}
+		label, err := os.ReadFile(filepath.Join(path, copyLabel))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		list = append(list, CacheRecord{
+			ID:   mountRecord + filepath.Base(filepath.Dir(path)) + "/" + filepath.Base(path),
+			Kind: KindMount, Size: treeSize(path), Created: changed(filepath.Join(path, copyLabel)), Used: changed(path),
+			InUse: !free, Step: string(label),
+		})
+	}
+	return list, nil
+}
+
+// idleCopy reports whether nobody uses a copy, and does not get in the way of who is choosing one.
+func idleCopy(path string) (idle bool, err error) {
+	gate, err := lockCopy(filepath.Dir(path), unix.LOCK_SH)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	if err != nil || gate == nil {
+		return false, err
+	}
+	defer closing(&err, gate.Close)
+	return unlocked(path)
+}
+
+// mountRecord begins the ID of a cache mount's record; hash and number follow.
+const mountRecord = "mount/"
+
+// cacheMountPath is where the copy of a record is.
+func (c *debris) cacheMountPath(id string) string {
+	hash, number := filepath.Split(strings.TrimPrefix(id, mountRecord))
+	return filepath.Join(c.files.cacheMountsDir(), filepath.Base(hash), filepath.Base(number))
+}
+
+// deadMounts lists the copies that were not removed to their end.
+func (c *debris) deadMounts() ([]stray, error) {
+	paths, err := filepath.Glob(filepath.Join(c.files.cacheMountsDir(), "*", "*"+goneSuffix))
+	if err != nil {
+		return nil, err
+	}
+	var list []stray
+	for _, path := range paths {
+		list = append(list, stray{path: path, size: treeSize(path)})
+	}
+	return list, nil
+}

@@ -1,0 +1,178 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// mounts uses cache mounts of one key.
+type mounts struct {
+	*testing.T
+	*Store
+	made int
+}
+
+func (m *mounts) use(sharing string) (dir string, release func()) {
+	m.Helper()
+	dir, end, err := m.CacheMount(m.Context(), "key", "label of key", sharing, func(dir string) error {
+		m.made++
+		return os.WriteFile(filepath.Join(dir, "seed"), nil, 0o600)
+	})
+	if err != nil {
+		m.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "seed")); err != nil {
+		m.Error(err)
+	}
+	return dir, func() {
+		if err := end(); err != nil {
+			m.Error(err)
+		}
+	}
+}
+
+func openMounts(t *testing.T) *mounts {
+	t.Helper()
+	s, err := Open(t.Context(), Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &mounts{T: t, Store: s}
+}
+
+func TestCacheMountSharing(t *testing.T) {
+	m := openMounts(t)
+	one, endOne := m.use("shared")
+	two, endTwo := m.use("shared")
+	if one != two || m.made != 1 {
+		t.Errorf("shared: %s and %s, %d made", one, two, m.made)
+	}
+	own, endOwn := m.use("private")
+	if own == one || m.made != 2 {
+		t.Errorf("private: %s, %d made", own, m.made)
+	}
+	endOne()
+	if three, end := m.use("shared"); three != two {
+		t.Errorf("who shares does not join others: %s", three)
+	} else {
+		end()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*copyPause)
+	defer cancel()
+	if _, _, err := m.CacheMount(ctx, "key", "", "locked", nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("locked while all copies are in use: %v", err)
+	}
+	endTwo()
+	endOwn()
+	again, end := m.use("locked")
+	if again != one || m.made != 2 {
+		t.Errorf("what was released is not used again: %s, %d made", again, m.made)
+	}
+	end()
+	if _, _, err := m.CacheMount(t.Context(), "key", "", "mine", nil); err == nil {
+		t.Error("unknown sharing")
+	}
+}
+
+// TestCacheMountCrowd: of many who lock one, one has it at a time; those who fill it see it whole.
+func TestCacheMountCrowd(t *testing.T) {
+	m := openMounts(t)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	inside := 0
+	for range 8 {
+		all.Go(func() {
+			for range 5 {
+				dir, end, err := m.CacheMount(t.Context(), "crowd", "", "locked", func(dir string) error {
+					time.Sleep(time.Millisecond)
+					return os.WriteFile(filepath.Join(dir, "seed"), []byte("whole"), 0o600)
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				inside++
+				if b, err := os.ReadFile(filepath.Join(dir, "seed")); inside > 1 || err != nil || string(b) != "whole" {
+					t.Errorf("%d at once, %q, %v", inside, b, err)
+				}
+				mu.Unlock()
+				time.Sleep(time.Millisecond)
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				if err := end(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if copies, err := filepath.Glob(filepath.Join(m.cacheMountsDir(), "*", "*")); err != nil || len(copies) != 1 {
+		t.Errorf("copies: %v, %v", copies, err)
+	}
+}
+
+// TestCacheMountPrune: a mount in use stays; one that is not goes, with its bytes, and can be made again at once.
+func TestCacheMountPrune(t *testing.T) {
+	m := openMounts(t)
+	_, end := m.use("shared")
+	prune := func() PruneResult {
+		t.Helper()
+		res, err := m.Prune(t.Context(), PruneOptions{Cache: func(list []CacheRecord) []CacheRecord { return list }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	usage, err := m.Usage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(usage.Records) != 1 || usage.Records[0].Kind != KindMount || usage.Records[0].Step != "label of key" || !usage.Records[0].InUse {
+		t.Errorf("records: %+v", usage.Records)
+	}
+	if sum := usage.Images + usage.Containers + usage.Cache + usage.Undo + usage.Other; sum != treeSize(m.Root()) || usage.Cache < usage.Records[0].Size {
+		t.Errorf("usage %+v, du says %d", usage, treeSize(m.Root()))
+	}
+	if res := prune(); len(res.Cache) != 0 {
+		t.Errorf("pruned while in use: %v", res.Cache)
+	}
+	end()
+	if res := prune(); len(res.Cache) != 1 || res.Freed < usage.Records[0].Size {
+		t.Errorf("pruned: %+v", res)
+	}
+	if left, err := filepath.Glob(filepath.Join(m.cacheMountsDir(), "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	_, end = m.use("private")
+	end()
+	if m.made != 2 {
+		t.Errorf("made %d times", m.made)
+	}
+}
+
+// TestCVE_2024_9675: the ID of a cache mount is no path.
+func TestCVE_2024_9675(t *testing.T) {
+	m := openMounts(t)
+	dir, end, err := m.CacheMount(t.Context(), "../../../../../etc", "../../etc", "shared", func(string) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inside, err := filepath.Rel(m.cacheMountsDir(), dir); err != nil || !filepath.IsLocal(inside) {
+		t.Errorf("%s lies outside", dir)
+	}
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
