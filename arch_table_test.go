@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb store"
+const all = "archive build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -30,6 +30,7 @@ var packages = map[string]place{
 	"auth":      {1, ""},
 	"registry":  {1, ""},
 	"image":     {1, ""},
+	"sshagent":  {1, ""},
 	"progress":  {1, ""},
 	"reference": {1, ""},
 

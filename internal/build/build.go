@@ -83,6 +83,7 @@ type ContextStore interface {
 type Store interface {
 	LayerStore
 	CacheStore
+	CacheMounts
 }
 
 // Vertex is one step. Vertices are made once and not changed while they are
@@ -158,6 +159,10 @@ type Options struct {
 	// Missed, when not nil, is called once, before the first step that missed the
 	// cache is made: what the build starts from is to be kept from then on.
 	Missed func(ctx context.Context) error
+
+	Secrets Secrets // nil: there are none
+	Agents  Agents  // nil: none is lent
+	Strict  bool    // what warns of secrets fails
 
 	Parallel int                  // steps at once; 0: one per core
 	Epoch    *time.Time           // SOURCE_DATE_EPOCH: no file is newer

@@ -30,13 +30,19 @@ type Run struct {
 	// Hidden is environment that the key leaves out: proxies.
 	Hidden     []string
 	ExtraHosts []executor.Host
+
+	Mounts       []Mount
+	Insecure     bool // with all privileges that this process has
+	Limits       []executor.Limit
+	CgroupParent string
+	ShmSize      int64 // of /dev/shm, bytes; 0 is the executor's default
 }
 
 // ScriptDir is where a command finds its Scripts.
 const ScriptDir = "/dev/pipes"
 
 // Prepare is Op's.
-func (r *Run) Prepare(_ context.Context, w *Work) (Step, error) {
+func (r *Run) Prepare(ctx context.Context, w *Work) (Step, error) {
 	inputs := []Input{
 		{Name: "command", Value: fmt.Sprintf("%q", r.Args)},
 		{Name: "directory", Value: r.Cwd},
@@ -51,11 +57,35 @@ func (r *Run) Prepare(_ context.Context, w *Work) (Step, error) {
 		inputs = append(inputs, Input{Name: "script " + f.Name, Value: string(f.Data)})
 	}
 	for _, h := range r.ExtraHosts {
-		inputs = append(inputs, Input{Name: "host " + h.Name, Value: h.IP})
+		inputs = append(inputs, Input{Name: "host " + h.Name}) // as for BuildKit, wherever it is
 	}
+	inputs = append(inputs, r.confinement()...)
+	mounts, err := r.mountInputs(ctx, w)
+	if err != nil {
+		return Step{}, err
+	}
+	inputs = append(inputs, mounts...)
 	return Step{Inputs: inputs, Make: func(ctx context.Context, out io.Writer) error {
 		return r.run(ctx, w, out)
 	}}, nil
+}
+
+// confinement names how the command is confined, where that is not as usual.
+func (r *Run) confinement() []Input {
+	var inputs []Input
+	if r.Insecure {
+		inputs = append(inputs, Input{Name: "security", Value: "insecure"})
+	}
+	for _, l := range r.Limits {
+		inputs = append(inputs, Input{Name: "limit " + l.Name, Value: fmt.Sprintf("%d:%d", l.Soft, l.Hard)})
+	}
+	if r.CgroupParent != "" {
+		inputs = append(inputs, Input{Name: "cgroup parent", Value: r.CgroupParent})
+	}
+	if r.ShmSize > 0 {
+		inputs = append(inputs, Input{Name: "shared memory", Value: strconv.FormatInt(r.ShmSize, 10)})
+	}
+	return inputs
 }
 
 // run mounts the chain with a fresh upper directory, runs the command and
@@ -97,7 +127,7 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("mount the stage: %w", err)
 	}
-	code, err := rt.Executor.Run(ctx, r.spec(rt.Spec, tmp, w.Log))
+	code, secrets, err := r.execute(ctx, w, rt, tmp)
 	if cerr := mounted.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount the stage: %w", cerr))
 	}
@@ -107,11 +137,36 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	if code != 0 {
 		return &ExitError{Args: r.Args, Code: code}
 	}
-	tw := archive.NewWriter(out, archive.WriterOptions{Clamp: s.opts.Epoch})
+	look := &finder{w: out, texts: whole(secrets)}
+	tw := archive.NewWriter(look, archive.WriterOptions{Clamp: s.opts.Epoch})
 	if err := layer.Diff(ctx, dir("upper"), tw, layer.DiffOptions{}); err != nil {
 		return fmt.Errorf("read what the step changed: %w", err)
 	}
-	return tw.Close()
+	if err := tw.Close(); err != nil {
+		return err
+	}
+	if look.found {
+		return w.secretFound(leaked(dir("upper"), look.texts))
+	}
+	return nil
+}
+
+// execute runs the command with its mounts, and returns the values of its secrets.
+func (r *Run) execute(ctx context.Context, w *Work, rt *Runtime, tmp string) (code int, secrets [][]byte, err error) {
+	m, err := r.mount(ctx, w, rt, tmp)
+	defer func() { err = errors.Join(err, m.close()) }()
+	if err != nil {
+		return 0, nil, err
+	}
+	log := &mask{w: w.Log, texts: masked(m.secrets)}
+	spec := r.spec(rt.Spec, tmp, log)
+	spec.Mounts = slices.Concat(spec.Mounts, m.mounts)
+	spec.Env = slices.Concat(spec.Env, m.env)
+	if m.room != nil {
+		spec.Bundle = filepath.Join(m.room.Dir(), "bundle") // what is secret is on no disk
+	}
+	code, err = rt.Executor.Run(ctx, spec)
+	return code, m.secrets, errors.Join(err, log.Flush())
 }
 
 func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec {
@@ -119,13 +174,20 @@ func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec 
 	spec.Rootfs = filepath.Join(tmp, "root")
 	spec.Args, spec.Cwd, spec.User = r.Args, r.Cwd, r.User
 	spec.Env = slices.Concat(r.Hidden, r.Env)
-	spec.Network = r.Network
+	spec.Network, spec.AsStep = r.Network, true
+	spec.Insecure, spec.Limits, spec.CgroupParent = r.Insecure, r.Limits, r.CgroupParent
 	spec.Hostname = "buildkitsandbox"
 	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)
 	spec.Stdout, spec.Stderr = log, log
 	if len(r.Scripts) > 0 {
 		spec.Mounts = append(slices.Clone(spec.Mounts), executor.Mount{
 			Type: "bind", Source: filepath.Join(tmp, "scripts"), Target: ScriptDir, Options: []string{"bind", "ro"},
+		})
+	}
+	if r.ShmSize > 0 {
+		spec.Mounts = append(slices.Clone(spec.Mounts), executor.Mount{
+			Type: "tmpfs", Source: "shm", Target: "/dev/shm",
+			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(r.ShmSize, 10)},
 		})
 	}
 	return spec

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"strake/internal/layer"
 	"strake/internal/progress"
 )
 
@@ -34,6 +35,9 @@ type Solver struct {
 
 	treesMu sync.Mutex
 	trees   map[digest.Digest]*chainTree
+
+	shownMu sync.Mutex // also held while one is made
+	shown   map[shown]layer.Staged
 
 	commits commits
 	hits    hits
@@ -78,6 +82,12 @@ func (s *Solver) Close() error {
 	for id, t := range s.trees {
 		errs = append(errs, t.close())
 		delete(s.trees, id)
+	}
+	s.shownMu.Lock()
+	defer s.shownMu.Unlock()
+	for key, l := range s.shown {
+		errs = append(errs, l.Close())
+		delete(s.shown, key)
 	}
 	return errors.Join(append(errs, s.commits.release())...)
 }

@@ -124,6 +124,10 @@ func (s *dirStore) HoldLayers(ctx context.Context, ids ...digest.Digest) error {
 
 func (s *dirStore) TempDir(context.Context) (string, error) { return os.MkdirTemp(s.dir, "tmp-*") }
 
+func (s *dirStore) CacheMount(context.Context, string, string, string, func(string) error) (string, func() error, error) {
+	return "", nil, errdefs.ErrNotImplemented
+}
+
 func (s *dirStore) get(m map[string][]byte, key string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -46,6 +46,9 @@ type Spec struct {
 
 	ExtraHosts []Host // lines for /etc/hosts
 
+	// AsStep runs the process as BuildKit runs a step: /etc/hosts and /etc/resolv.conf cannot be written to, /etc/hostname is the
+	// root file system's, and /dev, /proc and /sys, made where they were missing, stay there.
+	AsStep       bool
 	Insecure     bool    // all capabilities of the caller, every device, no seccomp profile, nothing masked or read-only
 	Limits       []Limit // resource limits; those that are not named are the caller's
 	CgroupParent string  // cgroup in which the container's is made; "" = the top

@@ -25,7 +25,7 @@ ff02::2	ip6-allrouters
 `
 
 // writeNetFiles writes the files that are mounted over /etc/hosts, /etc/hostname and /etc/resolv.conf into the bundle, and
-// returns their mounts. They may be written to by the container and are gone after it.
+// returns their mounts. They are gone after the container, which may write to them unless it is a step.
 func writeNetFiles(s Spec) ([]Mount, error) {
 	resolv, err := readHostFile("/etc/resolv.conf")
 	if err != nil {
@@ -52,12 +52,19 @@ func writeNetFiles(s Spec) ([]Mount, error) {
 		name string
 		data []byte
 	}{{"resolv.conf", resolv}, {"hostname", []byte(s.Hostname + "\n")}, {"hosts", hosts}} {
+		options := []string{"rbind", "rprivate"}
+		if s.AsStep {
+			if f.name == "hostname" {
+				continue
+			}
+			options = []string{"rbind", "nosuid", "noexec", "nodev", "ro"}
+		}
 		path := filepath.Join(s.Bundle, f.name)
 		if err := writeScratch(path, f.data, 0o644); err != nil {
 			return nil, err
 		}
 		mounts = append(mounts, Mount{
-			Type: "bind", Source: path, Target: "/etc/" + f.name, Options: []string{"rbind", "rprivate"},
+			Type: "bind", Source: path, Target: "/etc/" + f.name, Options: options,
 		})
 	}
 	return mounts, nil

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -264,7 +265,7 @@ func (x *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := x.makeStubs(mounts); err != nil {
+	if err := errors.Join(x.setModes(mounts), x.makeStubs(mounts)); err != nil {
 		return err
 	}
 	config, err := x.runc.newConfig(x.spec, who, mounts)
@@ -278,20 +279,48 @@ func (x *run) prepare(ctx context.Context) error {
 // makeStubs makes the missing targets of mounts that lie in the root file system itself, and not in another mount.
 func (x *run) makeStubs(mounts []Mount) error {
 	for _, m := range mounts {
-		nested := false
-		for _, other := range mounts {
-			nested = nested || strings.HasPrefix(m.Target, other.Target+"/")
-		}
-		if nested {
+		if nested(m, mounts) {
 			continue
 		}
 		isDir, err := m.isDir()
 		if err != nil {
 			return err
 		}
+		made := len(x.stubs.stubs)
 		if err := x.stubs.make(m.Target, isDir); err != nil && !errors.Is(err, unix.EROFS) {
 			return err
 		}
+		if x.spec.AsStep && (m.Target == "/dev" || m.Target == "/proc" || m.Target == "/sys") {
+			x.stubs.stubs = x.stubs.stubs[:made]
+		}
+	}
+	return nil
+}
+
+// nested reports whether a mount lies in another one.
+func nested(m Mount, mounts []Mount) bool {
+	return slices.ContainsFunc(mounts, func(other Mount) bool { return strings.HasPrefix(m.Target, other.Target+"/") })
+}
+
+// setModes gives each tmpfs without a mode the one of the directory that it is mounted on, and 1777 where there is none, as runc does
+// that finds no stub.
+func (x *run) setModes(mounts []Mount) error {
+	for i, m := range mounts {
+		hasMode := slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "mode=") })
+		if m.Type != "tmpfs" || hasMode || nested(m, mounts) {
+			continue
+		}
+		mode := uint32(0o1777)
+		dir, err := openIn(x.stubs.root, strings.TrimPrefix(m.Target, "/"), unix.O_PATH)
+		if err == nil {
+			var st unix.Stat_t
+			err = errors.Join(unix.Fstat(int(dir.Fd()), &st), dir.Close())
+			mode = st.Mode & 0o7777
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("mount at %s: %w", m.Target, err)
+		}
+		mounts[i].Options = append(slices.Clone(m.Options), fmt.Sprintf("mode=%04o", mode))
 	}
 	return nil
 }

@@ -37,8 +37,8 @@ type MountOptions struct {
 	Work   string        // existing directory for the kernel, empty at first, on the file system of Upper
 	// Volatile lets the kernel never sync Upper: for an Upper that nobody uses after a crash.
 	Volatile bool
-	// Stubs adds, below all layers, empty places for what is mounted into every container: /dev, /proc, /sys and the files
-	// /etc/hosts, /etc/hostname and /etc/resolv.conf. Without them a runtime makes them in Upper.
+	// Stubs adds, below all layers, empty files to mount on: /etc/hosts and /etc/resolv.conf. Without them they are made in Upper, and
+	// /etc with them.
 	Stubs bool
 }
 

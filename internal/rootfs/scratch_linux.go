@@ -78,7 +78,7 @@ func (s *scratch) stubDir() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dirs, files := []string{"dev", "etc", "proc", "sys"}, []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"}
+	dirs, files := []string{"etc"}, []string{"etc/hosts", "etc/resolv.conf"}
 	for _, name := range dirs {
 		if err := makeDir(filepath.Join(dir, name)); err != nil {
 			return "", fmt.Errorf("make stubs: %w", err)

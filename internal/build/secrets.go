@@ -1,0 +1,190 @@
+package build
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// minSecret is the length from which a secret can be told from other text, in bytes: a shorter one would hide half a log.
+const minSecret = 4
+
+// minLine is the length from which one line of a secret counts for itself, in bytes.
+const minLine = 8
+
+// masked are the texts to hide of secrets: each as it is, and its lines.
+func masked(secrets [][]byte) [][]byte {
+	var out [][]byte
+	for _, s := range secrets {
+		s = bytes.TrimSpace(s)
+		if len(s) < minSecret {
+			continue
+		}
+		out = append(out, s)
+		for line := range bytes.Lines(s) {
+			if line = bytes.TrimSpace(line); len(line) >= minLine && len(line) < len(s) {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
+}
+
+// mask is a writer that writes **** where a secret was written. What may be the beginning of one waits for the next write, or for
+// Flush.
+type mask struct {
+	w     io.Writer
+	texts [][]byte
+	held  []byte
+}
+
+// Write is io.Writer's.
+func (m *mask) Write(b []byte) (int, error) {
+	rest := append(m.held, b...)
+	var out []byte
+	for {
+		at, length := m.find(rest)
+		if at < 0 {
+			break
+		}
+		out = append(append(out, rest[:at]...), "****"...)
+		rest = rest[at+length:]
+	}
+	keep := m.begun(rest)
+	out = append(out, rest[:len(rest)-keep]...)
+	m.held = bytes.Clone(rest[len(rest)-keep:])
+	if len(out) > 0 {
+		if _, err := m.w.Write(out); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+// Flush writes what was held back.
+func (m *mask) Flush() error {
+	held := m.held
+	m.held = nil
+	if len(held) == 0 {
+		return nil
+	}
+	_, err := m.w.Write(held)
+	return err
+}
+
+// find finds the first of the texts in b, the longest at its place.
+func (m *mask) find(b []byte) (at, length int) {
+	at = -1
+	for _, t := range m.texts {
+		if i := bytes.Index(b, t); i >= 0 && (at < 0 || i < at || i == at && len(t) > length) {
+			at, length = i, len(t)
+		}
+	}
+	return at, length
+}
+
+// begun is how many bytes at the end of b may be the beginning of a text.
+func (m *mask) begun(b []byte) int {
+	longest := 0
+	for _, t := range m.texts {
+		for n := min(len(t)-1, len(b)); n > longest; n-- {
+			if bytes.HasSuffix(b, t[:n]) {
+				longest = n
+			}
+		}
+	}
+	return longest
+}
+
+// finder is a writer that looks for texts in what it passes on.
+type finder struct {
+	w     io.Writer
+	texts [][]byte
+	tail  []byte // the last bytes, shorter than the longest text
+	found bool
+}
+
+// Write is io.Writer's.
+func (f *finder) Write(b []byte) (int, error) {
+	if !f.found && len(f.texts) > 0 {
+		f.look(b)
+	}
+	return f.w.Write(b)
+}
+
+func (f *finder) look(b []byte) {
+	longest := 0
+	seen := append(f.tail, b...)
+	for _, t := range f.texts {
+		longest = max(longest, len(t))
+		f.found = f.found || bytes.Contains(seen, t)
+	}
+	f.tail = bytes.Clone(seen[max(0, len(seen)-longest+1):])
+}
+
+// whole are the secrets that are long enough to be found by.
+func whole(secrets [][]byte) (out [][]byte) {
+	for _, s := range secrets {
+		if s = bytes.TrimSpace(s); len(s) >= minLine {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// leaked says which files below dir hold one of the texts.
+func leaked(dir string, texts [][]byte) error {
+	var names []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		look := &finder{w: io.Discard, texts: texts}
+		_, err = io.Copy(look, f)
+		if look.found {
+			name, _ := filepath.Rel(dir, path)
+			names = append(names, "/"+name)
+		}
+		return errors.Join(err, f.Close())
+	})
+	if err != nil {
+		return err
+	}
+	const most = 3
+	if len(names) > most {
+		names = append(names[:most], fmt.Sprintf("%d more", len(names)-most))
+	}
+	return &SecretError{Files: names}
+}
+
+// SecretError tells that a layer holds the value of a secret.
+type SecretError struct{ Files []string }
+
+func (e *SecretError) Error() string {
+	where := "a name or an attribute"
+	if len(e.Files) > 0 {
+		where = strings.Join(e.Files, ", ")
+	}
+	return "the value of a secret is in the image: the step left it in " + where
+}
+
+// secretFound warns of a secret that was found, or fails where builds are strict.
+func (w *Work) secretFound(err error) error {
+	found := (*SecretError)(nil)
+	if !errors.As(err, &found) || w.solver.opts.Strict {
+		return err
+	}
+	if p, ok := w.Log.(*Reporter); ok {
+		p.Warn("%v\n", found)
+	}
+	return nil
+}
