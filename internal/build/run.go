@@ -31,11 +31,11 @@ type Run struct {
 	Hidden     []string
 	ExtraHosts []executor.Host
 
-	Mounts       []Mount
-	Insecure     bool // with all privileges that this process has
-	Limits       []executor.Limit
-	CgroupParent string
-	ShmSize      int64 // of /dev/shm, bytes; 0 is the executor's default
+	Mounts       []Mount          `json:",omitempty"`
+	Insecure     bool             `json:",omitempty"` // with all privileges that this process has
+	Limits       []executor.Limit `json:",omitempty"`
+	CgroupParent string           `json:",omitempty"`
+	ShmSize      int64            `json:",omitempty"` // of /dev/shm, bytes; 0 is the executor's default
 }
 
 // ScriptDir is where a command finds its Scripts.

@@ -28,23 +28,24 @@ const (
 type Mount struct {
 	Type     string
 	Target   string // absolute; "" for a secret that is only a variable
-	ReadOnly bool
+	ReadOnly bool   `json:",omitempty"`
 
 	// Of MountBind, and for what a new MountCache holds.
-	Source  string                                  // path in the stage, image, context or cache
-	Stage   int                                     // index into the vertex's inputs, 1 or more; 0: the context, or nothing
-	Context func(context.Context) (*Context, error) // of a MountBind without a Stage
+	Source  string                                  `json:",omitempty"` // path in the stage, image, context or cache
+	Stage   int                                     `json:",omitempty"` // index into the vertex's inputs, 1 or more; 0: the context, or nothing
+	Context func(context.Context) (*Context, error) `json:"-"`          // of a MountBind without a Stage
 
 	// Of MountCache, MountSecret and MountSSH.
-	ID       string
-	Sharing  string // of a MountCache: shared, private or locked
-	UID, GID int
-	Mode     fs.FileMode
-	Owned    bool   // UID, GID or Mode were given
-	Required bool   // of MountSecret and MountSSH: the step fails without it
-	Env      string // of MountSecret: the variable that has the value; "" for none
+	ID       string      `json:",omitempty"`
+	Sharing  string      `json:",omitempty"` // of a MountCache: shared, private or locked
+	UID      int         `json:",omitempty"`
+	GID      int         `json:",omitempty"`
+	Mode     fs.FileMode `json:",omitempty"`
+	Owned    bool        `json:",omitempty"` // UID, GID or Mode were given
+	Required bool        `json:",omitempty"` // of MountSecret and MountSSH: the step fails without it
+	Env      string      `json:",omitempty"` // of MountSecret: the variable that has the value; "" for none
 
-	Size int64 // of MountTmpfs, bytes; 0 is the kernel's choice
+	Size int64 `json:",omitempty"` // of MountTmpfs, bytes; 0 is the kernel's choice
 }
 
 // Secrets are the values that a build was given.

@@ -38,6 +38,11 @@ type Options struct {
 
 	Network    string // of RUN: "host", "none", "" or "default" (host)
 	ExtraHosts []executor.Host
+	Allow      []string // of EntitlementNetwork and EntitlementInsecure
+
+	Limits       []executor.Limit // of RUN
+	CgroupParent string
+	ShmSize      int64 // of /dev/shm, bytes; 0 is the usual
 
 	Images  build.Images       // required
 	Solver  *build.Solver      // required; told of the images that are looked up
@@ -290,9 +295,7 @@ func (c *compiler) linkStages() error {
 				return parser.WithLocation(err, ic.Location())
 			}
 			s.commands = append(s.commands, cmd)
-			if cmd.from != nil {
-				s.deps = append(s.deps, cmd.from)
-			}
+			s.deps = append(s.deps, cmd.stages()...)
 		}
 	}
 	for _, s := range c.stages {
@@ -324,11 +327,27 @@ func (s *stage) cyclic(seen map[*stage]bool, goal *stage) bool {
 type command struct {
 	instructions.Command
 	from    *stage
+	mounts  []*stage // of a RUN, one per mount; nil: it is from nowhere
 	onBuild bool
+}
+
+// stages are all that the instruction needs files of.
+func (cmd command) stages() []*stage {
+	var all []*stage
+	for _, s := range append([]*stage{cmd.from}, cmd.mounts...) {
+		if s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func (c *compiler) command(ic instructions.Command) (command, error) {
 	cmd := command{Command: ic}
+	if run, ok := ic.(*instructions.RunCommand); ok {
+		cmd.mounts = c.mountStages(run)
+		return cmd, nil
+	}
 	cp, ok := ic.(*instructions.CopyCommand)
 	if !ok || cp.From == "" {
 		return cmd, nil
@@ -347,16 +366,21 @@ func (c *compiler) command(ic instructions.Command) (command, error) {
 		cmd.from = c.stages[i]
 		return cmd, nil
 	}
-	if s, ok := c.byName[strings.ToLower(cp.From)]; ok {
-		cmd.from = s
-		return cmd, nil
-	}
-	cmd.from = &stage{
-		Stage: instructions.Stage{BaseName: cp.From, Location: cp.Location()}, external: true,
-		slot: "image " + cp.From,
-	}
-	c.add(cmd.from)
+	cmd.from = c.named(cp.From, cp.Location())
 	return cmd, nil
+}
+
+// named is the stage of a name, or the image that it names.
+func (c *compiler) named(name string, location []parser.Range) *stage {
+	if s, ok := c.byName[strings.ToLower(name)]; ok {
+		return s
+	}
+	s := &stage{
+		Stage: instructions.Stage{BaseName: name, Location: location}, external: true,
+		slot: "image " + name,
+	}
+	c.add(s)
+	return s
 }
 
 // resolve finds the base images of all that the target needs, and what their
@@ -451,8 +475,8 @@ func (c *compiler) trigger(s *stage, triggers []string) (bool, error) {
 			return false, err
 		}
 		cmd.onBuild = true
-		if cmd.from != nil {
-			s.deps = append(s.deps, cmd.from)
+		if from := cmd.stages(); len(from) > 0 {
+			s.deps = append(s.deps, from...)
 			deps = true
 		}
 		cmds = append(cmds, cmd)

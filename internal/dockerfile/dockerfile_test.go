@@ -82,6 +82,10 @@ func compileCase(t *testing.T, dir string) string {
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
+	allow, err := os.ReadFile(filepath.Join(dir, "allow"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
 	solver := build.NewSolver(build.Options{})
 	var b strings.Builder
 	f, err := Parse("Dockerfile", source)
@@ -90,6 +94,7 @@ func compileCase(t *testing.T, dir string) string {
 		def, err = Compile(t.Context(), f, Options{
 			Target: strings.TrimSpace(string(target)), Images: fakeImages{}, Solver: solver, Slot: "test",
 			Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"},
+			Allow:    strings.Fields(string(allow)),
 			Context:  solver.LazyContext(build.LazyContextOptions{Dir: dir}),
 		})
 	}

@@ -19,13 +19,17 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 	op := &build.Run{
 		Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
 		Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
+		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, ShmSize: c.opts.ShmSize,
 	}
-	if err := runFlags(op, in, c.opts.Network); err != nil {
+	if err := c.runFlags(op, in); err != nil {
+		return err
+	}
+	from, err := c.runMounts(s, cmd, in, op)
+	if err != nil {
 		return err
 	}
 	args, name := in.CmdLine, in.String()
 	if len(in.Files) > 0 {
-		var err error
 		if args, name, err = heredoc(op, in, name, s.image.OS); err != nil {
 			return err
 		}
@@ -36,23 +40,38 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 	op.Args = args
 	lex := *c.lex
 	lex.RawQuotes, lex.SkipUnsetEnv = true, true
-	c.advance(s, cmd, op, s.stepName(cmd, &lex, name))
+	c.advance(s, cmd, op, s.stepNameIn(s.masked(op), cmd, &lex, name), from...)
 	s.record("RUN "+s.runText(args)+" # buildkit", true)
 	return nil
 }
 
-// runFlags takes the flags over and refuses those that are not supported.
-func runFlags(op *build.Run, in *instructions.RunCommand, network string) error {
-	switch {
-	case len(instructions.GetMounts(in)) > 0:
-		return errors.New("RUN --mount is not supported")
-	case instructions.GetSecurity(in) != instructions.SecuritySandbox:
-		return errors.New("RUN --security=insecure is not supported")
-	case len(instructions.GetDevices(in)) > 0:
+// What a build may be allowed besides, as for buildx.
+const (
+	EntitlementNetwork  = "network.host"
+	EntitlementInsecure = "security.insecure"
+)
+
+// allowed fails unless the build has an entitlement.
+func (c *compiler) allowed(entitlement string) error {
+	if slices.Contains(c.opts.Allow, entitlement) {
+		return nil
+	}
+	return fmt.Errorf("%s is not allowed: allow it by --allow %s", entitlement, entitlement)
+}
+
+// runFlags takes the flags over and refuses those that are not supported, or not allowed.
+func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
+	if len(instructions.GetDevices(in)) > 0 {
 		return errors.New("RUN --device is not supported")
 	}
+	if instructions.GetSecurity(in) == instructions.SecurityInsecure {
+		if err := c.allowed(EntitlementInsecure); err != nil {
+			return err
+		}
+		op.Insecure = true
+	}
 	op.Network = executor.NetworkHost
-	if network == executor.NetworkNone {
+	if c.opts.Network == executor.NetworkNone {
 		op.Network = executor.NetworkNone
 	}
 	switch instructions.GetNetwork(in) {
@@ -60,6 +79,9 @@ func runFlags(op *build.Run, in *instructions.RunCommand, network string) error 
 		op.Network = executor.NetworkNone
 	case instructions.NetworkHost:
 		op.Network = executor.NetworkHost
+		if c.opts.Network != executor.NetworkHost {
+			return c.allowed(EntitlementNetwork)
+		}
 	}
 	return nil
 }

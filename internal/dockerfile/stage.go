@@ -299,8 +299,13 @@ func (s *stage) crossTarget() string {
 
 // stepName is the name of a step as BuildKit shows it: variables expanded.
 func (s *stage) stepName(cmd command, lex *shell.Lex, source string) string {
+	return s.stepNameIn(&s.env, cmd, lex, source)
+}
+
+// stepNameIn is stepName with the variables of env.
+func (s *stage) stepNameIn(env *envList, cmd command, lex *shell.Lex, source string) string {
 	text := source
-	if w, err := expandWord(lex, source, &s.env); err == nil {
+	if w, err := expandWord(lex, source, env); err == nil {
 		text = w
 	}
 	verb, rest, ok := strings.Cut(text, " ")
