@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,6 @@ type buildOptions struct {
 	platforms []string
 	noCache   bool
 	pull      bool
-	network   string
 	progress  string
 	iidFile   string
 	quiet     bool
@@ -38,6 +38,8 @@ type buildOptions struct {
 	allow        []string
 	push, load   bool
 	metadataFile string
+
+	buildRunOptions
 }
 
 func newBuildCommand(s *session) *cobra.Command {
@@ -62,7 +64,6 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringArrayVar(&opts.platforms, "platform", defaultPlatforms(), "Set target platform for build")
 	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
 	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
-	flags.StringVar(&opts.network, "network", "default", `Set the networking mode for the "RUN" instructions during build`)
 	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
 		`Set type of progress output ("auto", "plain", "quiet", "tty"). Use plain to show container output`)
 	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
@@ -70,10 +71,11 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
 	flags.StringArrayVarP(&opts.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	flags.StringArrayVar(&opts.annotations, "annotation", nil, "Add annotation to the image")
-	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "buildx.local.delete")`)
+	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "buildx.local.delete")`)
 	flags.BoolVar(&opts.push, "push", false, `Shorthand for "--output=type=registry,unpack=false"`)
 	flags.BoolVar(&opts.load, "load", false, `Shorthand for "--output=type=docker"`)
 	flags.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
+	opts.add(flags)
 	obsolete(flags, "disable-content-trust")
 	obsolete(flags, "rm")
 	obsolete(flags, "force-rm")
@@ -144,7 +146,12 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
 		Dir: opts.context, Dockerfile: opts.file, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
-		Network: opts.network, BuildArgs: map[string]string{}, Labels: map[string]string{},
+		BuildArgs: map[string]string{}, Labels: map[string]string{},
+	}
+	allow := slices.DeleteFunc(slices.Clone(opts.allow), func(e string) bool { return e == allowDelete })
+	var err error
+	if build.Run, err = opts.run(allow); err != nil {
+		return build, err
 	}
 	for _, arg := range opts.buildArgs {
 		key, value, set := strings.Cut(arg, "=")

@@ -77,7 +77,7 @@ func buildOutputs(opts buildOptions) (outputs []engine.Output, err error) {
 func checkOutputs(s *session, opts buildOptions, build *engine.BuildOptions) error {
 	stdout := false
 	for _, out := range build.Outputs {
-		if err := errors.Join(out.Check(), out.CheckDelete(slices.Contains(opts.allow, "buildx.local.delete"))); err != nil {
+		if err := errors.Join(out.Check(), out.CheckDelete(slices.Contains(opts.allow, allowDelete))); err != nil {
 			return err
 		}
 		if !out.File() || out.Dest != "" && out.Dest != "-" {

@@ -41,6 +41,8 @@ func TestScripts(t *testing.T) {
 			"trim":    trim,
 			"blob":    blobFile,
 			"flip":    flip,
+			"nowhere": nowhere,
+			"fill":    fill,
 		},
 	})
 }

@@ -37,7 +37,7 @@ type BuildOptions struct {
 	Platforms []string // none is this machine's; several make an index
 	NoCache   bool
 	Pull      bool
-	Network   string // of RUN: host, none, "" or default (host)
+	Run       BuildRun
 
 	// Outputs are where the result goes; none is the store.
 	Outputs []Output
@@ -101,10 +101,15 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 			return BuildResult{}, err
 		}
 	}
+	given, err := opts.Run.open()
+	if err != nil {
+		return BuildResult{}, err
+	}
 	run, bases := &buildRuntime{env: env}, &baseImages{env: env}
 	defer closing(&err, run.close)
 	solver := build.NewSolver(build.Options{
 		Store: env.Store, Runtime: run.open, Missed: bases.hold, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
+		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict,
 	})
 	defer closing(&err, solver.Close)
 	source, err := readDockerfile(ctx, solver, &opts)
@@ -117,7 +122,7 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	}
 	file, err := dockerfile.Parse(dockerfileName(opts), source)
 	if err == nil {
-		x.built, err = solve(ctx, bases, solver, file, targets, opts)
+		x.built, err = solve(ctx, bases, solver, file, targets, opts, given)
 	}
 	if err == nil {
 		err = x.run(ctx, opts.Outputs)
@@ -138,7 +143,7 @@ func multiPlatform(targets []ocispec.Platform, args map[string]string) bool {
 
 // solve builds the Dockerfile for each platform, all at once: the steps that
 // they share are made once.
-func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *dockerfile.File, targets []ocispec.Platform, opts BuildOptions) (built []build.Built, err error) {
+func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *dockerfile.File, targets []ocispec.Platform, opts BuildOptions, given openedRun) (built []build.Built, err error) {
 	files := solver.LazyContext(build.LazyContextOptions{Dir: opts.Dir, Dockerfile: opts.Dockerfile, Index: bases.env.Store})
 	defer closing(&err, files.Close)
 	wanted := []*ocispec.Platform{nil}
@@ -155,12 +160,13 @@ func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *d
 				return nil, err
 			}
 		}
-		definitions[i], err = dockerfile.Compile(ctx, file, dockerfile.Options{
+		compile := dockerfile.Options{
 			Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
-			NoCache: opts.NoCache, Pull: opts.Pull, Network: opts.Network,
+			NoCache: opts.NoCache, Pull: opts.Pull,
 			Images: bases, Solver: solver, Context: files, Slot: buildSlot(opts),
-		})
-		if err != nil {
+		}
+		given.apply(&compile)
+		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err != nil {
 			return nil, err
 		}
 	}

@@ -49,7 +49,7 @@ func Open(sources []Source) (*Agents, error) {
 			s.ID = DefaultID
 		}
 		if _, ok := agents.byID[s.ID]; ok {
-			return nil, fmt.Errorf("ssh agent %q is given twice: %w", s.ID, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("ssh agent %q is given twice", s.ID)
 		}
 		l, err := s.open()
 		if err != nil {
@@ -65,7 +65,7 @@ func (s Source) open() (lender, error) {
 	if len(paths) == 0 {
 		paths = []string{os.Getenv("SSH_AUTH_SOCK")}
 		if paths[0] == "" {
-			return nil, fmt.Errorf("invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set: %w", errdefs.ErrInvalidArgument)
+			return nil, errors.New("invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set")
 		}
 	}
 	keys, ok := agent.NewKeyring().(agent.ExtendedAgent)
@@ -79,7 +79,7 @@ func (s Source) open() (lender, error) {
 		}
 		if info.Mode().Type() == os.ModeSocket {
 			if len(paths) > 1 {
-				return nil, fmt.Errorf("%s is a socket: it cannot be given with others: %w", path, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("%s is a socket: it cannot be given with others", path)
 			}
 			return socket(path), nil
 		}
@@ -105,7 +105,7 @@ func addKey(keys agent.Agent, path string) (err error) {
 	}
 	key, err := ssh.ParseRawPrivateKey(text)
 	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
-		return fmt.Errorf("%s has a passphrase: add it to an agent with ssh-add, and give the agent: %w", path, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s has a passphrase: add it to an agent with ssh-add, and give the agent", path)
 	}
 	if err != nil {
 		return fmt.Errorf("%s is no private key: %w", path, err)

@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/dockerfile"
+	"strake/internal/executor"
+	"strake/internal/sshagent"
+)
+
+// BuildRun is what the commands of a build are given beside its files.
+type BuildRun struct {
+	Network      string      // host, none, "" or default (host)
+	Secrets      []Secret    // values that are in no layer, log or record
+	SSH          []SSHSource // agents that are lent
+	Allow        []string    // entitlements: network.host, security.insecure
+	AddHosts     []string    // NAME:IP or NAME=IP lines of /etc/hosts
+	Limits       []Limit     // resource limits
+	CgroupParent string
+	ShmSize      int64 // of /dev/shm, bytes; 0 is the usual
+	Strict       bool  // what warns of secrets in the image fails
+}
+
+// SSHSource says where the keys of one ID come from.
+type SSHSource = sshagent.Source
+
+// Limit is a resource limit of a process.
+type Limit = executor.Limit
+
+// Secret is a value that commands may be shown; of File and Env, one is set.
+type Secret struct {
+	ID   string
+	File string // that has it
+	Env  string // variable of this process that has it
+}
+
+// maxSecret bounds a secret, in bytes, as for BuildKit.
+const maxSecret = 500 << 10
+
+// secretValues reads secrets when they are asked for.
+type secretValues map[string]Secret
+
+// newSecretValues checks that the secrets are there: a variable, or else a file, is named as the ID unless it is said.
+func newSecretValues(secrets []Secret) (secretValues, error) {
+	values := secretValues{}
+	for _, s := range secrets {
+		if s.ID == "" {
+			return nil, invalid("secret missing ID")
+		}
+		if s.File == "" && s.Env == "" {
+			if _, ok := os.LookupEnv(s.ID); ok {
+				s.Env = s.ID
+			} else {
+				s.File = s.ID
+			}
+		}
+		if s.Env == "" {
+			info, err := os.Stat(s.File)
+			if err != nil {
+				return nil, fmt.Errorf("failed to stat %s: %w", s.File, errors.Unwrap(err))
+			}
+			if info.Size() > maxSecret {
+				return nil, tooLarge(s.ID)
+			}
+		}
+		values[s.ID] = s
+	}
+	return values, nil
+}
+
+func tooLarge(id string) error {
+	return invalid("secret %s too big. max size %dKB", id, maxSecret>>10)
+}
+
+// Secret is build.Secrets'.
+func (v secretValues) Secret(id string) (value []byte, err error) {
+	s, ok := v[id]
+	if !ok {
+		return nil, errdefs.ErrNotFound
+	}
+	if s.Env != "" {
+		return []byte(os.Getenv(s.Env)), nil
+	}
+	f, err := os.Open(s.File)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(&err, f.Close)
+	value, err = io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if len(value) > maxSecret {
+		return nil, tooLarge(id)
+	}
+	return value, err
+}
+
+// openedRun is a BuildRun that was found to be possible.
+type openedRun struct {
+	BuildRun
+	secrets secretValues
+	agents  *sshagent.Agents
+	hosts   []executor.Host
+}
+
+// open looks whether all is there.
+func (r BuildRun) open() (o openedRun, err error) {
+	o.BuildRun = r
+	for _, e := range r.Allow {
+		if e != dockerfile.EntitlementNetwork && e != dockerfile.EntitlementInsecure {
+			return o, invalid("unknown entitlement %s", e)
+		}
+	}
+	if o.secrets, err = newSecretValues(r.Secrets); err != nil {
+		return o, err
+	}
+	if o.agents, err = sshagent.Open(r.SSH); err != nil {
+		return o, err
+	}
+	o.hosts, err = extraHosts(r.AddHosts)
+	return o, err
+}
+
+// apply puts the options where the compiler has them.
+func (o openedRun) apply(compile *dockerfile.Options) {
+	compile.Network, compile.Allow, compile.ExtraHosts = o.Network, o.Allow, o.hosts
+	compile.Limits, compile.CgroupParent, compile.ShmSize = o.Limits, o.CgroupParent, o.ShmSize
+}
+
+// hostGateway is the address that docker finds out: that of the machine, as its containers see it.
+const hostGateway = "host-gateway"
+
+// extraHosts parses NAME:IP and NAME=IP; an IPv6 address may have brackets.
+func extraHosts(lines []string) ([]executor.Host, error) {
+	var hosts []executor.Host
+	for _, line := range lines {
+		name, address, ok := strings.Cut(line, "=")
+		if !ok {
+			name, address, ok = strings.Cut(line, ":")
+		}
+		if !ok || name == "" || strings.ContainsAny(name, " \t\n#") {
+			return nil, invalid("invalid host %s: not NAME:IP", line)
+		}
+		if address == hostGateway {
+			address = "127.0.0.1" // commands share the machine's network
+		}
+		ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(address, "["), "]"))
+		if err != nil {
+			return nil, invalid("invalid IP address in add-host: %q", address)
+		}
+		hosts = append(hosts, executor.Host{Name: name, IP: ip.String()})
+	}
+	return hosts, nil
+}
