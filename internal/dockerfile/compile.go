@@ -54,15 +54,14 @@ type Options struct {
 
 // compiler is one Compile.
 type compiler struct {
-	opts     Options
-	file     *File
-	lex      *shell.Lex
-	target   ocispec.Platform
-	native   ocispec.Platform
-	globals  *envList
-	proxies  []string
-	stages   []*stage
-	byName   map[string]*stage
+	opts    Options
+	file    *File
+	lex     *shell.Lex
+	target  ocispec.Platform
+	native  ocispec.Platform
+	globals *envList
+	proxies []string
+	stageList
 	implicit bool // no platform was asked for
 
 	mu     sync.Mutex
@@ -84,7 +83,7 @@ func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, err
 	}
 	c := &compiler{
 		opts: opts, file: f, lex: shell.NewLex(f.escape),
-		native: platforms.DefaultSpec(), byName: map[string]*stage{},
+		native: platforms.DefaultSpec(), stageList: stageList{byName: map[string]*stage{}},
 		images: map[string]*baseImage{},
 	}
 	c.target, c.implicit = c.native, opts.Platform == nil
@@ -260,8 +259,14 @@ func (c *compiler) stagePlatform(st instructions.Stage) (*ocispec.Platform, erro
 	return &p, nil
 }
 
+// stageList is all stages, and the images that instructions need files of.
+type stageList struct {
+	stages []*stage
+	byName map[string]*stage
+}
+
 // add registers a stage: later stages find it by name.
-func (c *compiler) add(s *stage) {
+func (c *stageList) add(s *stage) {
 	c.stages = append(c.stages, s)
 	s.base = c.byName[s.BaseName]
 	if s.Name != "" {
@@ -371,7 +376,7 @@ func (c *compiler) command(ic instructions.Command) (command, error) {
 }
 
 // named is the stage of a name, or the image that it names.
-func (c *compiler) named(name string, location []parser.Range) *stage {
+func (c *stageList) named(name string, location []parser.Range) *stage {
 	if s, ok := c.byName[strings.ToLower(name)]; ok {
 		return s
 	}

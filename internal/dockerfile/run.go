@@ -21,10 +21,10 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 		Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
 		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, ShmSize: c.opts.ShmSize,
 	}
-	if err := c.runFlags(op, in); err != nil {
+	if err := c.opts.runFlags(op, in); err != nil {
 		return err
 	}
-	from, err := c.runMounts(s, cmd, in, op)
+	from, err := cmd.runMounts(&c.opts, s, in, op)
 	if err != nil {
 		return err
 	}
@@ -52,26 +52,26 @@ const (
 )
 
 // allowed fails unless the build has an entitlement.
-func (c *compiler) allowed(entitlement string) error {
-	if slices.Contains(c.opts.Allow, entitlement) {
+func (o *Options) allowed(entitlement string) error {
+	if slices.Contains(o.Allow, entitlement) {
 		return nil
 	}
 	return fmt.Errorf("%s is not allowed: allow it by --allow %s", entitlement, entitlement)
 }
 
 // runFlags takes the flags over and refuses those that are not supported, or not allowed.
-func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
+func (o *Options) runFlags(op *build.Run, in *instructions.RunCommand) error {
 	if len(instructions.GetDevices(in)) > 0 {
 		return errors.New("RUN --device is not supported")
 	}
 	if instructions.GetSecurity(in) == instructions.SecurityInsecure {
-		if err := c.allowed(EntitlementInsecure); err != nil {
+		if err := o.allowed(EntitlementInsecure); err != nil {
 			return err
 		}
 		op.Insecure = true
 	}
 	op.Network = executor.NetworkHost
-	if c.opts.Network == executor.NetworkNone {
+	if o.Network == executor.NetworkNone {
 		op.Network = executor.NetworkNone
 	}
 	switch instructions.GetNetwork(in) {
@@ -79,8 +79,8 @@ func (c *compiler) runFlags(op *build.Run, in *instructions.RunCommand) error {
 		op.Network = executor.NetworkNone
 	case instructions.NetworkHost:
 		op.Network = executor.NetworkHost
-		if c.opts.Network != executor.NetworkHost {
-			return c.allowed(EntitlementNetwork)
+		if o.Network != executor.NetworkHost {
+			return o.allowed(EntitlementNetwork)
 		}
 	}
 	return nil

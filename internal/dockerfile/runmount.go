@@ -19,7 +19,7 @@ const (
 )
 
 // mountStages are the stages and images that the mounts of a RUN are from.
-func (c *compiler) mountStages(in *instructions.RunCommand) []*stage {
+func (c *stageList) mountStages(in *instructions.RunCommand) []*stage {
 	mounts := instructions.GetMounts(in)
 	from := make([]*stage, len(mounts))
 	for i, m := range mounts {
@@ -31,7 +31,7 @@ func (c *compiler) mountStages(in *instructions.RunCommand) []*stage {
 }
 
 // runMounts takes the mounts over. It returns what they are from, the inputs of the step after its parent.
-func (c *compiler) runMounts(s *stage, cmd command, in *instructions.RunCommand, op *build.Run) ([]*build.Vertex, error) {
+func (cmd command) runMounts(opts *Options, s *stage, in *instructions.RunCommand, op *build.Run) ([]*build.Vertex, error) {
 	var from []*build.Vertex
 	sockets := 0
 	for i, m := range instructions.GetMounts(in) {
@@ -54,7 +54,7 @@ func (c *compiler) runMounts(s *stage, cmd command, in *instructions.RunCommand,
 				from = append(from, source.vertex)
 				mount.Stage = len(from)
 			}
-			c.fileMount(&mount, m)
+			opts.fileMount(&mount, m)
 		}
 		if err != nil {
 			return nil, err
@@ -75,16 +75,16 @@ func (c *compiler) runMounts(s *stage, cmd command, in *instructions.RunCommand,
 }
 
 // fileMount completes a mount of type bind, cache or tmpfs.
-func (c *compiler) fileMount(mount *build.Mount, m *instructions.Mount) {
+func (o *Options) fileMount(mount *build.Mount, m *instructions.Mount) {
 	switch m.Type {
 	case instructions.MountTypeBind:
 		if mount.Stage > 0 {
 			return
 		}
 		mount.Context = noContext
-		if c.opts.Context != nil {
-			mount.Context = c.opts.Context.Load
-			c.opts.Context.Want(build.LiteralPath(path.Join("/", m.Source)))
+		if o.Context != nil {
+			mount.Context = o.Context.Load
+			o.Context.Want(build.LiteralPath(path.Join("/", m.Source)))
 		}
 	case instructions.MountTypeCache:
 		mount.Sharing = string(instructions.MountSharingShared)
@@ -94,7 +94,7 @@ func (c *compiler) fileMount(mount *build.Mount, m *instructions.Mount) {
 		if mount.ID == "" {
 			mount.ID = path.Clean(m.Target)
 		}
-		mount.ID = c.opts.BuildArgs["BUILDKIT_CACHE_MOUNT_NS"] + "/" + mount.ID
+		mount.ID = o.BuildArgs["BUILDKIT_CACHE_MOUNT_NS"] + "/" + mount.ID
 		own(mount, m, cacheMode)
 	}
 }

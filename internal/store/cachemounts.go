@@ -36,17 +36,23 @@ const (
 // copyPause is the time between two looks at a copy that somebody else uses alone.
 const copyPause = 20 * time.Millisecond
 
-func (s *contents) cacheMountsDir() string { return filepath.Join(s.root, "cachemounts") }
+// cacheMounts gives them out.
+type cacheMounts struct {
+	root    string // of the store
+	scratch *leases
+}
+
+func cacheMountsDir(root string) string { return filepath.Join(root, "cachemounts") }
 
 // CacheMount returns the directory of the cache mount that key names. sharing is "shared", "private" or "locked"; a new copy is
 // made by fill, in a directory that exists and is empty. label is for people. What is written stays, whatever becomes of the
 // process; release ends the use. It waits for who has a locked one, until ctx ends.
-func (s *contents) CacheMount(ctx context.Context, key, label, sharing string, fill func(dir string) error) (dir string, release func() error, err error) {
+func (s *cacheMounts) CacheMount(ctx context.Context, key, label, sharing string, fill func(dir string) error) (dir string, release func() error, err error) {
 	if sharing != sharedCopy && sharing != privateCopy && sharing != lockedCopy {
 		return "", nil, fmt.Errorf("cache mount %s: sharing %q is unknown", label, sharing)
 	}
 	sum := sha256.Sum256([]byte(key))
-	m := &cacheMount{dir: filepath.Join(s.cacheMountsDir(), hex.EncodeToString(sum[:])), sharing: sharing}
+	m := &cacheMount{dir: filepath.Join(cacheMountsDir(s.root), hex.EncodeToString(sum[:])), sharing: sharing}
 	for {
 		c, lock, err := m.find(ctx, func(final string) (*os.File, error) { return s.newCopy(ctx, final, label, fill) })
 		if err == nil && lock == nil {
@@ -184,8 +190,8 @@ func lockCopy(path string, how int) (*os.File, error) {
 }
 
 // newCopy makes a copy, whole or not at all, and returns its lock; nil: a prune took away the directory that it was to be put in.
-func (s *contents) newCopy(ctx context.Context, final, label string, fill func(dir string) error) (lock *os.File, err error) {
-	made, err := s.TempDir(ctx)
+func (s *cacheMounts) newCopy(ctx context.Context, final, label string, fill func(dir string) error) (lock *os.File, err error) {
+	made, err := s.scratch.TempDir(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +225,7 @@ func (s *contents) newCopy(ctx context.Context, final, label string, fill func(d
 
 // cacheMounts lists the copies of all cache mounts.
 func (c *debris) cacheMounts() ([]CacheRecord, error) {
-	paths, err := filepath.Glob(filepath.Join(c.files.cacheMountsDir(), "*", "*"))
+	paths, err := filepath.Glob(filepath.Join(cacheMountsDir(c.files.root), "*", "*"))
 	if err != nil {
 		return nil, err
 	}
@@ -264,12 +270,12 @@ const mountRecord = "mount/"
 // cacheMountPath is where the copy of a record is.
 func (c *debris) cacheMountPath(id string) string {
 	hash, number := filepath.Split(strings.TrimPrefix(id, mountRecord))
-	return filepath.Join(c.files.cacheMountsDir(), filepath.Base(hash), filepath.Base(number))
+	return filepath.Join(cacheMountsDir(c.files.root), filepath.Base(hash), filepath.Base(number))
 }
 
 // deadMounts lists the copies that were not removed to their end.
 func (c *debris) deadMounts() ([]stray, error) {
-	paths, err := filepath.Glob(filepath.Join(c.files.cacheMountsDir(), "*", "*"+goneSuffix))
+	paths, err := filepath.Glob(filepath.Join(cacheMountsDir(c.files.root), "*", "*"+goneSuffix))
 	if err != nil {
 		return nil, err
 	}

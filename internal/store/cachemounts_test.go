@@ -118,7 +118,7 @@ func TestCacheMountCrowd(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if copies, err := filepath.Glob(filepath.Join(m.cacheMountsDir(), "*", "*")); err != nil || len(copies) != 1 {
+	if copies, err := filepath.Glob(filepath.Join(cacheMountsDir(m.Root()), "*", "*")); err != nil || len(copies) != 1 {
 		t.Errorf("copies: %v, %v", copies, err)
 	}
 }
@@ -152,7 +152,7 @@ func TestCacheMountPrune(t *testing.T) {
 	if res := prune(); len(res.Cache) != 1 || res.Freed < usage.Records[0].Size {
 		t.Errorf("pruned: %+v", res)
 	}
-	if left, err := filepath.Glob(filepath.Join(m.cacheMountsDir(), "*", "*")); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(filepath.Join(cacheMountsDir(m.Root()), "*", "*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	_, end = m.use("private")
@@ -169,7 +169,7 @@ func TestCVE_2024_9675(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if inside, err := filepath.Rel(m.cacheMountsDir(), dir); err != nil || !filepath.IsLocal(inside) {
+	if inside, err := filepath.Rel(cacheMountsDir(m.Root()), dir); err != nil || !filepath.IsLocal(inside) {
 		t.Errorf("%s lies outside", dir)
 	}
 	if err := end(); err != nil {

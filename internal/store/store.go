@@ -59,6 +59,7 @@ type Store struct {
 	db   *sqldb.DB
 	*contents
 	*cache
+	*cacheMounts
 	*elsewhere
 	*events
 	*journal
@@ -100,7 +101,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	collect := &collector{debris{files}, undo, opts.MaxSize}
 	blobs.Full = func() bool { return collect.Reclaim(context.WithoutCancel(ctx)) }
 	return &Store{
-		root: root, db: db, contents: files, cache: &cache{db}, elsewhere: &elsewhere{db, held}, events: &events{db},
+		root: root, db: db, contents: files, cache: &cache{db}, cacheMounts: &cacheMounts{root, held}, elsewhere: &elsewhere{db, held}, events: &events{db},
 		journal: undo, collector: collect,
 	}, nil
 }
