@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store"
+const all = "archive build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -33,16 +33,17 @@ var packages = map[string]place{
 	"sshagent":  {1, ""},
 	"progress":  {1, ""},
 	"reference": {1, ""},
+	"userns":    {1, ""},
 
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
-	"executor": {2, "mount"},
+	"executor": {2, "mount userns"},
 	"layout":   {2, "archive content image reference"},
 	"remote":   {2, "image reference registry"},
 
-	"rootfs":    {3, "archive layer mount"},
-	"store":     {3, "archive content image layer reference sqldb"},
-	"build":     {3, "archive content executor image layer progress rootfs"},
+	"rootfs":    {3, "archive layer mount userns"},
+	"store":     {3, "archive content image layer reference sqldb userns"},
+	"build":     {3, "archive content executor image layer progress rootfs userns"},
 	"container": {3, "executor layer rootfs sqldb"},
 	"network":   {3, ""},
 	"scan":      {3, ""},
@@ -55,7 +56,7 @@ var packages = map[string]place{
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},
 	"browse":    {6, "engine progress"},
-	"cli":       {7, "browse engine engineapi progress reference"},
+	"cli":       {7, "browse engine engineapi progress reference userns"},
 
 	"conformance": {8, all + " auth hub s3 web"}, // for tests only
 }

@@ -247,6 +247,7 @@ func (w *world) startDockerd() string {
 	w.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
+		_ = exec.Command("umount", filepath.Join(sock, "x/netns/default")).Run() // what a daemon leaves
 		if w.Failed() {
 			w.Logf("dockerd:\n%s", tail(log.String()))
 		}

@@ -262,7 +262,7 @@ func (x *extractor) link(fd int, base string, p *Placed) error {
 		return err
 	}
 	err = unix.Linkat(from, name, own, base, 0)
-	if x.opts.Squash && errors.Is(err, unix.ENOENT) && p.Inode.isDevice() {
+	if x.opts.limited() && errors.Is(err, unix.ENOENT) && p.Inode.isDevice() {
 		return nil // devices were left out
 	}
 	if err != nil {
@@ -284,7 +284,7 @@ func (x *extractor) create(fd int, base string, n *Inode, content *Reader) error
 		if err := unix.Symlinkat(n.Target, fd, base); err != nil {
 			return fmt.Errorf("symlink: %w", err)
 		}
-	case n.isDevice() && x.opts.Squash:
+	case n.isDevice() && x.opts.limited():
 		return nil
 	default:
 		dev := unix.Mkdev(n.Major, n.Minor)
@@ -334,14 +334,15 @@ func writeExtents(f *os.File, extents []Extent, off int64, p []byte) error {
 // in the order that none undoes another.
 func (x *extractor) describe(fd int, base string, n *Inode) error {
 	if !x.opts.Squash {
-		if err := unix.Fchownat(fd, base, int(n.UID), int(n.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		uid, gid := x.opts.owner(n)
+		if err := unix.Fchownat(fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("set owner: %w", err)
 		}
 	}
 	for _, a := range n.Xattrs {
 		err := unix.Lsetxattr("/proc/self/fd/"+strconv.Itoa(fd)+"/"+base, a.Name, []byte(a.Value), 0)
 		refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL)
-		if err != nil && !errors.Is(err, unix.ENOTSUP) && (!x.opts.Squash || !refused) {
+		if err != nil && !errors.Is(err, unix.ENOTSUP) && (!x.opts.limited() || !refused) {
 			return fmt.Errorf("set attribute %q: %w", a.Name, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"strake/internal/executor"
 	"strake/internal/layer"
 	"strake/internal/rootfs"
+	"strake/internal/userns"
 )
 
 // Run runs one command in its parent's files and keeps what it changed: the RUN
@@ -139,7 +140,7 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	}
 	look := &finder{w: out, texts: whole(secrets)}
 	tw := archive.NewWriter(look, archive.WriterOptions{Clamp: s.opts.Epoch})
-	if err := layer.Diff(ctx, dir("upper"), tw, layer.DiffOptions{}); err != nil {
+	if err := diff(ctx, dir("upper"), files, tw); err != nil {
 		return fmt.Errorf("read what the step changed: %w", err)
 	}
 	if err := tw.Close(); err != nil {
@@ -167,6 +168,39 @@ func (r *Run) execute(ctx context.Context, w *Work, rt *Runtime, tmp string) (co
 	}
 	code, err = rt.Executor.Run(ctx, spec)
 	return code, m.secrets, errors.Join(err, log.Flush())
+}
+
+// diff writes what a step left in upper. In a namespace of one id every file is the user's: one that was there keeps the owner
+// that it has in its layer.
+func diff(ctx context.Context, upper string, chain []layer.Files, w *archive.Writer) (err error) {
+	if userns.IDs() != 1 {
+		return layer.Diff(ctx, upper, w, layer.DiffOptions{})
+	}
+	layers := make([]*layer.Layer, 0, len(chain))
+	defer func() {
+		for _, l := range layers {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	for _, files := range chain {
+		l, err := layer.Open(files)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, l)
+	}
+	before := layer.Union(layers)
+	return layer.Diff(ctx, upper, w, layer.DiffOptions{Owner: func(name string) (uid, gid uint32, known bool) {
+		info, err := before.Lstat(name)
+		if err != nil {
+			return 0, 0, false
+		}
+		st, ok := info.Sys().(*layer.Stat)
+		if !ok {
+			return 0, 0, false
+		}
+		return st.UID, st.GID, true
+	}})
 }
 
 func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec {

@@ -99,6 +99,10 @@ func defaultPlatforms() []string {
 }
 
 func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
+	env, err := s.contained(ctx)
+	if err != nil {
+		return err
+	}
 	build, err := buildInput(s, opts)
 	if err == nil {
 		err = removeStale(opts.iidFile)
@@ -119,10 +123,6 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	show, err := progress.New(progress.Options{Out: s.Err, Mode: mode})
 	if err != nil {
 		return fmt.Errorf("ERROR: failed to build: %w", err)
-	}
-	env, err := s.engine(ctx)
-	if err != nil {
-		return err
 	}
 	var why explanations
 	build.Progress = show.Handle

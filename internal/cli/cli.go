@@ -17,9 +17,11 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/term"
 
 	"strake/internal/engine"
+	"strake/internal/userns"
 )
 
 // Streams are the standard streams of a command. Where one is an *os.File that
@@ -36,15 +38,20 @@ type session struct {
 	root   string // the store's directory; "" is the default
 	config string // the directory of docker's config.json; "" is the default
 	debug  bool
+	args   []string // the whole command line
 	opened *engine.Env
 }
 
 // Main runs the command line args (without the program's name) and returns the
 // exit code. SIGINT, SIGTERM and SIGHUP cancel the command.
 func Main(ctx context.Context, args []string, streams Streams) int {
+	if err := userns.Wait(); err != nil {
+		fmt.Fprintln(streams.Err, err)
+		return exitFailure
+	}
 	ctx, stop := notify(ctx)
 	defer stop()
-	s := &session{Streams: streams}
+	s := &session{Streams: streams, args: args}
 	root := newRootCommand(s, args)
 	err := root.ExecuteContext(ctx)
 	if closeErr := s.close(); err == nil { //nolint:contextcheck // ctx may be cancelled already
@@ -64,8 +71,31 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	return exitCode(err)
 }
 
-// engine returns what the verbs work on, and opens the store at the first call.
+// engine returns what the verbs work on, and opens the store at the first call. What an ordinary user's store holds unpacked is
+// within the reach of a user namespace alone.
 func (s *session) engine(ctx context.Context) (*engine.Env, error) {
+	if os.Geteuid() != 0 && engine.HasUnpacked(s.root) {
+		return s.contained(ctx)
+	}
+	return s.open(ctx, engine.OpenOptions{})
+}
+
+// contained is engine for commands that make mounts and containers. For an ordinary user it runs the command again in a user
+// namespace and returns the end of that as an error; where the machine has none to give, what needs it fails.
+func (s *session) contained(ctx context.Context) (*engine.Env, error) {
+	if os.Geteuid() != 0 {
+		plan, err := userns.NewPlan()
+		if err != nil {
+			return nil, err
+		}
+		code, err := plan.Enter(ctx, s.args)
+		if err == nil {
+			return nil, statusError{code: code}
+		}
+		if !errdefs.IsPermissionDenied(err) {
+			return nil, err
+		}
+	}
 	return s.open(ctx, engine.OpenOptions{})
 }
 

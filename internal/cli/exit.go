@@ -69,6 +69,9 @@ func exitCode(err error) int {
 
 // runError gives a failure of run its exit code and docker's form.
 func runError(cmd *cobra.Command, err error) error {
+	if end, ok := errors.AsType[statusError](err); ok {
+		return end
+	}
 	text := err.Error()
 	code := exitUsage
 	var fromEngine engineError

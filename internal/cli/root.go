@@ -71,6 +71,7 @@ func commands() []node {
 	}
 	return []node{
 		build, copying, events, history, importing, info, layers, load, pull, push, run, save, tag, tags,
+		{names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},
 		{names: "inspect", make: newInspectCommand},
 		{names: "login", make: newLoginCommand},

@@ -109,7 +109,7 @@ func runRun(ctx context.Context, s *session, opts runOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	env, err := s.engine(ctx)
+	env, err := s.contained(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -279,6 +279,6 @@ func (r *buildRuntime) close() error {
 // pickMounter chooses how images become root file systems here, and says why.
 func pickMounter(ctx context.Context, env *Env, ns *mount.Namespace) (rootfs.Mounter, string, error) {
 	return rootfs.Pick(ctx, rootfs.PickOptions{
-		Dir: filepath.Join(env.Store.Root(), "rootfs", "erofs"), UnpackedDir: filepath.Join(env.Store.Root(), "rootfs", "unpacked"), NS: ns,
+		Dir: filepath.Join(env.Store.Root(), "rootfs", "erofs"), UnpackedDir: unpackedDir(env.Store.Root()), NS: ns,
 	})
 }

@@ -3,8 +3,12 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"strake/internal/remote"
+	"strake/internal/rootfs"
 	"strake/internal/store"
 )
 
@@ -48,3 +52,15 @@ func Close(env *Env) error {
 	}
 	return env.Store.Close()
 }
+
+// HasUnpacked reports whether a store holds root file systems that were
+// unpacked; "" is the default one.
+func HasUnpacked(root string) bool {
+	if root == "" {
+		root = store.DefaultRoot()
+	}
+	list, err := os.ReadDir(unpackedDir(root))
+	return err == nil && slices.ContainsFunc(list, func(e os.DirEntry) bool { return e.Name() != rootfs.MountPoints })
+}
+
+func unpackedDir(root string) string { return filepath.Join(root, "rootfs", "unpacked") }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
+
+	"strake/internal/userns"
 )
 
 // Settings are what Strake's own configuration file says.
@@ -32,7 +34,7 @@ func SettingsPath() string {
 	if path := os.Getenv("STRAKE_CONFIG"); path != "" {
 		return path
 	}
-	if os.Geteuid() == 0 {
+	if userns.IsRoot() {
 		return "/etc/strake/config.json"
 	}
 	dir := os.Getenv("XDG_CONFIG_HOME")

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strake/internal/mount"
+	"strake/internal/userns"
 )
 
 // RuncOptions are the settings of a Runc.
@@ -67,13 +68,13 @@ func NewRunc(o RuncOptions) (*Runc, error) {
 
 // defaultStateDir returns a directory that does not survive a reboot, as containers do not.
 func defaultStateDir() string {
-	if os.Geteuid() == 0 {
+	if userns.IsRoot() {
 		return "/run/strake/runc"
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "strake/runc")
 	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("strake-%d/runc", os.Geteuid()))
+	return filepath.Join(os.TempDir(), fmt.Sprintf("strake-%d/runc", userns.UID()))
 }
 
 // usableCgroups returns how cgroups are mounted, cgroupNone if they cannot be written to.
@@ -261,7 +262,7 @@ func (x *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mounts, err := allMounts(append(defaultMounts(x.runc.cgroups != cgroupNone), netFiles...), x.spec.Mounts)
+	mounts, err := allMounts(append(defaultMounts(x.runc.cgroups != cgroupNone, x.spec.Network), netFiles...), x.spec.Mounts)
 	if err != nil {
 		return err
 	}

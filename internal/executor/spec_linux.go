@@ -13,10 +13,15 @@ import (
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"strake/internal/userns"
 )
 
 // defaultPath is the PATH of a container whose environment has none, as docker's.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// terminals is the group that terminals belong to.
+const terminals = 5
 
 // defaultCapabilities are docker's.
 func defaultCapabilities() []string {
@@ -45,13 +50,14 @@ func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
-// defaultMounts are docker's, without the cgroups where there are none.
-func defaultMounts(cgroups bool) []Mount {
+// defaultMounts are docker's, without the cgroups where there are none, and without what the kernel keeps from users' namespaces:
+// groups that they have not, and the devices of a network that is not theirs but as the host shows them.
+func defaultMounts(cgroups bool, network string) []Mount {
 	mounts := []Mount{
 		{Type: "proc", Source: "proc", Target: "/proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Type: "tmpfs", Source: "tmpfs", Target: "/dev", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Type: "devpts", Source: "devpts", Target: "/dev/pts", Options: []string{
-			"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5",
+			"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", fmt.Sprintf("gid=%d", terminals),
 		}},
 		{Type: "sysfs", Source: "sysfs", Target: "/sys", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 		{Type: "cgroup", Source: "cgroup", Target: "/sys/fs/cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
@@ -60,8 +66,16 @@ func defaultMounts(cgroups bool) []Mount {
 			"nosuid", "noexec", "nodev", "mode=1777", "size=67108864",
 		}},
 	}
+	ids := userns.IDs()
+	if ids > 0 && ids <= terminals {
+		mounts[2].Options = slices.DeleteFunc(mounts[2].Options, func(o string) bool { return strings.HasPrefix(o, "gid=") })
+	}
+	if ids > 0 && network == NetworkHost {
+		mounts[3].Type, mounts[3].Source = "none", "/sys"
+		mounts[3].Options = append(mounts[3].Options, "rbind")
+	}
 	if !cgroups {
-		mounts = append(mounts[:4], mounts[5:]...)
+		mounts = slices.Delete(mounts, 4, 5)
 	}
 	return mounts
 }
@@ -150,7 +164,7 @@ func (r *Runc) newConfig(s Spec, a account, mounts []Mount) (*specs.Spec, error)
 	if s.Network == NetworkNone {
 		config.Linux.Namespaces = append(config.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 		config.Linux.Sysctl = map[string]string{
-			"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647",
+			"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": fmt.Sprintf("0 %d", lastGroup()),
 		}
 	}
 	for _, m := range mounts {
@@ -169,6 +183,14 @@ func (r *Runc) newConfig(s Spec, a account, mounts []Mount) (*specs.Spec, error)
 	profile.Architectures = slices.DeleteFunc(profile.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
 	config.Linux.Seccomp = profile
 	return config, nil
+}
+
+// lastGroup returns the highest group id that a container can have.
+func lastGroup() int {
+	if ids := userns.IDs(); ids > 0 {
+		return ids - 1
+	}
+	return 1<<31 - 1
 }
 
 // environment returns env with PATH and HOME.

@@ -6,12 +6,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/userns"
 )
 
 // maxAccounts bounds the passwd and the group file of an image.
@@ -48,8 +51,19 @@ func findAccount(root *os.File, spec string) (account, error) {
 			return account{}, &StartError{Code: CodeFailed, Message: user.ErrRange.Error(), Err: errdefs.ErrInvalidArgument}
 		}
 	}
+	if ids := userns.IDs(); ids > 0 {
+		if found.Uid >= ids || found.Gid >= ids {
+			return account{}, &StartError{Code: CodeFailed, Message: fmt.Sprintf(
+				"user %s has the ids %d:%d, and this user's namespace has %d (strake doctor says how to get more)", spec, found.Uid, found.Gid, ids),
+				Err: errdefs.ErrFailedPrecondition}
+		}
+		found.Sgids = slices.DeleteFunc(found.Sgids, func(id int) bool { return id >= ids })
+	}
 	a := account{home: found.Home}
 	a.user = specs.User{UID: uint32(found.Uid), GID: uint32(found.Gid), AdditionalGids: []uint32{uint32(found.Gid)}}
+	if userns.IDs() == 1 {
+		a.user.AdditionalGids = nil // the kernel lets nobody set groups there
+	}
 	for _, id := range found.Sgids {
 		if id != found.Gid {
 			a.user.AdditionalGids = append(a.user.AdditionalGids, uint32(id))

@@ -4,4 +4,6 @@ package layer
 type DiffOptions struct {
 	// Skip leaves out the entry of that name, and all below it; nil: nothing.
 	Skip func(name string) bool
+	// Owner tells whose an entry is, where that is not who owns the file; nil: it always is.
+	Owner func(name string) (uid, gid uint32, known bool)
 }

@@ -69,6 +69,11 @@ func (d *differ) entry(ctx context.Context, path, name string) error {
 		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev),
 		ModTime: time.Unix(st.Mtim.Unix()),
 	}
+	if d.opts.Owner != nil {
+		if uid, gid, known := d.opts.Owner(name); known {
+			e.UID, e.GID = uid, gid
+		}
+	}
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFSOCK {
 		return nil

@@ -66,7 +66,8 @@ func unshare() error {
 type needsRoot struct{}
 
 func (needsRoot) Error() string {
-	return "running a process in a container needs root: an ordinary user may not make a mount namespace (a build without RUN works)"
+	return "running a process in a container needs root or a user namespace, which this machine gives to no ordinary user " +
+		"(strake doctor says what unlocks it; a build without RUN works)"
 }
 
 func (needsRoot) Unwrap() error { return errdefs.ErrPermissionDenied }

@@ -2,7 +2,7 @@
 //
 // A chain is a list of layers, the bottom one first. A Mounter shows the union of a chain in a directory, inside a private mount
 // namespace, read-only or under an upper directory that takes what is written. Two do so: EROFS mounts each layer as it lies in
-// the store and unpacks nothing; Unpacked extracts a chain once, for kernels that cannot mount EROFS. What they show is the same.
+// the store and unpacks nothing; Unpacked extracts each once, for kernels that cannot mount EROFS. What they show is the same.
 package rootfs
 
 import (
@@ -28,6 +28,9 @@ type Mounter interface {
 	// Mount shows the union of a chain in a directory. The caller closes what it returns, or the namespace.
 	Mount(ctx context.Context, o MountOptions) (*Mounted, error)
 }
+
+// MountPoints is what a Mounter's directory holds that is of no use once the Mounter is gone: an empty directory.
+const MountPoints = "mnt"
 
 // MountOptions say what to mount, and where.
 type MountOptions struct {
@@ -81,17 +84,22 @@ func highest(chain []layer.Files) []layer.Files {
 type Mounted struct {
 	ns     *mount.Namespace
 	target string
-	lock   *os.File // on what is mounted; nil: none is needed
+	locks  []*os.File // on what is mounted
 }
 
 // Close takes the mount away. Processes that use it keep it until they end.
 func (m *Mounted) Close() error {
 	err := m.ns.Do(func() error { return mount.Unmount(m.target) })
-	if m.lock != nil {
-		err = errors.Join(err, m.lock.Close())
-	}
-	if err != nil {
+	if err = errors.Join(err, m.unlock()); err != nil {
 		return fmt.Errorf("take the root file system away: %w", err)
 	}
 	return nil
+}
+
+func (m *Mounted) unlock() (err error) {
+	for _, lock := range m.locks {
+		err = errors.Join(err, lock.Close())
+	}
+	m.locks = nil
+	return err
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strake/internal/mount"
+	"strake/internal/userns"
 )
 
 // A scratch is a directory in memory that is only there in the namespace: for mount points and small directories. All its
@@ -27,7 +28,7 @@ func (s *scratch) open() error {
 	if s.dir != "" {
 		return nil
 	}
-	point := filepath.Join(s.parent, "mnt")
+	point := filepath.Join(s.parent, MountPoints)
 	if err := os.MkdirAll(point, 0o700); err != nil {
 		return fmt.Errorf("make mount points: %w", err)
 	}
@@ -138,7 +139,7 @@ func (s *scratch) unite(lower []string, root string, o MountOptions) error {
 		}
 		lower = append([]string{dir}, lower...)
 	}
-	overlay := mount.OverlayOptions{Lower: lower, Upper: o.Upper, Work: o.Work, Volatile: o.Volatile && o.Upper != ""}
+	overlay := mount.OverlayOptions{Lower: lower, Upper: o.Upper, Work: o.Work, Volatile: o.Volatile && o.Upper != "", UserXattr: userns.IDs() > 0}
 	return mount.Overlay(overlay, o.Target)
 }
 

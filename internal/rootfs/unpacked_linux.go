@@ -9,14 +9,18 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"strake/internal/archive"
 	"strake/internal/layer"
 	"strake/internal/mount"
+	"strake/internal/userns"
 )
 
-// Unpacked extracts the union of a chain into a directory, once for all processes, and mounts that.
+// Unpacked extracts layers into directories, once for all processes, and unites them by overlayfs. What a layer's directory holds
+// depends on the layers below it: it is that of a chain's top layer, and chains share what they begin with.
 type Unpacked struct {
 	dir     string
 	ns      *mount.Namespace
@@ -25,9 +29,9 @@ type Unpacked struct {
 
 var _ Mounter = (*Unpacked)(nil)
 
-// NewUnpacked returns a Mounter that keeps the extracted chains in dir, which other processes may use too and other users may not
-// enter, and mounts inside of ns. An entry of dir that is named by 64 hexadecimal digits is a whole chain, and may be removed
-// by who holds a lock on it, which those share that mount it; any other is not.
+// NewUnpacked returns a Mounter that keeps the extracted layers in dir, which other processes may use too and other users may not
+// enter, and mounts inside of ns. An entry of dir that is named by 64 hexadecimal digits is whole, and may be removed by who holds
+// a lock on it, which those share that mount it; any other is not.
 func NewUnpacked(dir string, ns *mount.Namespace) *Unpacked {
 	return &Unpacked{dir: dir, ns: ns, scratch: scratch{parent: dir}}
 }
@@ -40,26 +44,71 @@ func (u *Unpacked) Mount(ctx context.Context, o MountOptions) (*Mounted, error) 
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	tree, lock, err := u.use(ctx, o.Layers)
+	m := &Mounted{ns: u.ns, target: o.Target}
+	lower, err := u.lowers(ctx, m, highest(o.Layers))
 	if err != nil {
-		return nil, fmt.Errorf("unpack %d layers: %w", len(o.Layers), err)
+		return nil, errors.Join(fmt.Errorf("unpack %d layers: %w", len(o.Layers), err), m.unlock())
 	}
 	err = u.ns.Do(func() error {
-		if o.Upper == "" && !o.Stubs {
-			return mount.Bind(tree, o.Target, true)
+		if o.Upper == "" && !o.Stubs && len(lower) == 1 {
+			return mount.Bind(lower[0], o.Target, true)
 		}
-		return u.scratch.unite([]string{tree}, tree, o)
+		return u.scratch.unite(lower, "", o)
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount %d unpacked layers: %w", len(o.Layers), err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("mount %d unpacked layers: %w", len(o.Layers), err), m.unlock())
 	}
-	return &Mounted{ns: u.ns, target: o.Target, lock: lock}, nil
+	return m, nil
 }
 
-// use returns the directory of a chain and a lock that keeps it there.
-func (u *Unpacked) use(ctx context.Context, layers []layer.Files) (string, *os.File, error) {
+// lowers returns the directories of a chain, the top one first, and gives m the locks that keep them there.
+func (u *Unpacked) lowers(ctx context.Context, m *Mounted, chain []layer.Files) (lower []string, err error) {
+	layers := make([]*layer.Layer, 0, len(chain))
+	defer func() {
+		for _, l := range layers {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	first := 0 // the lowest layer that is seen
+	for i, files := range chain {
+		l, err := layer.Open(files)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+		root, err := statOf(l, ".")
+		if err != nil {
+			return nil, err
+		}
+		if root.Opaque {
+			first, lower = i, nil
+		}
+		dir, lock, err := u.use(ctx, chain[:i+1], layers[first:])
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", files.DiffID, err)
+		}
+		lower, m.locks = append([]string{dir}, lower...), append(m.locks, lock)
+	}
+	return lower, nil
+}
+
+// statOf returns what a layer or a union of layers says of a name.
+func statOf(fsys fs.ReadLinkFS, name string) (*layer.Stat, error) {
+	info, err := fsys.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := info.Sys().(*layer.Stat)
+	if !ok {
+		return nil, fmt.Errorf("stat %q: %T: %w", name, info.Sys(), errdefs.ErrInternal)
+	}
+	return st, nil
+}
+
+// use returns the directory of a chain's top layer and a lock that keeps it there. Of the open layers the last is the top one.
+func (u *Unpacked) use(ctx context.Context, chain []layer.Files, layers []*layer.Layer) (string, *os.File, error) {
 	for {
-		tree, err := u.unpack(ctx, layers)
+		tree, err := u.unpack(ctx, chain, layers)
 		if err != nil {
 			return "", nil, err
 		}
@@ -70,10 +119,14 @@ func (u *Unpacked) use(ctx context.Context, layers []layer.Files) (string, *os.F
 	}
 }
 
-// unpack returns the directory of a chain, extracted now if it is not there. Who extracts holds a lock on the directory under its
+// unpack returns the directory of a chain's top layer, extracted now if it is not there. Who extracts holds a lock on the directory under its
 // temporary name: others wait for it, and find either the final name or what a crash left to be done again.
-func (u *Unpacked) unpack(ctx context.Context, layers []layer.Files) (string, error) {
-	final := filepath.Join(u.dir, chainKey(layers))
+func (u *Unpacked) unpack(ctx context.Context, chain []layer.Files, layers []*layer.Layer) (string, error) {
+	key := chainKey(chain)
+	if ids := userns.IDs(); ids > 0 {
+		key = digest.FromString(fmt.Sprintf("%s as %d ids show it", key, ids)).Encoded()
+	}
+	final := filepath.Join(u.dir, key)
 	partial := final + ".partial"
 	if err := os.MkdirAll(u.dir, 0o700); err != nil {
 		return "", err
@@ -140,7 +193,7 @@ func lockDir(ctx context.Context, dir string, how int) (*os.File, error) {
 }
 
 // extract fills the directory partial, which lock locks, and gives it its final name when it is whole and on disk.
-func (u *Unpacked) extract(ctx context.Context, layers []layer.Files, lock *os.File, partial, final string) error {
+func (u *Unpacked) extract(ctx context.Context, layers []*layer.Layer, lock *os.File, partial, final string) error {
 	left, err := os.ReadDir(partial)
 	if err != nil {
 		return err
@@ -153,21 +206,11 @@ func (u *Unpacked) extract(ctx context.Context, layers []layer.Files, lock *os.F
 	if err := os.Chmod(partial, 0o755); err != nil { //nolint:gosec // the root of an image, in a directory that is closed
 		return err
 	}
-	named := false // a layer names the root directory
-	for _, l := range layers {
-		implied, err := impliesRoot(l)
-		if err == nil {
-			err = extractLayer(ctx, l, partial)
-		}
-		if err != nil {
-			return fmt.Errorf("layer %s: %w", l.DiffID, err)
-		}
-		named = named || !implied
+	if err := extractLayer(ctx, layers[len(layers)-1].Files(), partial); err != nil {
+		return err
 	}
-	if epoch := time.Unix(0, 0); !named {
-		if err := os.Chtimes(partial, epoch, epoch); err != nil {
-			return err
-		}
+	if err := overlayMarks(ctx, layers, partial); err != nil {
+		return err
 	}
 	if err := unix.Syncfs(int(lock.Fd())); err != nil {
 		return fmt.Errorf("sync: %w", err)
@@ -178,21 +221,6 @@ func (u *Unpacked) extract(ctx context.Context, layers []layer.Files, lock *os.F
 	return syncDir(u.dir)
 }
 
-// impliesRoot reports whether a layer does not name the root directory.
-func impliesRoot(files layer.Files) (implied bool, err error) {
-	l, err := layer.Open(files)
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	info, err := l.Stat(".")
-	if err != nil {
-		return false, err
-	}
-	st, ok := info.Sys().(*layer.Stat)
-	return ok && st.Implied, nil
-}
-
 // extractLayer applies one layer to a directory.
 func extractLayer(ctx context.Context, l layer.Files, dir string) error {
 	tar, err := os.Open(l.Tar)
@@ -200,7 +228,7 @@ func extractLayer(ctx context.Context, l layer.Files, dir string) error {
 		return err
 	}
 	defer func() { _ = tar.Close() }() // only read
-	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{})
+	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{IDs: userns.IDs()})
 }
 
 // syncDir makes the names in a directory durable.

@@ -25,6 +25,7 @@ import (
 
 	"strake/internal/content"
 	"strake/internal/sqldb"
+	"strake/internal/userns"
 )
 
 //go:embed migrations/*.sql
@@ -43,7 +44,7 @@ func DefaultRoot() string {
 	if root := os.Getenv("STRAKE_ROOT"); root != "" {
 		return root
 	}
-	if os.Geteuid() == 0 {
+	if userns.IsRoot() {
 		return "/var/lib/strake"
 	}
 	if data := os.Getenv("XDG_DATA_HOME"); data != "" {

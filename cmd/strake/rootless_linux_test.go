@@ -1,0 +1,223 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// nobody is the ordinary user of these tests.
+const nobody = 65534
+
+// A commoner is an ordinary user with a home and a strake in it.
+type commoner struct {
+	*world
+	home string
+	// through is what runs the user's commands, before env.
+	through []string
+}
+
+func newCommoner(t *testing.T, through ...string) *commoner {
+	w := newWorld(t)
+	home, err := os.MkdirTemp("", "home")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(home); err != nil {
+			t.Error(err)
+		}
+	})
+	w.run("cp", filepath.Join(bin, "strake"), w.busyboxTar(), home)
+	w.run("chown", "-R", fmt.Sprint(nobody), home)
+	w.run("chmod", "755", home, home+"/strake")
+	return &commoner{world: w, home: home, through: through}
+}
+
+// cmd is strake, run by the user.
+func (c *commoner) cmd(args ...string) *exec.Cmd {
+	user := []string{"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups",
+		"env", "-i", "-C", c.home, "PATH=" + os.Getenv("PATH"), "HOME=" + c.home, c.home + "/strake"}
+	line := append(append(append([]string{}, c.through...), user...), args...)
+	cmd := exec.CommandContext(c.Context(), line[0], line[1:]...)
+	cmd.Dir = c.home
+	return cmd
+}
+
+func (c *commoner) strake(args ...string) string {
+	c.Helper()
+	return c.output(c.cmd(args...))
+}
+
+func (c *commoner) fails(args ...string) string {
+	c.Helper()
+	out, err := c.cmd(args...).CombinedOutput()
+	if err == nil {
+		c.Fatalf("strake %s succeeded:\n%s", strings.Join(args, " "), out)
+	}
+	return string(out)
+}
+
+// owned makes an image with a directory that belongs to user and group 33 and that is closed for others.
+func (c *commoner) owned() {
+	c.Helper()
+	c.strake("import", "busybox.tar", "busybox")
+	if err := os.Mkdir(filepath.Join(c.home, "ctx"), 0o755); err != nil {
+		c.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"ctx/Dockerfile": `FROM busybox
+COPY --chown=33:33 --chmod=700 data /data/
+RUN echo new > /data/new; rm /etc/group; mkdir /data/sub; rm -r /tmp
+RUN --network=none mkdir /tmp; echo $(id -u) $(ls /data | sort) > /seen
+CMD ["cat", "/seen"]
+`,
+		"ctx/data": "kept\n",
+	} {
+		if err := os.WriteFile(filepath.Join(c.home, name), []byte(text), 0o644); err != nil {
+			c.Fatal(err)
+		}
+	}
+	c.run("chown", "-R", fmt.Sprint(nobody), c.home+"/ctx")
+}
+
+// TestOneID builds, runs and cleans up as a user who has no ids but his own.
+func TestOneID(t *testing.T) {
+	c := newCommoner(t, "unshare", "-m", "sh", "-c", `mount --bind /dev/null /etc/subuid; exec "$@"`, "sh")
+	c.owned()
+	c.strake("build", "-t", "app", "ctx")
+	if got, want := c.strake("run", "--rm", "app"), "0 data new sub"; got != want {
+		t.Errorf("the container wrote %q, want %q", got, want)
+	}
+	// The directory was there and keeps its owner; what is new in it is root's.
+	c.wantOwners(map[string]string{"data": "33 33", "data/data": "33 33", "data/new": "0 0", "data/sub": "0 0", "etc/passwd": "0 0"})
+	if out := c.fails("run", "--rm", "-u", "alice", "app"); !strings.Contains(out, "user alice has the ids 1000:1000, and this user's namespace has 1 (strake doctor") {
+		t.Errorf("USER that there is not: %s", out)
+	}
+	if out := c.strake("doctor"); !strings.Contains(out, "ok  containers         RUN and run, in a user namespace") ||
+		!strings.Contains(out, "usermod --add-subuids") {
+		t.Errorf("doctor: %s", out)
+	}
+	c.exits()
+	c.cleansUp()
+}
+
+// TestSubordinateIDs does so as a user whom /etc/subuid gives a range.
+func TestSubordinateIDs(t *testing.T) {
+	ranges := filepath.Join(t.TempDir(), "ranges")
+	if err := os.WriteFile(ranges, []byte("somebody:1:1\nnobody:200000:65536\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := newCommoner(t, "unshare", "-m", "sh", "-c",
+		fmt.Sprintf(`mount --bind %[1]s /etc/subuid; mount --bind %[1]s /etc/subgid; exec "$@"`, ranges), "sh")
+	c.need("newuidmap", "newgidmap")
+	c.owned()
+	c.strake("build", "-t", "app", "ctx")
+	c.wantOwners(map[string]string{"data": "33 33", "data/data": "33 33", "data/new": "0 0"})
+	if got, want := c.strake("run", "--rm", "-u", "alice", "app", "id"), "uid=1000(alice) gid=1000 groups=1000"; got != want {
+		t.Errorf("alice is %q, want %q", got, want)
+	}
+	if out := c.strake("doctor"); !strings.Contains(out, "RUN and run have 65537 users and groups") {
+		t.Errorf("doctor: %s", out)
+	}
+	c.exits()
+	c.cleansUp()
+}
+
+// TestNoNamespace builds without RUN where nobody gets a user namespace, as in a chroot.
+func TestNoNamespace(t *testing.T) {
+	c := newCommoner(t, "unshare", "-m", "sh", "-c", `mount --rbind / /mnt; exec chroot /mnt "$@"`, "sh")
+	c.owned()
+	if out := c.fails("build", "-t", "app", "ctx"); !strings.Contains(out, "needs root or a user namespace") {
+		t.Errorf("RUN without a namespace: %s", out)
+	}
+	if err := os.WriteFile(filepath.Join(c.home, "ctx/plain"), []byte("FROM busybox\nCOPY --chown=33 data /data\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.strake("build", "-t", "plain", "-f", "ctx/plain", "ctx")
+	if out := c.fails("run", "--rm", "plain", "true"); !strings.Contains(out, "needs root or a user namespace") {
+		t.Errorf("run without a namespace: %s", out)
+	}
+	if out := c.strake("doctor"); !strings.Contains(out, "--  containers") {
+		t.Errorf("doctor: %s", out)
+	}
+}
+
+// wantOwners compares the owners that the image's layers have.
+func (c *commoner) wantOwners(want map[string]string) {
+	c.Helper()
+	out := filepath.Join(c.dir, "saved.tar")
+	f, err := os.Create(out)
+	if err != nil {
+		c.Fatal(err)
+	}
+	cmd := c.cmd("save", "app")
+	cmd.Stdout = f
+	if err := cmd.Run(); err != nil {
+		c.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		c.Fatal(err)
+	}
+	c.world.strake("checked", "load", "-i", out)
+	for name, owner := range want {
+		line := c.world.strake("checked", "run", "--rm", "app", "stat", "-c", "%u %g", "/"+name)
+		if line != owner {
+			c.Errorf("/%s belongs to %q, want %q", name, line, owner)
+		}
+	}
+	if line := c.world.strake("checked", "run", "--rm", "app", "ls", "/etc"); strings.Contains(line, "group") {
+		c.Errorf("/etc/group was removed and is there: %s", line)
+	}
+}
+
+// exits passes exit codes, input and signals through.
+func (c *commoner) exits() {
+	c.Helper()
+	err := c.cmd("run", "--rm", "busybox", "sh", "-c", "exit 7").Run()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 7 {
+		c.Errorf("exit 7 gives %v", err)
+	}
+	cat := c.cmd("run", "--rm", "-i", "busybox", "cat")
+	cat.Stdin = strings.NewReader("through")
+	if got := c.output(cat); got != "through" {
+		c.Errorf("cat wrote %q", got)
+	}
+	sleep := c.cmd("run", "--rm", "busybox", "sh", "-c", "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done")
+	sleep.Cancel = nil
+	out, err := sleep.StdoutPipe()
+	if err != nil {
+		c.Fatal(err)
+	}
+	if err := sleep.Start(); err != nil {
+		c.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		c.Error(err)
+	}
+	if err := sleep.Process.Signal(syscall.SIGTERM); err != nil {
+		c.Error(err)
+	}
+	err = sleep.Wait()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 9 {
+		c.Errorf("a container that traps SIGTERM ended with %v", err)
+	}
+}
+
+// cleansUp prunes everything, which leaves nothing that was unpacked.
+func (c *commoner) cleansUp() {
+	c.Helper()
+	c.strake("rmi", "--now", "app", "busybox")
+	c.strake("system", "prune", "-af")
+	left, err := filepath.Glob(filepath.Join(c.home, ".local/share/strake/rootfs/unpacked/????????*"))
+	if err != nil || len(left) > 0 {
+		c.Errorf("left: %v, %v", left, err)
+	}
+	if out := c.strake("store", "check"); strings.Contains(out, "orphan") {
+		c.Errorf("store check: %s", out)
+	}
+}
