@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -176,6 +178,9 @@ func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (f
 	// The container's process keeps the standard streams: they must not be pipes.
 	cmd := exec.CommandContext(ctx, x.runc.path,
 		"--root", x.stateDir, "--log", filepath.Join(bundle, "log"), "--cgroup-manager=disabled", "create", "--bundle", bundle, id)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // whose death is meant
+	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil {
 		return nil, err
 	}

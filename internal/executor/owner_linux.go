@@ -199,7 +199,11 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 // destroy kills whatever lives of a container and removes its state and its cgroups, which lie in parent. It may be gone already.
 func (r *Runc) destroy(ctx context.Context, stateDir, id, parent string) error {
 	out, err := exec.CommandContext(ctx, r.path, "--root", stateDir, "delete", "--force", id).CombinedOutput()
-	if err != nil && exists(filepath.Join(stateDir, id)) {
+	state := filepath.Join(stateDir, id)
+	if err != nil && !exists(filepath.Join(state, "config.json")) && !exists(filepath.Join(state, "state.json")) {
+		err = os.RemoveAll(state) // the runtime was killed before it had made anything else
+	}
+	if err != nil && exists(state) {
 		return fmt.Errorf("delete the container %s: %w: %s", id, err, strings.TrimSpace(string(out)))
 	}
 	tops, err := filepath.Glob(cgroupRoot + "/*")
