@@ -168,16 +168,19 @@ func (x *run) compile(ctx context.Context, profile *specs.LinuxSeccomp) (_ []byt
 
 // created returns the filter of a container that is created, and deleted again.
 func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (filter []byte, err error) {
+	id := x.spec.ID + ".filter"
+	if x.runc.cgroups != cgroupNone { // by which its process is found, should this one be killed
+		config.Linux.CgroupsPath = "/" + cgroupName(id)
+	}
 	if err := writeConfig(bundle, config); err != nil {
 		return nil, err
 	}
-	id := x.spec.ID + ".filter"
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout) // half a container is hard to find
 	defer cancel()
 	defer func() { err = errors.Join(err, x.runc.destroy(ctx, x.stateDir, id, "")) }()
 	// The container's process keeps the standard streams: they must not be pipes.
-	cmd := exec.CommandContext(ctx, x.runc.path,
-		"--root", x.stateDir, "--log", filepath.Join(bundle, "log"), "--cgroup-manager=disabled", "create", "--bundle", bundle, id)
+	args := append(x.runtimeArgs(filepath.Join(bundle, "log")), "create", "--bundle", bundle, id)
+	cmd := exec.CommandContext(ctx, x.runc.path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // whose death is meant
 	defer runtime.UnlockOSThread()

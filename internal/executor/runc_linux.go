@@ -355,17 +355,21 @@ func (x *run) emptyBundle() error {
 // destroyTimeout bounds how long the runtime may take to remove a container whose processes have been killed.
 const destroyTimeout = 20 * time.Second
 
+// runtimeArgs begins a command line of the runtime that makes a container.
+func (x *run) runtimeArgs(log string) []string {
+	args := []string{"--root", x.stateDir, "--log", log, "--log-format", "json"}
+	switch {
+	case x.runc.cgroups != cgroupNone:
+		return args
+	case x.runc.isCrun:
+		return append(args, "--cgroup-manager=disabled")
+	}
+	return append(args, "--rootless=true") // ignore that there are no cgroups
+}
+
 // command returns the runtime's command line.
 func (x *run) command() *exec.Cmd {
-	args := []string{"--root", x.stateDir, "--log", x.log, "--log-format", "json"}
-	if x.runc.cgroups == cgroupNone {
-		if x.runc.isCrun {
-			args = append(args, "--cgroup-manager=disabled")
-		} else {
-			args = append(args, "--rootless=true") // ignore that there are no cgroups
-		}
-	}
-	args = append(args, "run", "--bundle", x.spec.Bundle, x.spec.ID)
+	args := append(x.runtimeArgs(x.log), "run", "--bundle", x.spec.Bundle, x.spec.ID)
 	cmd := exec.Command(x.runc.path, args...) //nolint:noctx // a cancelled context ends the container first
 	// The runtime dies with this process, and the watchdog ends the container. In a process group of its own it gets only the
 	// signals that it is sent; but the terminal obeys only the foreground group.
