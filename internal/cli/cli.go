@@ -88,7 +88,7 @@ func (s *session) contained(ctx context.Context) (*engine.Env, error) {
 		if err != nil {
 			return nil, err
 		}
-		code, err := plan.Enter(ctx, s.args)
+		code, err := plan.Enter(ctx, s.args, s.In, s.Out, s.Err)
 		if err == nil {
 			return nil, statusError{code: code}
 		}

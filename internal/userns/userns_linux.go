@@ -93,10 +93,9 @@ func Wait() error {
 	return nil
 }
 
-// Enter runs the program again with args in a user namespace of its own as p says, its streams and its environment the same, and
-// returns its exit code, 128 + n if signal n ended it. Signals that end the process are passed on; it dies with this process. Where
+// Enter runs the program again with args in a user namespace of its own as p says, its environment the same, and returns its exit code, 128 + n if signal n ended it. Signals that end the process are passed on; it dies with this process. Where
 // the machine does not let ordinary users make namespaces the error is errdefs.ErrPermissionDenied.
-func (p Plan) Enter(ctx context.Context, args []string) (code int, err error) {
+func (p Plan) Enter(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
 	}
@@ -109,7 +108,7 @@ func (p Plan) Enter(ctx context.Context, args []string) (code int, err error) {
 	defer func() { _ = ready.Close() }()
 	cmd := exec.Command("/proc/self/exe", args...) //nolint:gosec,noctx // this program; the signal that cancels ctx is passed on
 	cmd.Args[0] = os.Args[0]
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d:%d", variable, p.IDs(), os.Getuid()), gateVariable+"=1")
 	cmd.ExtraFiles = []*os.File{wait}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Pdeathsig: syscall.SIGKILL, AmbientCaps: capabilities()}

@@ -5,6 +5,7 @@ package userns
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/containerd/errdefs"
 )
@@ -16,6 +17,6 @@ func NewPlan() (Plan, error) { return Plan{Missing: "user namespaces need Linux"
 func Wait() error { return nil }
 
 // Enter fails.
-func (Plan) Enter(context.Context, []string) (int, error) {
+func (Plan) Enter(context.Context, []string, io.Reader, io.Writer, io.Writer) (int, error) {
 	return 0, fmt.Errorf("user namespaces need Linux: %w", errdefs.ErrNotImplemented)
 }
