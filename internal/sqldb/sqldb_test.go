@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -296,5 +297,63 @@ func BenchmarkUpdate(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A definition that was damaged is found, and mended without a row being lost.
+func TestAltered(t *testing.T) {
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "db")
+	open := func() *DB {
+		t.Helper()
+		db, err := Open(ctx, Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Migrate(ctx, schema); err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+	db := open()
+	altered, err := db.Altered(ctx, schema)
+	if err != nil || len(altered) > 0 {
+		t.Fatalf("of a new database: %q %v", altered, err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Replace(file, []byte("(who TEXT"), []byte("(wxo TEXT"), 1)
+	if err := os.WriteFile(path, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db = open()
+	defer db.Close()
+	altered, err = db.Altered(ctx, schema)
+	if diff := cmp.Diff([]string{"table log"}, altered); err != nil || diff != "" {
+		t.Fatalf("of a damaged database: %s %v", diff, err)
+	}
+	for range 2 {
+		if _, err := db.Redefine(ctx, schema); err != nil {
+			t.Fatal(err)
+		}
+		altered, err = db.Altered(ctx, schema)
+		if err != nil || len(altered) > 0 {
+			t.Errorf("once it is mended: %q %v", altered, err)
+		}
+	}
+	err = db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO log (who, n) VALUES ('a', 1)")
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := db.View(ctx, func(tx *sql.Tx) error { return tx.QueryRowContext(ctx, "SELECT who FROM log").Scan(new(string)) }); err != nil {
+		t.Error(err)
 	}
 }

@@ -24,6 +24,7 @@ type Kind string
 // The kinds of findings.
 const (
 	KindDatabase Kind = "database" // SQLite finds its file broken
+	KindSchema   Kind = "schema"   // a table of the database is not what it was made as
 	KindBlob     Kind = "blob"     // a manifest, a config or a compressed layer
 	KindLayer    Kind = "layer"    // the tar of a layer
 	KindIndex    Kind = "index"    // what was made of a layer's tar
@@ -66,6 +67,10 @@ type CheckResult struct {
 // changes nothing. Other processes may work on the store meanwhile: what they
 // have under way is not found wrong.
 func (s *Store) Check(ctx context.Context, opts CheckOptions) (CheckResult, error) {
+	altered, err := s.checkSchema(ctx)
+	if err != nil || len(altered) > 0 {
+		return CheckResult{Findings: altered}, err
+	}
 	first, err := s.takeCensus(ctx)
 	if err != nil {
 		return CheckResult{}, fmt.Errorf("check: %w", err)
@@ -120,6 +125,20 @@ func (s *Store) Check(ctx context.Context, opts CheckOptions) (CheckResult, erro
 		}
 	}
 	return result, nil
+}
+
+// checkSchema compares what the database is with what it should be. While it is
+// not that, no row can be trusted.
+func (s *Store) checkSchema(ctx context.Context) ([]Finding, error) {
+	altered, err := s.db.Altered(ctx, s.schema)
+	if err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	var list []Finding
+	for _, name := range altered {
+		list = append(list, Finding{Kind: KindSchema, What: name, Detail: "its definition is damaged; what it holds was not checked"})
+	}
+	return list, nil
 }
 
 // look is all of a check that reads no layer.

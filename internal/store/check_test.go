@@ -290,3 +290,35 @@ func TestCheckBrokenRow(t *testing.T) {
 		t.Errorf("check: %v", err)
 	}
 }
+
+// A damaged definition of a table is found before any row is read by it, and a
+// repair mends it.
+func TestCheckSchema(t *testing.T) {
+	root := t.TempDir()
+	s, err := Open(t.Context(), Options{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, "strake.db")
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, bytes.ReplaceAll(file, []byte("    variant       TEXT"), []byte("    variant       TEXV")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, root)
+	kinds, found := findKinds(t, s, false)
+	if !slices.Equal(kinds, []Kind{KindSchema}) || found[0].What != "table images" {
+		t.Fatalf("%v", found)
+	}
+	if err := s.Repair(t.Context(), found, RepairOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if kinds, found := findKinds(t, s, false); len(kinds) > 0 {
+		t.Errorf("after a repair: %v", found)
+	}
+}

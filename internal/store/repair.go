@@ -34,14 +34,17 @@ type RepairOptions struct {
 // moves to damaged/, its images stay listed, and copying one of them in again
 // heals it. Whether something is left, the next Check tells.
 func (s *Store) Repair(ctx context.Context, findings []Finding, opts RepairOptions) error {
-	c, err := s.takeCensus(ctx)
-	if err != nil {
-		return fmt.Errorf("repair: %w", err)
-	}
 	if opts.Did == nil {
 		opts.Did = func(string) {}
 	}
-	r := &repairer{Store: s, census: c, RepairOptions: opts}
+	r := &repairer{Store: s, RepairOptions: opts}
+	if slices.ContainsFunc(findings, func(f Finding) bool { return f.Kind == KindSchema }) {
+		return r.redefine(ctx) // the next check says what else there is
+	}
+	var err error
+	if r.census, err = s.takeCensus(ctx); err != nil {
+		return fmt.Errorf("repair: %w", err)
+	}
 	steps := []struct {
 		kind Kind
 		do   func(context.Context, Finding) error
@@ -87,6 +90,19 @@ type repairer struct {
 }
 
 func (r *repairer) did(format string, args ...any) { r.Did(fmt.Sprintf(format, args...)) }
+
+// redefine makes the tables of the database again what they were made as.
+func (r *repairer) redefine(ctx context.Context) error {
+	mended, err := r.db.Redefine(ctx, r.schema)
+	if err != nil {
+		r.did("the schema of strake.db cannot be mended: %v", err)
+		return ctx.Err()
+	}
+	for _, name := range mended {
+		r.did("defined %s again", name)
+	}
+	return nil
+}
 
 // database has SQLite build its indexes again: of what it finds wrong, that is
 // what can be mended.

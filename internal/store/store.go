@@ -56,8 +56,9 @@ func DefaultRoot() string {
 // Store is an open store. Its methods are safe for concurrent use, in one
 // process and across processes. It is an image.Source and an image.Target.
 type Store struct {
-	root string
-	db   *sqldb.DB
+	root   string
+	db     *sqldb.DB
+	schema fs.FS // the migrations
 	*contents
 	*cache
 	*cacheMounts
@@ -102,7 +103,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	collect := &collector{debris{files}, undo, opts.MaxSize}
 	blobs.Full = func() bool { return collect.Reclaim(context.WithoutCancel(ctx)) }
 	return &Store{
-		root: root, db: db, contents: files, cache: &cache{db}, cacheMounts: &cacheMounts{root, held}, elsewhere: &elsewhere{db, held}, events: &events{db},
+		root: root, db: db, schema: schema, contents: files, cache: &cache{db}, cacheMounts: &cacheMounts{root, held},
+		elsewhere: &elsewhere{db, held}, events: &events{db},
 		journal: undo, collector: collect,
 	}, nil
 }
