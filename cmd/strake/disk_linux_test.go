@@ -182,7 +182,9 @@ func (w *world) workAndCut(refs []string, n int) []powerCut {
 	var cuts []powerCut
 	for i := range 5 {
 		time.Sleep(time.Duration(50+rand.IntN(500)) * time.Millisecond)
-		cut := powerCut{image: w.path("host", fmt.Sprintf("cut%d.img", i))}
+		// The mount of an earlier cut may live on in another mount namespace, with
+		// its loop device: no file is used twice.
+		cut := powerCut{image: w.path("host", fmt.Sprintf("cut%d.img", n+i))}
 		mu.Lock()
 		for image, is := range there {
 			if is {
@@ -222,7 +224,12 @@ func (w *world) afterPowerCut(cut powerCut, refs []string) {
 	at := filepath.Base(cut.image)
 	at = strings.TrimSuffix(at, ".img")
 	w.mount(at, "-o", "loop", cut.image)
-	defer w.run("umount", w.path(at))
+	defer func() {
+		w.run("umount", w.path(at))
+		if err := os.Remove(cut.image); err != nil {
+			w.Error(err)
+		}
+	}()
 	store := at + "/store"
 	report, err := w.try(store, "store", "check")
 	if err != nil {
