@@ -121,14 +121,19 @@ func (l listing[T]) writeTable(out io.Writer, items []T) error {
 		at := slices.IndexFunc(l.fields, func(f field[T]) bool { return f.name == name })
 		columns[i], headers[i] = l.fields[at], l.fields[at].header
 	}
-	tw := newTable(out)
-	fmt.Fprintln(tw, strings.Join(headers, "\t"))
-	cells := make([]string, len(columns))
+	text := append([]byte(strings.Join(headers, "\t")), '\n')
 	for _, item := range items {
 		for i, c := range columns {
-			cells[i] = c.value(item)
+			if i > 0 {
+				text = append(text, '\t')
+			}
+			text = append(text, c.value(item)...)
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		text = append(text, '\n')
+	}
+	tw := newTable(out)
+	if _, err := tw.Write(text); err != nil {
+		return err
 	}
 	return tw.Flush()
 }

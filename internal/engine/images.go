@@ -130,7 +130,7 @@ func imageTest(ctx context.Context, env *Env, name, value string) (func(*Image) 
 		return func(img *Image) bool { return len(img.Names) == 0 }, nil
 	case "label", "label!":
 		want := name == "label"
-		return func(img *Image) bool { return matchLabel(img.Labels, value) == want }, nil
+		return func(img *Image) bool { return matchLabel(img.Labels(), value) == want }, nil
 	case "before", "since":
 		other, err := find(ctx, env, value, "")
 		if err != nil {

@@ -27,12 +27,23 @@ type Image struct {
 	OS           string
 	Architecture string
 	Variant      string
-	Labels       map[string]string
 	Names        []string  // canonical, as docker.io/library/debian:bookworm; sorted
 	RepoDigests  []string  // canonical, as docker.io/library/debian@sha256:...; sorted
 	Tagged       time.Time // when it last got a name; zero: never
 	Used         time.Time // when it was last made, pulled, pushed or run
 	Pinned       bool      // no prune and no budget removes it
+
+	labels string // a JSON object, or null
+}
+
+// Labels are the labels of the image. They are read when they are asked for: a
+// list of thousands of images shows none.
+func (i *Image) Labels() map[string]string {
+	var labels map[string]string
+	if err := json.Unmarshal([]byte(i.labels), &labels); err != nil {
+		return nil // the zero Image has none; those of a store are valid
+	}
+	return labels
 }
 
 // Platform is what the image runs on.
@@ -88,8 +99,8 @@ func scanImage(text string) (img Image, err error) {
 	if tagged := number(fieldTagged); tagged > 0 {
 		img.Tagged = fromNanos(tagged)
 	}
-	if err == nil && fields[fieldLabels] != "null" {
-		err = json.Unmarshal([]byte(fields[fieldLabels]), &img.Labels)
+	if img.labels = fields[fieldLabels]; err == nil && !json.Valid([]byte(img.labels)) {
+		err = fmt.Errorf("labels of image %s: %w", img.ID, errdefs.ErrDataLoss)
 	}
 	return img, err
 }

@@ -149,7 +149,7 @@ func TestPullNameRemove(t *testing.T) {
 	s := open(t, t.TempDir())
 	f := newFixture(t, "one")
 	img := pull(t, s, f, "docker.io/library/one:latest")
-	if img.Names[0] != "docker.io/library/one:latest" || img.OS != "linux" || img.Labels["text"] != "one" {
+	if img.Names[0] != "docker.io/library/one:latest" || img.OS != "linux" || img.Labels()["text"] != "one" {
 		t.Errorf("image %+v", img)
 	}
 	for _, ref := range []string{"one", "one:latest", "docker.io/library/one", img.ID.String(), img.ID.Encoded(), img.ID.Encoded()[:12], img.ID.Encoded()[:3]} {
@@ -477,7 +477,7 @@ func TestImagesHostilePlatform(t *testing.T) {
 		t.Fatal(list, err)
 	}
 	got := list[0]
-	if got.OS != "linux" || got.Architecture != "amd64" || got.Variant != "v\x001" || got.Labels["a\tb"] != "c\nd" || got.Manifest.Digest != desc.Digest {
+	if got.OS != "linux" || got.Architecture != "amd64" || got.Variant != "v\x001" || got.Labels()["a\tb"] != "c\nd" || got.Manifest.Digest != desc.Digest {
 		t.Errorf("%+v", got)
 	}
 	if want := []string{"docker.io/library/a:1", "docker.io/library/b:1"}; !slices.Equal(got.Names, want) {
