@@ -81,12 +81,13 @@ func imageFilter(ctx context.Context, env *Env, opts ImagesOptions) (func([]Imag
 			kept = newest(list, keepLast)
 		}
 		out := list[:0]
-		for _, img := range list {
+		for i := range list {
+			img := &list[i]
 			if kept[img.ID] || hideDangling && len(img.Names)+len(img.RepoDigests) == 0 ||
-				slices.ContainsFunc(tests, func(test func(*Image) bool) bool { return !test(&img) }) {
+				slices.ContainsFunc(tests, func(test func(*Image) bool) bool { return !test(img) }) {
 				continue
 			}
-			out = append(out, img)
+			out = append(out, *img)
 		}
 		return out
 	}, nil

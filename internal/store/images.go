@@ -127,9 +127,11 @@ func listImages(ctx context.Context, tx *sql.Tx) ([]Image, error) {
 	others := map[string]bool{}
 	err = eachPair(ctx, tx, "SELECT image_id, root FROM variants WHERE chosen = 0 AND image_id <> ''", nil,
 		func(id, _ string) { others[id] = true })
-	list = slices.DeleteFunc(list, func(img Image) bool {
-		return others[img.ID.String()] && len(img.Names) == 0 && len(img.RepoDigests) == 0
-	})
+	if len(others) > 0 {
+		list = slices.DeleteFunc(list, func(img Image) bool {
+			return others[img.ID.String()] && len(img.Names) == 0 && len(img.RepoDigests) == 0
+		})
+	}
 	slices.SortFunc(list, func(a, b Image) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.ID.String(), b.ID.String()))
 	})
