@@ -226,7 +226,11 @@ func (r *repairer) index(ctx context.Context, f Finding) (err error) {
 		return err
 	}
 	defer closing(&err, p.Close)
-	if err := p.readFrom(ctx, content.NewReader(io.NewSectionReader(tar, 0, tar.Size()), id, tar.Size())); err != nil {
+	err = p.readFrom(ctx, content.NewReader(io.NewSectionReader(tar, 0, tar.Size()), id, tar.Size()))
+	if err == nil {
+		err = p.sync()
+	}
+	if err != nil {
 		return fmt.Errorf("layer %s: %w", id, err)
 	}
 	err = r.commit(ctx, func() error { return p.commitIndex(id) }, func(tx *sql.Tx) error { return replaceLayerRow(ctx, tx, id, p) })
@@ -261,6 +265,9 @@ func (r *repairer) replaceLayer(ctx context.Context, desc ocispec.Descriptor, id
 	defer closing(&err, p.Close)
 	if err = p.readFrom(ctx, tar); err == nil && p.w.Digest() != id {
 		err = fmt.Errorf("blob %s holds layer %s, not %s: %w", desc.Digest, p.w.Digest(), id, errdefs.ErrFailedPrecondition)
+	}
+	if err == nil {
+		err = p.sync()
 	}
 	if err != nil {
 		return errors.Join(err, p.discard(ctx))
@@ -433,7 +440,10 @@ func (r *repairer) setAside(ctx context.Context, f Finding, d digest.Digest) err
 	if err := os.MkdirAll(aside, 0o700); err != nil {
 		return err
 	}
-	err := r.forget(ctx, d, func(path string) error { return os.Rename(path, filepath.Join(aside, d.Encoded())) })
+	err := r.forget(ctx, d, func(path string) error {
+		to := filepath.Join(aside, d.Encoded())
+		return errors.Join(os.Rename(path, to), syncParent(to))
+	})
 	if err != nil {
 		return err
 	}
