@@ -83,6 +83,8 @@ type victim struct {
 	kind  victimKind
 	entry int64         // of a victimEntry
 	blob  digest.Digest // of a victimBlob
+	tree  string        // path of a victimTree
+	size  int64         // of a victimTree: bytes on disk
 	key   string        // of a victimRecord
 	image digest.Digest // of a victimImage
 }
@@ -93,14 +95,15 @@ type victimKind int
 const (
 	victimEntry  victimKind = iota // of the journal
 	victimBlob                     // a compressed layer
+	victimTree                     // an extracted chain or a cache mount
 	victimRecord                   // of the cache
 	victimImage
 )
 
 // enforce brings the store down to its budget: first what undo keeps, the oldest
-// first; then, the least recently used first, compressed layers, which can be
-// made again, the build cache, and images that are neither pinned nor in use.
-// No more goes than has to.
+// first; then, each the least recently used first, what can be made again of
+// what stays (compressed layers, extracted chains), the build cache, and images
+// that are neither pinned nor in use. No more goes than has to.
 func (c *collector) enforce(ctx context.Context) (int64, error) {
 	sizes, err := walkSizes(c.files.root, func(string, fs.FileInfo) string { return "" })
 	if err != nil {
@@ -152,6 +155,7 @@ func (g *graph) freedBy(victims []victim, sizes []int64) (freed int64) {
 	gone := map[victim]bool{}
 	for _, v := range victims {
 		gone[v] = true
+		freed += v.size
 	}
 	kept := g.reach(func(r root) bool {
 		switch r.kind {
@@ -203,8 +207,17 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 		return nil, err
 	}
 	for _, r := range records {
-		if r.Kind == KindStep && !r.InUse {
+		if r.Kind == KindUnpacked && !r.InUse {
+			list = append(list, victim{kind: victimTree, tree: c.treePath(r), size: r.Size})
+		}
+	}
+	for _, r := range records {
+		switch {
+		case r.InUse:
+		case r.Kind == KindStep:
 			list = append(list, victim{kind: victimRecord, key: r.ID})
+		case r.Kind == KindMount:
+			list = append(list, victim{kind: victimTree, tree: c.treePath(r), size: r.Size})
 		}
 	}
 	images, err := listImages(ctx, tx)
@@ -235,6 +248,9 @@ func (c *collector) take(ctx context.Context, tx *sql.Tx, victims []victim, p *p
 			// The row of compressed stays: it says what the blob held.
 			_, err = tx.ExecContext(ctx, "DELETE FROM blobs WHERE digest = $1", v.blob.String())
 			p.evicted[v.blob] = true
+		case victimTree:
+			p.strays = append(p.strays, stray{path: v.tree, size: v.size, tree: true})
+			p.freed += v.size
 		case victimRecord:
 			for _, q := range []string{"DELETE FROM cache WHERE key = $1", "DELETE FROM cache_layers WHERE key = $1"} {
 				if err == nil {

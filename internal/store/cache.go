@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -16,10 +17,15 @@ import (
 // costs a step that runs again, so nothing here waits for the disk.
 type cache struct{ db *sqldb.DB }
 
+// useGrain is how far what is noted of a record's last use may lag behind: a
+// build that finds all it needs writes nothing for so long.
+const useGrain = time.Hour
+
 // LoadCache returns what was saved under key, or fails with
-// errdefs.ErrNotFound. The record keeps its layers from GC.
+// errdefs.ErrNotFound, and notes that it was used. The record keeps its layers
+// from GC.
 func (c *cache) LoadCache(ctx context.Context, key string) ([]byte, error) {
-	return c.value(ctx, "SELECT value FROM cache WHERE key = $1", key)
+	return c.use(ctx, "SELECT value, used FROM cache WHERE key = $1", "UPDATE cache SET used = $2 WHERE key = $1", key)
 }
 
 // SaveCache saves value under key. The record keeps the layers from GC; slot
@@ -51,25 +57,43 @@ func (c *cache) SaveCache(ctx context.Context, key, slot string, layers []digest
 // LastCache returns the newest record of a slot, or fails with
 // errdefs.ErrNotFound.
 func (c *cache) LastCache(ctx context.Context, slot string) ([]byte, error) {
-	return c.value(ctx, "SELECT value FROM cache WHERE slot = $1 ORDER BY created DESC LIMIT 1", slot)
+	value, _, err := c.value(ctx, "SELECT value, used FROM cache WHERE slot = $1 ORDER BY created DESC LIMIT 1", slot)
+	return value, err
 }
 
 // LoadContextIndex returns the stat cache of a build context directory, or
-// fails with errdefs.ErrNotFound.
+// fails with errdefs.ErrNotFound, and notes that it was used.
 func (c *cache) LoadContextIndex(ctx context.Context, dir string) ([]byte, error) {
-	return c.value(ctx, "SELECT value FROM contexts WHERE dir = $1", dir)
+	return c.use(ctx, "SELECT value, used FROM contexts WHERE dir = $1", "UPDATE contexts SET used = $2 WHERE dir = $1", dir)
 }
 
-func (c *cache) value(ctx context.Context, query, arg string) ([]byte, error) {
-	var value []byte
-	err := c.db.Get(ctx, query, []any{arg}, &value)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = errdefs.ErrNotFound
+// use is value, and notes the use where that has not been done lately.
+func (c *cache) use(ctx context.Context, query, note, arg string) ([]byte, error) {
+	value, used, err := c.value(ctx, query, arg)
+	if err != nil || time.Since(used) < useGrain {
+		return value, err
 	}
+	err = c.db.Note(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, note, arg, now())
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cache of %q: %w", arg, err)
 	}
 	return value, nil
+}
+
+// value reads a record and when it was last used.
+func (c *cache) value(ctx context.Context, query, arg string) (value []byte, used time.Time, err error) {
+	var at int64
+	err = c.db.Get(ctx, query, []any{arg}, &value, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = errdefs.ErrNotFound
+	}
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("cache of %q: %w", arg, err)
+	}
+	return value, time.Unix(0, at), nil
 }
 
 // SaveContextIndex saves the stat cache of a build context directory.

@@ -199,10 +199,7 @@ func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, opts P
 		case record.InUse:
 			continue
 		case record.Kind == KindUnpacked, record.Kind == KindMount:
-			s := stray{path: filepath.Join(c.unpackedDir(), filepath.Base(record.ID)), size: record.Size, tree: true}
-			if record.Kind == KindMount {
-				s.path = c.cacheMountPath(record.ID)
-			}
+			s := stray{path: c.treePath(record), size: record.Size, tree: true}
 			p.strays, p.freed = append(p.strays, s), p.freed+s.size
 		case record.Kind == KindContext:
 			dirs = append(dirs, record.ID)
@@ -305,6 +302,15 @@ func (c *debris) unpackedChains() ([]CacheRecord, error) {
 		})
 	}
 	return list, nil
+}
+
+// treePath is where the directory of a record is, an extracted chain or a cache
+// mount.
+func (c *debris) treePath(r CacheRecord) string {
+	if r.Kind == KindMount {
+		return c.cacheMountPath(r.ID)
+	}
+	return filepath.Join(c.unpackedDir(), filepath.Base(r.ID))
 }
 
 // Pin keeps images from every prune and from the budget, or no longer does.

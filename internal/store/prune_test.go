@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	osexec "os/exec"
 	"path/filepath"
 	"slices"
@@ -307,8 +308,8 @@ func TestRemoveNowShared(t *testing.T) {
 	}
 }
 
-// The budget takes what undo keeps first, then compressed layers, the build
-// cache, and images, each the least recently used first, and no more than it
+// The budget takes what undo keeps first, then compressed layers, extracted
+// chains, the build cache, and images, each the least recently used first, and no more than it
 // has to; never what is pinned or leased.
 func TestBudget(t *testing.T) {
 	s := openWith(t, Options{Root: t.TempDir(), UndoWindow: time.Hour})
@@ -326,6 +327,10 @@ func TestBudget(t *testing.T) {
 	if err := s.Pin(t.Context(), "pinned:1", true); err != nil {
 		t.Fatal(err)
 	}
+	tree := filepath.Join(s.unpackedDir(), digest.FromString("chain").Encoded())
+	if err := errors.Join(os.MkdirAll(tree, 0o700), os.WriteFile(filepath.Join(tree, "f"), make([]byte, size), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := s.Remove(t.Context(), RemoveOptions{Ref: "undo:1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -341,6 +346,9 @@ func TestBudget(t *testing.T) {
 		if _, err := s.blobs.Stat(t.Context(), f.layer.Digest); err == nil {
 			has = append(has, "compressed")
 		}
+		if _, err := os.Stat(tree); err == nil {
+			has = append(has, "tree")
+		}
 		if _, err := s.LoadCache(t.Context(), "step:1"); err == nil {
 			has = append(has, "cache")
 		}
@@ -352,7 +360,8 @@ func TestBudget(t *testing.T) {
 		return strings.Join(has, " ")
 	}
 	for _, want := range []string{
-		"undo compressed cache old pinned new pulled", "compressed cache old pinned new pulled", "cache old pinned new pulled",
+		"undo compressed tree cache old pinned new pulled", "compressed tree cache old pinned new pulled", "tree cache old pinned new pulled",
+		"cache old pinned new pulled",
 		"old pinned new pulled", "pinned new pulled", "pinned pulled", "pinned",
 	} {
 		if got := state(); got != want {

@@ -449,6 +449,22 @@ func TestCache(t *testing.T) {
 	if v, err := s.LastCache(t.Context(), "slot"); err != nil || !bytes.Equal(v, []byte{2}) {
 		t.Errorf("last value %v, %v", v, err)
 	}
+	// What was used last goes last, whenever it was made.
+	exec(t, s, "UPDATE cache SET used = used - $1", int64(2*useGrain))
+	if _, err := s.LoadCache(t.Context(), "k0"); err != nil {
+		t.Fatal(err)
+	}
+	var least string
+	_, err := s.Prune(t.Context(), PruneOptions{DryRun: true, Cache: func(list []CacheRecord) []CacheRecord {
+		if len(list) != 3 || list[2].ID != "k0" || !list[2].Used.After(list[2].Created) {
+			t.Errorf("records %+v", list)
+		}
+		least = list[0].ID
+		return nil
+	}})
+	if err != nil || least == "k0" {
+		t.Errorf("least recently used: %s, %v", least, err)
+	}
 }
 
 // TestImagesHostilePlatform lists an image whose config's platform has what
