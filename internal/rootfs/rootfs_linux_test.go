@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -152,6 +153,18 @@ func TestUnpackedLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tree.Close() }()
+	var before, after unix.Stat_t
+	if err := unix.Fstat(int(tree.Fd()), &before); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond) // more than a tick of the kernel's clock
+	again, err := rootfs.NewUnpacked(dir, ns).Mount(t.Context(), rootfs.MountOptions{Layers: []layer.Files{l}, Target: t.TempDir()})
+	if err == nil {
+		err = errors.Join(again.Close(), unix.Fstat(int(tree.Fd()), &after))
+	}
+	if err != nil || after.Ctim.Nano() <= before.Ctim.Nano() || after.Mtim != before.Mtim {
+		t.Errorf("a chain that is used again: changed at %d, then at %d: %v", before.Ctim.Nano(), after.Ctim.Nano(), err)
+	}
 	lock := func() error { return unix.Flock(int(tree.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 	if err := lock(); !errors.Is(err, unix.EWOULDBLOCK) {
 		t.Errorf("a mounted chain can be locked: %v", err)

@@ -113,9 +113,18 @@ func (u *Unpacked) use(ctx context.Context, chain []layer.Files, layers []*layer
 			return "", nil, err
 		}
 		lock, err := lockDir(ctx, tree, unix.LOCK_SH)
-		if err != nil || lock != nil {
-			return tree, lock, err
+		if err != nil {
+			return "", nil, err
 		}
+		if lock == nil {
+			continue
+		}
+		// The change time of the directory says when it was last used: what is
+		// given up to save space is what was not used for longest.
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, tree, []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_OMIT}}, 0); err != nil {
+			return "", nil, errors.Join(fmt.Errorf("note use of %q: %w", tree, err), lock.Close())
+		}
+		return tree, lock, nil
 	}
 }
 
