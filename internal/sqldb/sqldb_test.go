@@ -357,3 +357,47 @@ func TestAltered(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A rehearsal waits for no writer, changes nothing, and sees what is committed.
+func TestRehearse(t *testing.T) {
+	ctx := t.Context()
+	db, err := Open(ctx, Options{Path: filepath.Join(t.TempDir(), "db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Migrate(ctx, schema); err != nil {
+		t.Fatal(err)
+	}
+	count := func(tx *sql.Tx) (n int) {
+		t.Helper()
+		if err := tx.QueryRowContext(ctx, "SELECT n FROM counter").Scan(&n); err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	err = db.Update(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, "UPDATE counter SET n = 1"); err != nil {
+			return err
+		}
+		return db.Rehearse(ctx, func(tx *sql.Tx) error {
+			if n := count(tx); n != 0 {
+				t.Errorf("a rehearsal beside a writer sees %d", n)
+			}
+			_, err := tx.ExecContext(ctx, "UPDATE counter SET n = 7")
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.View(ctx, func(tx *sql.Tx) error {
+		if n := count(tx); n != 1 {
+			t.Errorf("after a rehearsal: %d", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

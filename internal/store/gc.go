@@ -61,7 +61,7 @@ func (p *plan) unneeded(g *graph, d disk) { p.compare(g, g, make(marks, len(g.di
 
 // free carries a plan out, which decide makes in one transaction. While it
 // does, no file gets its name: the files that the plan saw are those that go. A
-// dry run makes the plan and takes everything back.
+// dry run makes the plan on a copy of the rows.
 func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*plan, error)) (p *plan, err error) {
 	if err := c.files.reap(ctx); err != nil {
 		return nil, err
@@ -71,18 +71,19 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 		return nil, err
 	}
 	defer closing(&err, gate.Close)
+	if dry {
+		err = c.files.db.Rehearse(ctx, func(tx *sql.Tx) error {
+			p, err = decide(tx)
+			return err
+		})
+		return p, err
+	}
 	err = c.files.db.Update(ctx, func(tx *sql.Tx) error {
 		if p, err = decide(tx); err != nil {
 			return err
 		}
-		if dry {
-			return errDryRun
-		}
 		return dropDead(ctx, tx, p.dead)
 	})
-	if dry && errors.Is(err, errDryRun) {
-		return p, nil
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -55,12 +55,9 @@ type CacheRecord struct {
 	Step    string
 }
 
-// errDryRun ends a transaction that is not to change anything.
-var errDryRun = errors.New("dry run")
-
 // Prune removes images and cache records, and all that nothing needs then, in
-// one transaction. A dry run is the same transaction, rolled back, and so tells
-// exactly what Prune would do at that moment.
+// one transaction. A dry run is the same transaction on a copy of the rows, and
+// so tells exactly what Prune would do at that moment.
 func (c *collector) Prune(ctx context.Context, opts PruneOptions) (PruneResult, error) {
 	var res PruneResult
 	p, err := c.free(ctx, opts.DryRun, func(tx *sql.Tx) (*plan, error) {

@@ -24,7 +24,7 @@ func freeing(t *testing.T, s *Store, ref string) (scoped, whole []digest.Digest)
 		slices.Sort(p.dead)
 		return p.dead
 	}
-	err := s.db.Update(t.Context(), func(tx *sql.Tx) error {
+	err := s.db.Rehearse(t.Context(), func(tx *sql.Tx) error {
 		f, err := find(t.Context(), tx, ref)
 		if err != nil {
 			return err
@@ -46,9 +46,9 @@ func freeing(t *testing.T, s *Store, ref string) (scoped, whole []digest.Digest)
 			_, within := part.nodes[d.String()]
 			return !within
 		})
-		return errDryRun
+		return nil
 	})
-	if !errors.Is(err, errDryRun) {
+	if err != nil {
 		t.Fatal(err)
 	}
 	return scoped, whole
