@@ -4,8 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"io/fs"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strconv"
@@ -105,11 +106,14 @@ const (
 // what stays (compressed layers, extracted chains), the build cache, and images
 // that are neither pinned nor in use. No more goes than has to.
 func (c *collector) enforce(ctx context.Context) (int64, error) {
-	sizes, err := walkSizes(c.files.root, func(string, fs.FileInfo) string { return "" })
+	if far, err := c.farBelow(ctx); err != nil || far {
+		return 0, err
+	}
+	size, err := treeSize(c.files.root)
 	if err != nil {
 		return 0, err
 	}
-	excess := sizes[""] - c.maxSize
+	excess := size - c.maxSize
 	if excess <= 0 {
 		return 0, nil
 	}
@@ -119,6 +123,36 @@ func (c *collector) enforce(ctx context.Context) (int64, error) {
 	}
 	return p.freed, nil
 }
+
+// farBelow reports whether the store takes less than nine tenths of its budget,
+// by its rows: to measure each of its files takes much longer.
+func (c *collector) farBelow(ctx context.Context) (bool, error) {
+	entries, err := os.ReadDir(c.files.root)
+	if err != nil {
+		return false, fmt.Errorf("measure store: %w", err)
+	}
+	var total int64
+	for _, e := range entries {
+		if e.Name() == "blobs" || e.Name() == "indexes" {
+			continue // what the rows tell of
+		}
+		size, err := treeSize(filepath.Join(c.files.root, e.Name()))
+		if err != nil {
+			return false, err
+		}
+		total += size
+	}
+	var blobs, indexes int64
+	err = c.files.db.Get(ctx, `SELECT (SELECT COALESCE(SUM(size + $1), 0) FROM blobs),
+		(SELECT COALESCE(SUM(index_size + side_size + $1), 0) FROM layers)`, []any{block}, &blobs, &indexes)
+	if err != nil {
+		return false, fmt.Errorf("measure store: %w", err)
+	}
+	return total+blobs+indexes < c.maxSize-c.maxSize/10, nil
+}
+
+// block is how many bytes a file may take on disk beyond those that it has.
+const block = 4096
 
 // evict drops the rows of as many victims as it takes to free excess bytes.
 func (c *collector) evict(ctx context.Context, tx *sql.Tx, excess int64) (*plan, error) {

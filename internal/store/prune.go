@@ -293,9 +293,13 @@ func (c *debris) unpackedChains() ([]CacheRecord, error) {
 		if err != nil {
 			continue // gone since
 		}
+		size, err := treeSize(path)
+		if err != nil {
+			return nil, err
+		}
 		made := changed(path)
 		list = append(list, CacheRecord{
-			ID: "unpacked/" + e.Name(), Kind: KindUnpacked, Size: treeSize(path), Created: made, Used: made, InUse: !free,
+			ID: "unpacked/" + e.Name(), Kind: KindUnpacked, Size: size, Created: made, Used: made, InUse: !free,
 		})
 	}
 	return list, nil

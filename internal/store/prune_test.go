@@ -372,6 +372,12 @@ func TestBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for budget, want := range map[int64]bool{2 * sizes[""]: true, sizes[""] - 1: false} {
+			s.maxSize = budget
+			if far, err := s.farBelow(t.Context()); err != nil || far != want {
+				t.Errorf("%d bytes are far below %d: %t, %v", sizes[""], budget, far, err)
+			}
+		}
 		s.maxSize = sizes[""] - 1
 		if want == "pinned new pulled" { // somebody works on the one that was used least recently
 			other := open(t, s.Root())

@@ -161,9 +161,14 @@ func (c *debris) deadTrees() ([]stray, error) {
 		if isChain(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), goneSuffix) {
 			continue
 		}
-		if free, err := unlocked(path); err == nil && free {
-			list = append(list, stray{path: path, size: treeSize(path)})
+		if free, err := unlocked(path); err != nil || !free {
+			continue // gone since, or somebody extracts it
 		}
+		size, err := treeSize(path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, stray{path: path, size: size})
 	}
 	return list, nil
 }
@@ -174,9 +179,9 @@ func isChain(name string) bool {
 }
 
 // treeSize is how many bytes a directory takes on disk, with all that is in it.
-func treeSize(dir string) int64 {
-	total, _ := walkSizes(dir, func(string, fs.FileInfo) string { return "" })
-	return total[""]
+func treeSize(dir string) (int64, error) {
+	sizes, err := walkSizes(dir, func(string, fs.FileInfo) string { return "" })
+	return sizes[""], err
 }
 
 // walkSizes adds up the bytes on disk of all files under dir, dir included, by
