@@ -24,13 +24,13 @@ type census struct {
 	blobs      map[digest.Digest]int64 // row: size
 	layers     map[digest.Digest]layerRow
 	compressed map[digest.Digest]compressedRow
-	refs       map[digest.Digest][]digest.Digest // parent: children; an index: what it keeps
 	variants   []variantRow
 	images     map[digest.Digest]ocispec.Descriptor
 	roots      []rootRow // names and repo digests
-	cache      map[string][]digest.Digest
-	journal    map[int64][]digest.Digest         // what entries keep for undo
-	leased     map[string]map[digest.Digest]bool // lease: digests
+
+	refs    *graph // and the manifests that indexes keep
+	parents [][]node
+	needed  marks // what an image, a repo digest, a cache record or a living process needs
 
 	blobFiles  map[digest.Digest]int64
 	indexFiles map[string]int64 // by name: size
@@ -69,8 +69,7 @@ func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
 	defer closing(&err, gate.Close)
 	c = &census{
 		blobs: map[digest.Digest]int64{}, layers: map[digest.Digest]layerRow{}, compressed: map[digest.Digest]compressedRow{},
-		refs: map[digest.Digest][]digest.Digest{}, images: map[digest.Digest]ocispec.Descriptor{}, cache: map[string][]digest.Digest{}, journal: map[int64][]digest.Digest{},
-		leased: map[string]map[digest.Digest]bool{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
+		images: map[digest.Digest]ocispec.Descriptor{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
 	}
 	// Leases before rows: one that is given up in between leaves no rows behind.
 	if err := s.leaseFiles(c.alive); err != nil {
@@ -120,8 +119,7 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 		text string
 		scan func(scan func(...any) error) error
 	}
-	var d, child digest.Digest
-	var text string
+	var d digest.Digest
 	for _, q := range []query{
 		{"SELECT digest, size FROM blobs", func(scan func(...any) error) error {
 			var size int64
@@ -141,16 +139,10 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 			c.compressed[d] = z
 			return err
 		}},
-		{"SELECT parent, child FROM refs", func(scan func(...any) error) error {
-			err := scan(&d, &child)
-			c.refs[d] = append(c.refs[d], child)
-			return err
-		}},
 		{"SELECT root, manifest, manifest_type, manifest_size, image_id FROM variants", func(scan func(...any) error) error {
 			var v variantRow
 			err := scan(&v.root, &v.manifest.Digest, &v.manifest.MediaType, &v.manifest.Size, &v.image)
 			c.variants = append(c.variants, v)
-			c.refs[v.root] = append(c.refs[v.root], v.manifest.Digest)
 			return err
 		}},
 		{"SELECT id, manifest, manifest_type, manifest_size FROM images", func(scan func(...any) error) error {
@@ -166,32 +158,56 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 			c.roots = append(c.roots, r)
 			return err
 		}},
-		{"SELECT key, diff_id FROM cache_layers", func(scan func(...any) error) error {
-			err := scan(&text, &d)
-			c.cache[text] = append(c.cache[text], d)
-			return err
-		}},
-		{"SELECT entry, digest FROM journal_holds", func(scan func(...any) error) error {
-			var entry int64
-			err := scan(&entry, &d)
-			c.journal[entry] = append(c.journal[entry], d)
-			return err
-		}},
-		{"SELECT lease, digest FROM leases", func(scan func(...any) error) error {
-			err := scan(&text, &d)
-			if c.leased[text] == nil {
-				c.leased[text] = map[digest.Digest]bool{}
-			}
-			c.leased[text][d] = true
-			return err
-		}},
 	} {
 		err := eachRow(ctx, tx, q.text, func(scan func(...any) error) error { return q.scan(checkDigests(scan)) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.text, err)
 		}
 	}
+	g, err := readGraph(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for _, d := range g.digests {
+		if d.Validate() != nil {
+			return fmt.Errorf("%q is no digest: %w", d, errdefs.ErrDataLoss)
+		}
+	}
+	c.follow(g)
 	return nil
+}
+
+// follow sets all that follows from which digest needs which.
+func (c *census) follow(g *graph) {
+	for _, v := range c.variants {
+		root := g.node(v.root.String())
+		g.children[root] = append(g.children[root], g.node(v.manifest.Digest.String()))
+	}
+	from := []digest.Digest{}
+	for _, r := range c.roots {
+		from = append(from, r.root.Digest, r.image)
+	}
+	for id, m := range c.images {
+		from = append(from, id, m.Digest)
+	}
+	start := []node{}
+	for _, d := range from {
+		start = append(start, g.node(d.String()))
+	}
+	for _, r := range g.roots {
+		if r.kind == rootCache || r.kind == rootLease && c.alive[r.owner] {
+			start = append(start, r.node)
+		}
+	}
+	c.refs, c.needed, c.parents = g, make(marks, len(g.digests)), make([][]node, len(g.digests))
+	for _, n := range start {
+		g.mark(c.needed, n)
+	}
+	for parent, children := range g.children {
+		for _, child := range children {
+			c.parents[child] = append(c.parents[child], node(parent))
+		}
+	}
 }
 
 // checkDigests makes scan fail at a digest that is none: in a damaged database
@@ -234,12 +250,8 @@ func (s *leases) leaseFiles(alive map[string]bool) error {
 
 // inUse reports whether a living process holds a lease on the digest.
 func (c *census) inUse(d digest.Digest) bool {
-	for lease, digests := range c.leased {
-		if c.alive[lease] && digests[d] {
-			return true
-		}
-	}
-	return false
+	n, ok := c.refs.nodes[d.String()]
+	return ok && slices.ContainsFunc(c.refs.roots, func(r root) bool { return r.node == n && r.kind == rootLease && c.alive[r.owner] })
 }
 
 // holdsLayer reports whether the layer that a manifest names as d is here, by
@@ -277,15 +289,27 @@ func (c *census) diffID(d digest.Digest) digest.Digest {
 // ancestors are the digests from which refs lead to d, and d.
 func (c *census) ancestors(d digest.Digest) map[digest.Digest]bool {
 	up := map[digest.Digest]bool{d: true}
-	for grown := true; grown; {
-		grown = false
-		for parent, children := range c.refs {
-			if !up[parent] && slices.ContainsFunc(children, func(child digest.Digest) bool { return up[child] }) {
-				up[parent], grown = true, true
+	n, ok := c.refs.nodes[d.String()]
+	if !ok {
+		return up
+	}
+	for rest := []node{n}; len(rest) > 0; {
+		n, rest = rest[len(rest)-1], rest[:len(rest)-1]
+		for _, parent := range c.parents[n] {
+			if p := c.refs.digests[parent]; !up[p] {
+				up[p] = true
+				rest = append(rest, parent)
 			}
 		}
 	}
 	return up
+}
+
+// leadsTo reports whether refs lead from parent to child in one step.
+func (c *census) leadsTo(parent, child digest.Digest) bool {
+	p, ok := c.refs.nodes[parent.String()]
+	n, also := c.refs.nodes[child.String()]
+	return ok && also && slices.Contains(c.refs.children[p], n)
 }
 
 // users names the images that need d: by their names, or IDs of the nameless.
@@ -314,37 +338,27 @@ func (c *census) users(d digest.Digest) (images, repositories []string) {
 // live reports whether an image, a repo digest, a cache record or a living
 // process needs d.
 func (c *census) live(d digest.Digest) bool {
-	up := c.ancestors(d)
-	for a := range up {
-		if c.inUse(a) {
-			return true
-		}
-	}
-	for _, layers := range c.cache {
-		if slices.ContainsFunc(layers, func(l digest.Digest) bool { return up[l] }) {
-			return true
-		}
-	}
-	images, repositories := c.users(d)
-	return len(images) > 0 || len(repositories) > 0
+	n, ok := c.refs.nodes[d.String()]
+	return ok && c.needed[n]
 }
 
-// entries are the journal entries that keep d.
-func (c *census) entries(d digest.Digest) []int64 {
-	var list []int64
+// undoable reports whether a journal entry keeps d.
+func (c *census) undoable(d digest.Digest) bool {
 	up := c.ancestors(d)
-	for entry, kept := range c.journal {
-		if slices.ContainsFunc(kept, func(k digest.Digest) bool { return up[k] }) {
-			list = append(list, entry)
-		}
-	}
-	return list
+	return slices.ContainsFunc(c.refs.roots, func(r root) bool { return r.kind == rootJournal && up[c.refs.digests[r.node]] })
 }
 
 // whole reports whether d, and all that refs lead to from it, is here.
 func (c *census) whole(d digest.Digest) bool {
-	if _, ok := c.blobs[d]; !ok {
-		return c.holdsLayer(d)
+	m := make(marks, len(c.refs.digests))
+	c.refs.mark(m, c.refs.nodes[d.String()])
+	for n, reached := range m {
+		if !reached {
+			continue
+		}
+		if _, ok := c.blobs[c.refs.digests[n]]; !ok && !c.holdsLayer(c.refs.digests[n]) {
+			return false
+		}
 	}
-	return !slices.ContainsFunc(c.refs[d], func(child digest.Digest) bool { return !c.whole(child) })
+	return true
 }

@@ -275,10 +275,13 @@ func (l *lookout) rows() {
 			return err
 		}
 	}
-	for parent := range c.refs {
+	for n, parent := range c.refs.digests {
+		if len(c.refs.children[n]) == 0 {
+			continue
+		}
 		_, held := c.blobs[parent]
 		_, known := c.compressed[parent]
-		if !held && !known && !c.live(parent) && len(c.entries(parent)) == 0 {
+		if !held && !known && !c.live(parent) && !c.undoable(parent) {
 			fix := func(ctx context.Context, tx *sql.Tx) error {
 				err := remove("DELETE FROM refs WHERE parent = $1", parent.String())(ctx, tx)
 				return errors.Join(err, remove("DELETE FROM variants WHERE root = $1", parent.String())(ctx, tx))
@@ -287,7 +290,7 @@ func (l *lookout) rows() {
 		}
 	}
 	for d, z := range c.compressed {
-		if !slices.Contains(c.refs[d], z.diffID) {
+		if !c.leadsTo(d, z.diffID) {
 			fix := func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, d, z.diffID) }
 			l.tell(Finding{Kind: KindRows, What: "refs of " + d.String(), Detail: "its layer is not among them", fix: fix})
 		}
@@ -307,41 +310,44 @@ func (l *lookout) rows() {
 		})
 	}
 	l.variants()
-	for key, layers := range c.cache {
-		for _, d := range layers {
-			if _, ok := c.layers[d]; ok {
-				continue
+	for _, r := range c.refs.roots {
+		l.root(r)
+	}
+}
+
+// root looks at a row of what is no image and needs a digest.
+func (l *lookout) root(r root) {
+	c, d := l.census, l.census.refs.digests[r.node]
+	_, isLayer := c.layers[d]
+	_, owned := c.alive[r.owner]
+	remove := func(queries ...string) rowFix {
+		return func(ctx context.Context, tx *sql.Tx) error {
+			for _, q := range queries {
+				if _, err := tx.ExecContext(ctx, q, r.owner); err != nil {
+					return err
+				}
 			}
-			l.tell(Finding{
-				Kind: KindRows, What: "cache record " + key, Detail: "needs layer " + d.String() + ", which is not there",
-				fix: func(ctx context.Context, tx *sql.Tx) error {
-					for _, table := range []string{"cache", "cache_layers"} {
-						if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE key = $1", key); err != nil { //nolint:gosec // constants
-							return err
-						}
-					}
-					return nil
-				},
-			})
+			return nil
 		}
 	}
-	for entry, kept := range c.journal {
-		for _, d := range kept {
-			if !c.whole(d) {
-				l.tell(Finding{
-					Kind: KindRows, What: fmt.Sprintf("entry %d of undo", entry), Detail: "needs " + d.String() + ", which is not whole",
-					fix: func(ctx context.Context, tx *sql.Tx) error { return forget(ctx, tx, "entry = $1", entry) },
-				})
-			}
-		}
-	}
-	for lease := range c.leased {
-		if _, ok := c.alive[lease]; !ok {
-			l.tell(Finding{
-				Kind: KindLeftover, What: "rows of lease " + lease, Detail: "the lease is gone",
-				fix: remove("DELETE FROM leases WHERE lease = $1", lease),
-			})
-		}
+	switch {
+	case r.kind == rootCache && !isLayer:
+		l.tell(Finding{
+			Kind: KindRows, What: "cache record " + r.owner, Detail: "needs layer " + d.String() + ", which is not there",
+			fix: remove("DELETE FROM cache WHERE key = $1", "DELETE FROM cache_layers WHERE key = $1"),
+		})
+	case r.kind == rootJournal && !c.whole(d):
+		l.tell(Finding{
+			Kind: KindRows, What: "entry " + r.owner + " of undo", Detail: "needs " + d.String() + ", which is not whole",
+			fix: func(ctx context.Context, tx *sql.Tx) error {
+				return forget(ctx, tx, "CAST(entry AS TEXT) = $1", r.owner)
+			},
+		})
+	case r.kind == rootLease && !owned:
+		l.tell(Finding{
+			Kind: KindLeftover, What: "rows of lease " + r.owner, Detail: "the lease is gone",
+			fix: remove("DELETE FROM leases WHERE lease = $1"),
+		})
 	}
 }
 
@@ -443,7 +449,7 @@ func (l *lookout) graph(ctx context.Context, desc ocispec.Descriptor) error {
 		}
 	}
 	for _, d := range want {
-		if !slices.Contains(c.refs[desc.Digest], d) {
+		if !c.leadsTo(desc.Digest, d) {
 			l.tell(Finding{
 				Kind: KindRows, What: "refs of " + desc.Digest.String(), Detail: d.String() + " is not among them",
 				fix: func(ctx context.Context, tx *sql.Tx) error { return recordRefs(ctx, tx, desc.Digest, want...) },

@@ -143,7 +143,7 @@ func (r *repairer) image(ctx context.Context, f Finding) error {
 func (r *repairer) layer(ctx context.Context, f Finding) error {
 	id := r.census.diffID(f.desc.Digest)
 	live := r.census.live(f.desc.Digest) || r.census.live(id)
-	if !live && len(r.census.entries(id)) == 0 {
+	if !live && !r.census.undoable(id) {
 		return r.drop(ctx, f, id)
 	}
 	forms := r.census.forms(id)
