@@ -94,6 +94,7 @@ func TestKill(t *testing.T) {
 					t.Fatalf("rebuild is not cached: %v\n%s", err, out)
 				}
 				w.clean("build")
+				w.strake("build", "image", "prune", "-f", "--now") // each build takes the name from an image
 			}
 		}
 	})
