@@ -129,7 +129,7 @@ func (d *Dir) walkAlgorithm(ctx context.Context, alg string, fn func(Info) error
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	for {
 		names, err := dir.Readdirnames(1024)
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ENOTDIR) {
 			return nil
 		}
 		if err != nil {

@@ -242,9 +242,13 @@ func (c *debris) cacheMounts() ([]CacheRecord, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
+		size, err := treeSize(path)
+		if err != nil {
+			return nil, err
+		}
 		list = append(list, CacheRecord{
 			ID:   mountRecord + filepath.Base(filepath.Dir(path)) + "/" + filepath.Base(path),
-			Kind: KindMount, Size: treeSize(path), Created: changed(filepath.Join(path, copyLabel)), Used: changed(path),
+			Kind: KindMount, Size: size, Created: changed(filepath.Join(path, copyLabel)), Used: changed(path),
 			InUse: !free, Step: string(label),
 		})
 	}
@@ -281,7 +285,11 @@ func (c *debris) deadMounts() ([]stray, error) {
 	}
 	var list []stray
 	for _, path := range paths {
-		list = append(list, stray{path: path, size: treeSize(path)})
+		size, err := treeSize(path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, stray{path: path, size: size})
 	}
 	return list, nil
 }

@@ -142,8 +142,12 @@ func TestCacheMountPrune(t *testing.T) {
 	if len(usage.Records) != 1 || usage.Records[0].Kind != KindMount || usage.Records[0].Step != "label of key" || !usage.Records[0].InUse {
 		t.Errorf("records: %+v", usage.Records)
 	}
-	if sum := usage.Images + usage.Containers + usage.Cache + usage.Undo + usage.Other; sum != treeSize(m.Root()) || usage.Cache < usage.Records[0].Size {
-		t.Errorf("usage %+v, du says %d", usage, treeSize(m.Root()))
+	du, err := treeSize(m.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := usage.Images + usage.Containers + usage.Cache + usage.Undo + usage.Other; sum != du || usage.Cache < usage.Records[0].Size {
+		t.Errorf("usage %+v, du says %d", usage, du)
 	}
 	if res := prune(); len(res.Cache) != 0 {
 		t.Errorf("pruned while in use: %v", res.Cache)

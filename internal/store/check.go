@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -42,6 +43,8 @@ type Finding struct {
 
 	desc ocispec.Descriptor // the blob or layer; what is not known of it is zero
 	fix  rowFix             // of rows
+
+	foreign bool // a leftover that is not the store's: it stays
 }
 
 // rowFix puts rows in order.
@@ -226,6 +229,9 @@ func (l *lookout) files() {
 		}
 	}
 	for name := range c.indexFiles {
+		if !isHash(strings.TrimSuffix(name, ".data")) {
+			continue
+		}
 		d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(name, ".data"))
 		if _, ok := c.layers[d]; !ok && !c.inUse(d) {
 			l.leftover(filepath.Join("indexes", name), "no row names it")
@@ -484,33 +490,82 @@ func (l *lookout) leftovers(ctx context.Context) error {
 			l.leftover(filepath.Join("leases", lease), "its owner is dead")
 		}
 	}
-	for _, dir := range []string{".", "work", "damaged"} {
-		entries, err := os.ReadDir(filepath.Join(root, dir))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, dir := range []string{"work", "damaged"} {
+		names, err := namesIn(filepath.Join(root, dir))
+		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			path := filepath.Join(dir, e.Name())
+		for _, name := range names {
+			path := filepath.Join(dir, name)
 			switch {
-			case dir == "." && !known(e.Name()):
-				l.leftover(path, "is no file of a store")
-			case dir == "work" && !c.alive[e.Name()]:
+			case dir == "work" && !c.alive[name]:
 				l.leftover(path, "its owner is dead")
-			case dir == "damaged" && !c.live(digest.NewDigestFromEncoded(digest.SHA256, e.Name())):
+			case dir == "damaged" && !c.live(digest.NewDigestFromEncoded(digest.SHA256, name)):
 				l.leftover(path, "was set aside, and nothing needs it any more")
 			}
 		}
 	}
-	ingests, err := l.store.blobs.Ingests(ctx)
+	parts, err := l.store.deadParts(ctx)
 	if err != nil {
 		return err
 	}
-	for _, in := range ingests {
-		if !in.Held && made(in.Ref) {
-			l.leftover("ingest "+in.Ref, "its writer is dead, and no other can go on with it")
+	for _, part := range parts {
+		l.leftover("ingest "+part.ref, "its writer is dead, and no other goes on with it")
+	}
+	trees, err := l.store.deadTrees()
+	if err != nil {
+		return err
+	}
+	mounts, err := l.store.deadMounts()
+	if err != nil {
+		return err
+	}
+	for _, tree := range append(trees, mounts...) {
+		l.leftover(strings.TrimPrefix(tree.path, root+string(filepath.Separator)), "was not made to its end, or not removed to its end")
+	}
+	return l.strangers()
+}
+
+// strangers finds what no store makes.
+func (l *lookout) strangers() error {
+	beside := func(suffixes ...string) func(string) bool {
+		return func(name string) bool {
+			return isHash(name) || slices.ContainsFunc(suffixes, func(suffix string) bool { return isHash(strings.TrimSuffix(name, suffix)) })
+		}
+	}
+	algorithm := func(name string) bool { return digest.Algorithm(name).Available() }
+	places := map[string]func(string) bool{
+		".": known, "blobs": algorithm, "indexes": beside(".data"), "ingest": beside(".ref"),
+		filepath.Join("rootfs", "unpacked"): beside(".partial", ".gone"),
+	}
+	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
+		places[filepath.Join("blobs", alg.String())] = func(name string) bool { return alg.Validate(name) == nil }
+	}
+	for dir, ours := range places {
+		names, err := namesIn(filepath.Join(l.store.root, dir))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !ours(name) {
+				l.tell(Finding{Kind: KindLeftover, What: filepath.Join(dir, name), Detail: "is no file of a store", foreign: true})
+			}
 		}
 	}
 	return nil
+}
+
+// namesIn lists a directory; one that is not there is empty.
+func namesIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
 }
 
 // made reports whether an ingest is of something that is made here: a later

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -320,5 +322,43 @@ func TestCheckSchema(t *testing.T) {
 	}
 	if kinds, found := findKinds(t, s, false); len(kinds) > 0 {
 		t.Errorf("after a repair: %v", found)
+	}
+}
+
+// Whatever lies in a store and is not its own is named, and stays where it is.
+func TestCheckStrangers(t *testing.T) {
+	s := open(t, t.TempDir())
+	makeImage(t, s, "a", []digest.Digest{makeLayer(t, s, 1, 10)}, "docker.io/library/a:1")
+	tree := "rootfs/unpacked/" + digest.FromString("chain").Encoded() + ".partial"
+	want := []string{tree}
+	for _, name := range []string{"x", "blobs/x", "blobs/sha256/x", "indexes/x", "indexes/x.data", "ingest/x", "rootfs/unpacked/x"} {
+		path := filepath.Join(s.Root(), name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, name)
+	}
+	if err := os.Mkdir(filepath.Join(s.Root(), tree), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	look := func() (names []string) {
+		t.Helper()
+		_, found := findKinds(t, s, false)
+		if err := s.Repair(t.Context(), found, RepairOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			names = append(names, f.What)
+		}
+		slices.Sort(names)
+		return names
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, look()); diff != "" {
+		t.Error(diff)
+	}
+	left := slices.DeleteFunc(want, func(name string) bool { return name == tree })
+	if diff := cmp.Diff(left, look()); diff != "" {
+		t.Errorf("after a repair: %s", diff)
 	}
 }

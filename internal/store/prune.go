@@ -286,7 +286,7 @@ func (c *debris) unpackedChains() ([]CacheRecord, error) {
 	var list []CacheRecord
 	for _, e := range entries {
 		path := filepath.Join(c.unpackedDir(), e.Name())
-		if !isChain(e.Name()) {
+		if !isHash(e.Name()) {
 			continue
 		}
 		free, err := unlocked(path)

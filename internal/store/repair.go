@@ -489,7 +489,7 @@ func (r *repairer) leftovers(ctx context.Context, findings []Finding) error {
 		return err
 	}
 	for _, f := range findings {
-		if f.Kind != KindLeftover {
+		if f.Kind != KindLeftover || f.foreign {
 			continue
 		}
 		if f.fix != nil {
@@ -498,10 +498,6 @@ func (r *repairer) leftovers(ctx context.Context, findings []Finding) error {
 			}
 		}
 		switch filepath.Dir(f.What) {
-		case ".":
-			if f.fix == nil && !known(f.What) {
-				continue // it is not ours
-			}
 		case "work", "damaged":
 			if err := os.RemoveAll(filepath.Join(r.root, f.What)); err != nil {
 				return err

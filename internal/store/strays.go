@@ -62,6 +62,9 @@ func (c *debris) strays(ctx context.Context, g *graph) ([]stray, error) {
 		return nil, err
 	}
 	for _, e := range entries {
+		if !isHash(strings.TrimSuffix(e.Name(), ".data")) {
+			continue // it is not ours
+		}
 		id := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".data"))
 		if !known(id, g.layers) {
 			path := filepath.Join(c.files.root, "indexes", e.Name())
@@ -158,7 +161,7 @@ func (c *debris) deadTrees() ([]stray, error) {
 	var list []stray
 	for _, e := range entries {
 		path := filepath.Join(c.unpackedDir(), e.Name())
-		if isChain(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), goneSuffix) {
+		if isHash(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), goneSuffix) {
 			continue
 		}
 		if free, err := unlocked(path); err != nil || !free {
@@ -174,7 +177,7 @@ func (c *debris) deadTrees() ([]stray, error) {
 }
 
 // isChain reports whether a name in unpackedDir is that of a whole chain.
-func isChain(name string) bool {
+func isHash(name string) bool {
 	return len(name) == hex.EncodedLen(sha256.Size) && strings.Trim(name, "0123456789abcdef") == ""
 }
 
