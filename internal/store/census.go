@@ -26,6 +26,7 @@ type census struct {
 	compressed map[digest.Digest]compressedRow
 	variants   []variantRow
 	images     map[digest.Digest]ocispec.Descriptor
+	facts      map[digest.Digest]imageFacts
 	roots      []rootRow // names and repo digests
 
 	refs    *graph // and the manifests that indexes keep
@@ -69,7 +70,7 @@ func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
 	defer closing(&err, gate.Close)
 	c = &census{
 		blobs: map[digest.Digest]int64{}, layers: map[digest.Digest]layerRow{}, compressed: map[digest.Digest]compressedRow{},
-		images: map[digest.Digest]ocispec.Descriptor{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
+		images: map[digest.Digest]ocispec.Descriptor{}, facts: map[digest.Digest]imageFacts{}, blobFiles: map[digest.Digest]int64{}, indexFiles: map[string]int64{}, alive: map[string]bool{},
 	}
 	// Leases before rows: one that is given up in between leaves no rows behind.
 	if err := s.leaseFiles(c.alive); err != nil {
@@ -145,10 +146,12 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 			c.variants = append(c.variants, v)
 			return err
 		}},
-		{"SELECT id, manifest, manifest_type, manifest_size FROM images", func(scan func(...any) error) error {
+		{`SELECT id, manifest, manifest_type, manifest_size, created, size, os, architecture, variant, labels
+			FROM images`, func(scan func(...any) error) error {
 			var m ocispec.Descriptor
-			err := scan(&d, &m.Digest, &m.MediaType, &m.Size)
-			c.images[d] = m
+			var f imageFacts
+			err := scan(&d, &m.Digest, &m.MediaType, &m.Size, &f.created, &f.size, &f.os, &f.architecture, &f.variant, &f.labels)
+			c.images[d], c.facts[d] = m, f
 			return err
 		}},
 		{`SELECT name, 0, root, root_type, root_size, image_id FROM names UNION ALL

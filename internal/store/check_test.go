@@ -362,3 +362,23 @@ func TestCheckStrangers(t *testing.T) {
 		t.Errorf("after a repair: %s", diff)
 	}
 }
+
+// What the row of an image repeats of its config is compared with that, and
+// corrected.
+func TestCheckImageRow(t *testing.T) {
+	s := open(t, t.TempDir())
+	makeImage(t, s, "a", []digest.Digest{makeLayer(t, s, 1, 10)}, "docker.io/library/a:1")
+	for _, damage := range []string{"labels = '{]'", "os = 'linuy'", "size = size + 1", "created = 7", "architecture = ''", "variant = 'v9'"} {
+		exec(t, s, "UPDATE images SET "+damage)
+		kinds, found := findKinds(t, s, false)
+		if !slices.Equal(kinds, []Kind{KindRows}) {
+			t.Errorf("%s: %v", damage, found)
+		}
+		if err := s.Repair(t.Context(), found, RepairOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if kinds, found := findKinds(t, s, false); len(kinds) > 0 {
+			t.Errorf("%s, after a repair: %v", damage, found)
+		}
+	}
+}

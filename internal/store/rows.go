@@ -181,33 +181,59 @@ func checkDiffIDs(desc ocispec.Descriptor, want, got []digest.Digest) error {
 // of text keep it apart by.
 func oneWord(s string) string { return strings.Join(strings.Fields(s), "") }
 
-// recordImage makes or renews the row of an image.
-func recordImage(ctx context.Context, tx *sql.Tx, m ocispec.Descriptor, id digest.Digest, config dockerspec.DockerOCIImage) error {
+// imageFacts are what the row of an image repeats of its config, for lists.
+type imageFacts struct {
+	created, size                     int64
+	os, architecture, variant, labels string
+}
+
+// factsOf are the facts of a config, whose layers are as big as size says.
+func factsOf(config dockerspec.DockerOCIImage, size func(digest.Digest) (int64, error)) (imageFacts, error) {
 	labels, err := json.Marshal(config.Config.Labels)
 	if err != nil {
-		return fmt.Errorf("record image %s: %w", id, err)
+		return imageFacts{}, err
 	}
-	var created time.Time
+	f := imageFacts{
+		created: nanos(time.Time{}), labels: string(labels),
+		os: oneWord(config.OS), architecture: oneWord(config.Architecture), variant: oneWord(config.Variant),
+	}
 	if config.Created != nil {
-		created = *config.Created
+		f.created = nanos(*config.Created)
 	}
-	var size int64
 	for _, d := range config.RootFS.DiffIDs {
-		var n int64
-		if err := tx.QueryRowContext(ctx, "SELECT size FROM layers WHERE diff_id = $1", d.String()).Scan(&n); err != nil {
-			return fmt.Errorf("image %s: layer %s: %w", id, d, err)
+		n, err := size(d)
+		if err != nil {
+			return imageFacts{}, fmt.Errorf("layer %s: %w", d, err)
 		}
-		size += n
+		f.size += n
+	}
+	return f, nil
+}
+
+// recordImage makes or renews the row of an image.
+func recordImage(ctx context.Context, tx *sql.Tx, m ocispec.Descriptor, id digest.Digest, config dockerspec.DockerOCIImage) error {
+	f, err := factsOf(config, func(d digest.Digest) (n int64, err error) {
+		err = tx.QueryRowContext(ctx, "SELECT size FROM layers WHERE diff_id = $1", d.String()).Scan(&n)
+		return n, err
+	})
+	if err != nil {
+		return fmt.Errorf("record image %s: %w", id, err)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO images
 		(id, manifest, manifest_type, manifest_size, created, size, os, architecture, variant, labels, tagged, used)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11)
 		ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest, manifest_type = excluded.manifest_type,
 		manifest_size = excluded.manifest_size, used = excluded.used`,
-		id.String(), m.Digest.String(), m.MediaType, m.Size, nanos(created), size,
-		oneWord(config.OS), oneWord(config.Architecture), oneWord(config.Variant), labels, now())
+		id.String(), m.Digest.String(), m.MediaType, m.Size, f.created, f.size, f.os, f.architecture, f.variant, f.labels, now())
 	if err != nil {
 		return fmt.Errorf("record image %s: %w", id, err)
 	}
 	return nil
+}
+
+// correctImage makes the row of an image repeat its config again.
+func correctImage(ctx context.Context, tx *sql.Tx, id digest.Digest, f imageFacts) error {
+	_, err := tx.ExecContext(ctx, `UPDATE images SET created = $2, size = $3, os = $4, architecture = $5, variant = $6, labels = $7
+		WHERE id = $1`, id.String(), f.created, f.size, f.os, f.architecture, f.variant, f.labels)
+	return err
 }

@@ -176,7 +176,8 @@ func (c *debris) deadTrees() ([]stray, error) {
 	return list, nil
 }
 
-// isChain reports whether a name in unpackedDir is that of a whole chain.
+// isHash reports whether a name is a sha256 in hex, as those of indexes,
+// unfinished blobs and extracted chains are.
 func isHash(name string) bool {
 	return len(name) == hex.EncodedLen(sha256.Size) && strings.Trim(name, "0123456789abcdef") == ""
 }
