@@ -8,14 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/address"
 	"strake/internal/progress"
 )
 
@@ -131,12 +137,16 @@ func (d *download) get(ctx context.Context) (same bool, err error) {
 	if d.known.ETag != "" {
 		req.Header.Set("If-None-Match", d.known.ETag)
 	}
-	resp, err := (&http.Client{CheckRedirect: checkRedirect}).Do(req)
+	out := outbound()
+	defer out.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: out, CheckRedirect: checkRedirect}).Do(req)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	if resp.StatusCode == http.StatusNotModified && d.known.ETag != "" {
+	// Some servers have ETags and send the same file again nevertheless.
+	if d.known.ETag != "" && (resp.StatusCode == http.StatusNotModified ||
+		resp.StatusCode == http.StatusOK && sameTag(resp.Header.Get("ETag"), d.known.ETag)) {
 		return true, nil
 	}
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
@@ -183,6 +193,46 @@ func (d *download) save(body io.Reader, length int64) (err error) {
 		p.Item(progress.Item{ID: "downloading " + d.url.Name, Current: n, Total: n, Done: true})
 	}
 	return nil
+}
+
+// sameTag compares ETags, weak ones too.
+func sameTag(a, b string) bool {
+	return a != "" && strings.TrimPrefix(a, "W/") == strings.TrimPrefix(b, "W/")
+}
+
+// outbound makes the way out of one download: to no link-local address, and
+// from a public host not on to a private one. Through a proxy, what the proxy
+// reaches is its own business.
+func outbound() *http.Transport {
+	var mu sync.Mutex
+	first, private := "", false
+	t := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: 3 * time.Minute,
+		MaxResponseHeaderBytes: 256 << 10,
+	}
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := net.Dialer{Timeout: 20 * time.Second}
+		d.Control = func(_, dialled string, _ syscall.RawConn) error {
+			ap, err := netip.ParseAddrPort(dialled)
+			if err != nil {
+				return fmt.Errorf("dial %s: %w", addr, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if first == "" || addr == first {
+				first, private = addr, private || address.Private(ap.Addr())
+			}
+			switch {
+			case address.LinkLocal(ap.Addr()):
+				return fmt.Errorf("%s: nothing is fetched from link-local addresses", ap.Addr())
+			case address.Private(ap.Addr()) && !private:
+				return fmt.Errorf("%s: a public server may not redirect to a private address", ap.Addr())
+			}
+			return nil
+		}
+		return d.DialContext(ctx, network, addr)
+	}
+	return t
 }
 
 // checkRedirect follows up to ten redirects, and none from https to http.

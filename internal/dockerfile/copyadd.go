@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"unicode"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/opencontainers/go-digest"
@@ -24,10 +25,12 @@ func (c *compiler) copy(s *stage, cmd command, in *instructions.CopyCommand) err
 		exclude: in.ExcludePatterns, link: in.Link, parents: in.Parents,
 	}
 	for _, src := range in.SourcePaths {
-		switch {
-		case isGit(src):
+		if _, is, err := addedGit(src); err != nil {
+			return err
+		} else if is {
 			return errors.New("source can't be a git ref for COPY")
-		case isURL(src):
+		}
+		if isURL(src) {
 			return errors.New("source can't be a URL for COPY")
 		}
 		source := build.Source{Path: src}
@@ -51,38 +54,69 @@ func pivot(src string) (root, pattern string) {
 
 // addFiles adds an ADD.
 func (c *compiler) addFiles(s *stage, cmd command, in *instructions.AddCommand) error {
-	switch {
-	case in.Checksum != "" && len(in.SourcePaths) != 1:
-		return errors.New("checksum can't be specified for multiple sources")
-	case in.Checksum != "" && !isURL(in.SourcePaths[0]):
-		return errors.New("checksum requires HTTP(S) or Git sources")
+	if in.Checksum != "" {
+		if len(in.SourcePaths) != 1 {
+			return errors.New("checksum can't be specified for multiple sources")
+		}
+		if _, is, _ := addedGit(in.SourcePaths[0]); !is && !isURL(in.SourcePaths[0]) {
+			return errors.New("checksum requires HTTP(S) or Git sources")
+		}
 	}
 	f := files{
 		cmd: cmd, verb: "ADD", SourcesAndDest: in.SourcesAndDest, source: in.String(), chown: in.Chown, chmod: in.Chmod,
 		exclude: in.ExcludePatterns, link: in.Link,
 	}
 	for _, src := range in.SourcePaths {
-		if isGit(src) {
-			return fmt.Errorf("ADD of a git repository is not supported: %s", redacted(src))
+		git, is, err := addedGit(src)
+		if err != nil {
+			return err
 		}
 		var source build.Source
-		if isURL(src) {
+		switch {
+		case is:
+			if source, err = f.repository(git, in); err != nil {
+				return err
+			}
+		case isURL(src):
 			u := &build.URL{Address: src, Name: urlName(src)}
 			if in.Checksum != "" {
-				var err error
 				if u.Checksum, err = digest.Parse(in.Checksum); err != nil {
 					return fmt.Errorf("checksum %q: %w", in.Checksum, err)
 				}
 			}
-			source.URL = u
-			source.Unpack = in.Unpack != nil && *in.Unpack
-		} else {
+			source.URL, source.Unpack = u, in.Unpack != nil && *in.Unpack
+		default:
 			source = c.local(cmd, build.Source{Path: src})
 			source.Unpack = in.Unpack == nil || *in.Unpack
 		}
 		f.sources = append(f.sources, source)
 	}
 	return c.addOp(s, f)
+}
+
+// addedGit reads a source that is a git repository.
+func addedGit(src string) (GitURL, bool, error) {
+	git, is, err := ParseGit(src)
+	return git, is && !git.Bare, err
+}
+
+// repository makes a git repository a source of an ADD: the flags and what the
+// address says must agree.
+func (f *files) repository(git GitURL, in *instructions.AddCommand) (build.Source, error) {
+	if in.KeepGitDir != nil {
+		if git.Keep != nil && *git.Keep != *in.KeepGitDir {
+			return build.Source{}, errors.New("inconsistent keep-git-dir configuration")
+		}
+		git.KeepGitDir = *in.KeepGitDir
+	}
+	if in.Checksum != "" {
+		if git.Checksum != "" && git.Checksum != in.Checksum {
+			return build.Source{}, fmt.Errorf("checksum mismatch %q != %q", in.Checksum, git.Checksum)
+		}
+		git.Checksum = in.Checksum
+	}
+	f.from = append(f.from, &build.Vertex{Op: &git.Git})
+	return build.Source{Stage: len(f.from), Path: "/"}, nil
 }
 
 // local makes src a source in the context, a stage or an image.
@@ -126,6 +160,7 @@ type files struct {
 	exclude       []string
 	link, parents bool
 	sources       []build.Source
+	from          []*build.Vertex // what sources are stages of, the first is 1
 }
 
 func (c *compiler) addOp(s *stage, f files) error {
@@ -151,7 +186,7 @@ func (c *compiler) addOp(s *stage, f files) error {
 		Dest: destination(s.image.Config.WorkingDir, f.DestPath),
 	}
 	for _, src := range f.SourcePaths {
-		text += " " + src
+		text += " " + build.Redact(src)
 	}
 	for _, src := range f.SourceContents {
 		text += " <<" + src.Path
@@ -162,15 +197,20 @@ func (c *compiler) addOp(s *stage, f files) error {
 	text += " " + f.DestPath
 	// Which files are copied, and where from, is in the key by what they are.
 	op.Instruction = f.verb + flags + " " + op.Dest
-	var from []*build.Vertex
-	if f.cmd.from != nil {
-		from = append(from, f.cmd.from.vertex)
-	}
 	name := s.stepName(f.cmd, c.lex, f.source)
+	for _, src := range f.SourcePaths {
+		name = strings.ReplaceAll(name, src, build.Redact(src))
+	}
+	for _, v := range f.from {
+		v.Name, v.Lines, v.NoCache = name, linesOf(f.cmd.Location()), s.noCache
+	}
+	if f.cmd.from != nil {
+		f.from = append(f.from, f.cmd.from.vertex)
+	}
 	if f.link && f.chmod == "" { // BuildKit links no layer whose modes it changes
-		c.link(s, f.cmd, op, name, from)
+		c.link(s, f.cmd, op, name, f.from)
 	} else {
-		c.advance(s, f.cmd, op, name, from...)
+		c.advance(s, f.cmd, op, name, f.from...)
 	}
 	s.record(text+" # buildkit", true)
 	return nil
@@ -196,37 +236,24 @@ func destination(dir, dest string) string {
 	return p
 }
 
+// isURL reports whether src is a file to download.
 func isURL(src string) bool {
-	return (strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://")) && !isGit(src)
+	_, git, _ := addedGit(src)
+	return (strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://")) && !git
 }
 
-// isGit reports whether src is a git remote.
-func isGit(src string) bool {
-	for _, scheme := range []string{"git://", "ssh://", "git@"} {
-		if strings.HasPrefix(src, scheme) {
-			return true
-		}
-	}
-	if !strings.HasPrefix(src, "http://") && !strings.HasPrefix(src, "https://") {
-		return false
-	}
-	u, err := url.Parse(src)
-	return err == nil && strings.HasSuffix(u.Path, ".git")
-}
-
+// urlName is the name of a downloaded file.
 func urlName(src string) string {
-	if u, err := url.Parse(src); err == nil {
-		if base := path.Base(u.Path); base != "." && base != "/" {
-			return base
-		}
+	u, err := url.Parse(src)
+	if err != nil {
+		return "__unnamed__"
 	}
-	return "__unnamed__"
-}
-
-// redacted is the address without its password.
-func redacted(src string) string {
-	if u, err := url.Parse(src); err == nil {
-		return u.Redacted()
+	switch base := path.Base(u.Path); {
+	case base == "." || base == "/":
+		return "__unnamed__"
+	case base == ".." || strings.ContainsFunc(base, unicode.IsControl):
+		return "download"
+	default:
+		return base
 	}
-	return src
 }

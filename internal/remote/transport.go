@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"strake/internal/address"
 )
 
 // transports are the two ways out of one registry: to its own origin, and to
@@ -35,7 +37,7 @@ func newTransports(c *Client, key registryKey) (*transports, error) {
 	}
 	t := &transports{}
 	if ip, err := netip.ParseAddr(hostname(host)); err == nil {
-		t.private.Store(isPrivate(ip))
+		t.private.Store(address.Private(ip))
 	}
 	ownTLS := conf.Clone()
 	ownTLS.InsecureSkipVerify = key.insecure || c.insecure(host)
@@ -45,7 +47,7 @@ func newTransports(c *Client, key registryKey) (*transports, error) {
 	}
 	t.own = newTransport(ownTLS, own, c.opts.Stall, func(addr string, ip netip.Addr) error {
 		if addr == host || addr == host+":443" || addr == host+":80" { // and not a proxy
-			t.private.Store(isPrivate(ip))
+			t.private.Store(address.Private(ip))
 		}
 		return nil
 	})
@@ -90,8 +92,8 @@ func newTransport(conf *tls.Config, wait limits, stall time.Duration, check func
 	t.Protocols.SetHTTP1(true)
 	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		d := net.Dialer{Timeout: wait.connect, KeepAlive: 30 * time.Second}
-		d.Control = func(_, address string, _ syscall.RawConn) error {
-			ap, err := netip.ParseAddrPort(address)
+		d.Control = func(_, dialled string, _ syscall.RawConn) error {
+			ap, err := netip.ParseAddrPort(dialled)
 			if err != nil {
 				return fmt.Errorf("dial %s: %w", addr, err)
 			}
@@ -151,21 +153,13 @@ var errAddress = fmt.Errorf("the registry may not send clients to this address: 
 
 // checkAddress fails for addresses that foreign hosts must not be at.
 func checkAddress(ip netip.Addr, privateAllowed bool) error {
-	ip = ip.Unmap()
 	switch {
-	case ip.IsLinkLocalUnicast(), ip.IsLinkLocalMulticast(), ip.IsMulticast(), ip.IsUnspecified():
-		return fmt.Errorf("%s: link-local: %w", ip, errAddress)
-	case isPrivate(ip) && !privateAllowed:
-		return fmt.Errorf("%s: private: %w", ip, errAddress)
+	case address.LinkLocal(ip):
+		return fmt.Errorf("%s: link-local: %w", ip.Unmap(), errAddress)
+	case address.Private(ip) && !privateAllowed:
+		return fmt.Errorf("%s: private: %w", ip.Unmap(), errAddress)
 	}
 	return nil
-}
-
-// isPrivate reports whether ip is not of the public internet.
-func isPrivate(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() ||
-		netip.MustParsePrefix("100.64.0.0/10").Contains(ip) || netip.MustParsePrefix("64:ff9b::/96").Contains(ip)
 }
 
 func defaultCertsDirs() []string {

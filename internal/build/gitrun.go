@@ -1,0 +1,270 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"strake/internal/address"
+)
+
+// maxGitOutput bounds what is kept of what git says, in bytes.
+const maxGitOutput = 16 << 20
+
+// gitRun runs git for one repository. The checkout is dir/tree.
+type gitRun struct {
+	*Git
+	dir string
+	log io.Writer
+}
+
+// checkout fetches what ref names and checks it out.
+func (g *gitRun) checkout(ctx context.Context, ref gitRef) error {
+	format := "--object-format=sha1"
+	if len(ref.object) == 64 {
+		format = "--object-format=sha256"
+	}
+	if _, err := g.run(ctx, "init", "--quiet", "--template=", "--initial-branch=master", format); err != nil {
+		return err
+	}
+	if _, err := g.run(ctx, "remote", "add", "origin", g.clean()); err != nil {
+		return err
+	}
+	if err := g.fetch(ctx, ref); err != nil {
+		return err
+	}
+	if err := g.verify(ctx, ref); err != nil {
+		return err
+	}
+	if _, err := g.run(ctx, "checkout", "--quiet", "--detach", ref.object); err != nil {
+		return fmt.Errorf("failed to checkout remote %s: %w", Redact(g.Remote), err)
+	}
+	if !g.SkipSubmodules {
+		if _, err := os.Lstat(filepath.Join(g.dir, "tree", ".gitmodules")); err == nil {
+			if _, err := g.remote(ctx, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"); err != nil {
+				return fmt.Errorf("failed to update submodules for %s: %w", Redact(g.Remote), err)
+			}
+		}
+	}
+	g.report("checked out " + ref.commit)
+	for _, name := range []string{"FETCH_HEAD", "logs"} {
+		if err := os.RemoveAll(filepath.Join(g.dir, "tree", ".git", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch brings one commit without its history; all of the repository where its
+// server serves no single commits.
+func (g *gitRun) fetch(ctx context.Context, ref gitRef) error {
+	spec := ref.object
+	if !isCommit(ref.name) {
+		spec = "+" + ref.name + ":" + ref.name
+	}
+	_, err := g.remote(ctx, "fetch", "--quiet", "--update-head-ok", "--no-tags", "--depth=1", "--", "origin", spec)
+	if err == nil && g.has(ctx, ref) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	// The server is too old for one of the two, or the ref was moved meanwhile.
+	_, all := g.remote(ctx, "fetch", "--quiet", "--update-head-ok", "--tags", "--", "origin", "+refs/heads/*:refs/remotes/origin/*")
+	if all != nil {
+		return errors.Join(err, all)
+	}
+	if !g.has(ctx, ref) {
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("fetched ref %s does not match expected commit %s and commit can not be found in the repository", ref.name, ref.object)
+	}
+	return nil
+}
+
+// has reports whether the object was fetched.
+func (g *gitRun) has(ctx context.Context, ref gitRef) bool {
+	_, err := g.run(ctx, "cat-file", "-e", ref.object+"^{commit}")
+	return err == nil
+}
+
+// verify compares what was fetched with the checksum: of a tag that is its own or
+// its commit's.
+func (g *gitRun) verify(ctx context.Context, ref gitRef) error {
+	out, err := g.run(ctx, "rev-parse", ref.object+"^{commit}")
+	if err != nil {
+		return err
+	}
+	ref.commit = strings.TrimSpace(out)
+	if !strings.HasPrefix(ref.object, g.Checksum) && !strings.HasPrefix(ref.commit, g.Checksum) {
+		return fmt.Errorf("expected checksum to match %s, got %s", g.Checksum, ref.either())
+	}
+	return nil
+}
+
+// defaultBranch asks the repository which branch it shows first.
+func (g *gitRun) defaultBranch(ctx context.Context) (string, error) {
+	out, err := g.remote(ctx, "ls-remote", "--symref", "--", g.clean(), "HEAD")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(out) {
+		if name, ok := strings.CutPrefix(line, "ref: "); ok {
+			name, _, _ = strings.Cut(name, "\t")
+			if strings.HasPrefix(name, "refs/heads/") {
+				return name, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("could not find default branch for repository: %s", Redact(g.Remote))
+}
+
+// remote is run for a command that speaks to the repository.
+func (g *gitRun) remote(ctx context.Context, args ...string) (string, error) {
+	if err := g.checkHost(ctx); err != nil {
+		return "", fmt.Errorf("failed to fetch remote %s: %w", Redact(g.Remote), err)
+	}
+	out, err := g.run(ctx, args...)
+	if err != nil {
+		return "", fmt.Errorf("failed to fetch remote %s: %w", Redact(g.Remote), err)
+	}
+	return out, nil
+}
+
+// run runs git in the checkout and returns what it writes.
+func (g *gitRun) run(ctx context.Context, args ...string) (string, error) {
+	tree := filepath.Join(g.dir, "tree")
+	if err := os.MkdirAll(tree, 0o700); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "git", args...) //nolint:gosec // what could be an option stands behind "--"
+	cmd.Dir, cmd.Env = tree, g.environment()
+	out, errs := &limited{max: maxGitOutput}, &limited{max: 64 << 10}
+	cmd.Stdout, cmd.Stderr = out, errs
+	// Its helpers are in its process group, and end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	err := cmd.Run()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return "", fmt.Errorf("failed to find git binary: install git, or copy the files into the build context: %w", err)
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case err != nil:
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, g.said(errs.String()))
+	}
+	return out.String(), nil
+}
+
+// said is what git said, in one line and without credentials.
+func (g *gitRun) said(s string) string {
+	s = strings.ReplaceAll(s, g.Remote, Redact(g.Remote))
+	if u, err := url.Parse(g.Remote); err == nil && u.User != nil {
+		if password, ok := u.User.Password(); ok && password != "" {
+			s = strings.ReplaceAll(s, password, "xxxxx")
+		}
+	}
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// clean is the address without credentials: those are in the environment, where
+// neither other users nor the checkout see them.
+func (g *gitRun) clean() string {
+	if u, err := url.Parse(g.Remote); err == nil && u.User != nil && (u.Scheme == "http" || u.Scheme == "https") {
+		u.User = nil
+		return u.String()
+	}
+	return g.Remote
+}
+
+// environment is all that git sees of ours. No configuration but this is read;
+// nothing is asked; no protocol reaches files or programs of this machine.
+func (g *gitRun) environment() []string {
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.DevNull, "LC_ALL=C", "GIT_ADVICE=0",
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull, "GIT_ATTR_NOSYSTEM=1",
+		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true",
+		"GIT_ALLOW_PROTOCOL=git:http:https:ssh", "GIT_CEILING_DIRECTORIES=" + g.dir,
+		"GIT_SSH_COMMAND=ssh -F " + os.DevNull + " -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o IdentityFile=none",
+		"SSH_AUTH_SOCK=" + g.Agent,
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"} {
+		for _, name := range []string{name, strings.ToLower(name)} {
+			if v, ok := os.LookupEnv(name); ok {
+				env = append(env, name+"="+v)
+			}
+		}
+	}
+	config := [][2]string{
+		{"core.hooksPath", os.DevNull},
+		{"core.fsmonitor", "false"},
+		{"credential.helper", ""},
+		{"gc.auto", "0"},
+		{"maintenance.auto", "false"},
+	}
+	if clean := g.clean(); clean != g.Remote {
+		config = append(config, [2]string{"url." + g.Remote + ".insteadOf", clean})
+	}
+	for i, kv := range config {
+		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, kv[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, kv[1]))
+	}
+	return append(env, fmt.Sprintf("GIT_CONFIG_COUNT=%d", len(config)))
+}
+
+// checkHost refuses a repository at a link-local address, where clouds serve
+// their machines' credentials.
+func (g *gitRun) checkHost(ctx context.Context) error {
+	host := ""
+	if u, err := url.Parse(g.Remote); err == nil && u.Host != "" {
+		host = u.Hostname()
+	} else if _, rest, ok := strings.Cut(g.Remote, "@"); ok {
+		host, _, _ = strings.Cut(rest, ":")
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil //nolint:nilerr // a proxy may know it; git says what is wrong otherwise
+	}
+	for _, ip := range ips {
+		if address.LinkLocal(ip) {
+			return fmt.Errorf("%s is at %s: nothing is fetched from link-local addresses", host, ip)
+		}
+	}
+	return nil
+}
+
+// Redact hides the credentials of an address.
+func Redact(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil || u.Host == "" {
+		return s
+	}
+	mask := url.User("xxxxx")
+	if _, ok := u.User.Password(); ok {
+		mask = url.UserPassword("xxxxx", "xxxxx")
+	}
+	u.User = mask
+	return u.String()
+}
+
+// limited keeps the first max bytes.
+type limited struct {
+	bytes.Buffer
+	max int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	l.Buffer.Write(p[:min(len(p), l.max-l.Len())])
+	return len(p), nil
+}
