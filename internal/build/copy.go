@@ -174,7 +174,7 @@ func openSource(ctx context.Context, w *Work, src Source, exclude []string) (*op
 		o.matches = []string{lexical(in.Name)}
 		return o, nil
 	case src.URL != nil:
-		t, err := w.solver.download(ctx, w, *src.URL)
+		t, err := w.download(ctx, *src.URL)
 		if err != nil {
 			return nil, err
 		}

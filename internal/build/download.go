@@ -47,8 +47,8 @@ type fetched struct {
 // download makes the tree of one downloaded file. The content is fetched when
 // it is read, or now if its sum is not known otherwise: from the checksum, or
 // from the server, which says that it did not change.
-func (s *Solver) download(ctx context.Context, w *Work, u URL) (memTree, error) {
-	d := &download{solver: s, url: u, log: w.Log}
+func (w *Work) download(ctx context.Context, u URL) (memTree, error) {
+	d := &download{solver: w.solver, url: u, log: w.Log}
 	t := memTree{node: node{path: lexical(u.Name), mode: 0o600}}
 	t.opener = func() (io.ReadCloser, error) { return d.open(ctx) }
 	if err := d.learn(ctx); err != nil {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,10 @@ type LazyContext struct {
 	dir    string
 	ignore string
 	index  ContextStore
-	want   []string
+	label  string
 
+	mu   sync.Mutex
+	want []string
 	once sync.Once
 	ctx  *Context
 	err  error
@@ -39,11 +42,13 @@ type LazyContextOptions struct {
 	// patterns of "<Dockerfile>.dockerignore" win over ".dockerignore".
 	Dockerfile string
 	Index      ContextStore // may be nil
+	// Label is how the steps begin that load it: "" is "[internal] ".
+	Label string
 }
 
 // LazyContext makes one; the caller closes it.
 func (s *Solver) LazyContext(opts LazyContextOptions) *LazyContext {
-	l := &LazyContext{solver: s, dir: opts.Dir, index: opts.Index}
+	l := &LazyContext{solver: s, dir: opts.Dir, index: opts.Index, label: cmp.Or(opts.Label, "[internal] ")}
 	if opts.Dockerfile != "" {
 		l.ignore = opts.Dockerfile + ".dockerignore"
 	}
@@ -52,7 +57,11 @@ func (s *Solver) LazyContext(opts LazyContextOptions) *LazyContext {
 
 // Want says that a step copies path, which may have wildcards. It is called
 // before Load.
-func (l *LazyContext) Want(path string) { l.want = append(l.want, path) }
+func (l *LazyContext) Want(path string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.want = append(l.want, path)
+}
 
 // Load returns the context, loaded once.
 func (l *LazyContext) Load(ctx context.Context) (*Context, error) {
@@ -69,12 +78,12 @@ func (l *LazyContext) Close() error {
 }
 
 func (l *LazyContext) load(ctx context.Context) (*Context, error) {
-	p := l.solver.Begin("[internal] load .dockerignore")
+	p := l.solver.Begin(l.label + "load .dockerignore")
 	ignore, err := l.patterns(p)
 	if err = p.End(ctx, err); err != nil {
 		return nil, err
 	}
-	p = l.solver.Begin("[internal] load build context")
+	p = l.solver.Begin(l.label + "load build context")
 	c, err := LoadContext(ctx, ContextOptions{
 		Dir: l.dir, Ignore: ignore, Paths: l.want, Index: l.index, Now: l.solver.opts.Now,
 	})

@@ -1,14 +1,10 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -19,8 +15,9 @@ import (
 )
 
 type buildOptions struct {
-	context   string // PATH or "-"
+	context   string // PATH, URL or "-"
 	file      string
+	contexts  []string
 	tags      []string
 	buildArgs []string
 	labels    []string
@@ -57,6 +54,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&opts.file, "file", "f", "", `Name of the Dockerfile (default: "PATH/Dockerfile")`)
+	flags.StringArrayVar(&opts.contexts, "build-context", nil, "Additional build contexts (e.g., name=path)")
 	flags.StringArrayVarP(&opts.tags, "tag", "t", nil, `Image identifier (format: "[registry/]repository[:tag]")`)
 	flags.StringArrayVar(&opts.buildArgs, "build-arg", nil, "Set build-time variables")
 	flags.StringArrayVar(&opts.labels, "label", nil, "Set metadata for an image")
@@ -110,12 +108,6 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("ERROR: failed to build: %w", err)
 	}
-	if build.Dir == "" {
-		if build.Dir, err = os.MkdirTemp("", "strake-empty-context"); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.Remove(build.Dir)) }()
-	}
 	mode := opts.progress
 	if opts.quiet {
 		mode = progress.ModeQuiet
@@ -145,7 +137,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 // buildInput turns the flags into what to build.
 func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
-		Dir: opts.context, Dockerfile: opts.file, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
+		Context: opts.context, Dockerfile: opts.file, Stdin: s.In, Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
 		BuildArgs: map[string]string{}, Labels: map[string]string{},
 	}
 	allow := slices.DeleteFunc(slices.Clone(opts.allow), func(e string) bool { return e == allowDelete })
@@ -171,59 +163,14 @@ func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 			return build, fmt.Errorf("invalid tag %q: invalid reference format", name)
 		}
 	}
-	if err := buildTargets(s, opts, &build); err != nil {
-		return build, err
-	}
-	return build, buildContext(s, opts, &build)
-}
-
-// buildContext settles where the context and the Dockerfile are.
-func buildContext(s *session, opts buildOptions, build *engine.BuildOptions) error {
-	switch {
-	case opts.context == "-" && opts.file == "-":
-		return errors.New("invalid argument: can't use stdin for both build context and dockerfile")
-	case opts.context == "-":
-		in := bufio.NewReader(s.In)
-		if head, err := in.Peek(512); isArchive(head) {
-			return errors.New("a build context from stdin is not yet supported")
-		} else if len(head) == 0 && err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("failed to peek context header from STDIN: %w", err)
+	for _, c := range opts.contexts {
+		name, where, ok := strings.Cut(c, "=")
+		if !ok {
+			return build, fmt.Errorf("invalid context value: %s, expected key=value", c)
 		}
-		build.Dir, build.Dockerfile, build.Source = "", "", in
-		return nil
-	case isURL(opts.context):
-		return fmt.Errorf("a build context from a URL is not yet supported: %s", opts.context)
+		build.Contexts[name] = where
 	}
-	info, err := os.Stat(opts.context)
-	if err != nil || !info.IsDir() {
-		return fmt.Errorf("unable to prepare context: path %q not found", opts.context)
-	}
-	switch opts.file {
-	case "-":
-		build.Dockerfile, build.Source = "", s.In
-	case "":
-		build.Dockerfile = filepath.Join(opts.context, "Dockerfile")
-	}
-	return nil
-}
-
-func isURL(context string) bool {
-	for _, prefix := range []string{"http://", "https://", "git://", "git@", "ssh://", "github.com/"} {
-		if strings.HasPrefix(context, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// isArchive reports whether a file that begins so is a tar, or compressed.
-func isArchive(head []byte) bool {
-	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return true
-		}
-	}
-	return len(head) > 262 && string(head[257:262]) == "ustar"
+	return build, buildTargets(s, opts, &build)
 }
 
 // buildError tells a failed build as buildx does, with the lines of the

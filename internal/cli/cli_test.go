@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 			"flip":    flip,
 			"nowhere": nowhere,
 			"fill":    fill,
+			"serve":   serve,
 		},
 	})
 }
@@ -139,4 +140,11 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	b[len(b)/2] ^= 1
 	ts.Check(os.WriteFile(args[0], b, 0o600))
+}
+
+// serve serves a directory over HTTP and stores the address in a variable: serve VARIABLE DIR.
+func serve(ts *testscript.TestScript, _ bool, args []string) {
+	srv := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
+	ts.Defer(srv.Close)
+	ts.Setenv(args[0], srv.Listener.Addr().String())
 }

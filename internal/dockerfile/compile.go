@@ -48,6 +48,13 @@ type Options struct {
 	Solver  *build.Solver      // required; told of the images that are looked up
 	Context *build.LazyContext // required where the file copies from the context
 
+	// Files is the context where it is no directory: a repository or an archive,
+	// as a stage.
+	Files *build.Vertex
+	// Contexts are further contexts by ContextName. Each takes the place of the
+	// stage or image of its name.
+	Contexts map[string]Context
+
 	// Slot names this build among others, for build.Vertex.Slot.
 	Slot string
 }
@@ -101,6 +108,9 @@ func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, err
 	if err != nil {
 		return nil, err
 	}
+	if opts.Files != nil {
+		c.context = &stage{title: "context", vertex: opts.Files, external: true, resolved: true, dispatched: true}
+	}
 	if err := c.linkStages(); err != nil {
 		return nil, err
 	}
@@ -144,7 +154,7 @@ func (c *compiler) definition(s *stage) *build.Definition {
 		}
 	}
 	img.Platform = platforms.Normalize(img.Platform)
-	return &build.Definition{Root: s.vertex, Config: img}
+	return &build.Definition{Root: s.whole(), Config: img}
 }
 
 // globalArgs makes the scope of the ARGs before the first FROM.
@@ -228,6 +238,9 @@ func (c *compiler) addStages() error {
 			}
 		}
 		c.add(s)
+		if st.Name != "" && c.opts.override(s) {
+			continue
+		}
 		if s.BaseName != scratch && s.base == nil {
 			s.total = 1
 		}
@@ -261,8 +274,9 @@ func (c *compiler) stagePlatform(st instructions.Stage) (*ocispec.Platform, erro
 
 // stageList is all stages, and the images that instructions need files of.
 type stageList struct {
-	stages []*stage
-	byName map[string]*stage
+	stages  []*stage
+	byName  map[string]*stage
+	context *stage // the context; nil: it is a directory
 }
 
 // add registers a stage: later stages find it by name.
@@ -354,6 +368,9 @@ func (c *compiler) command(ic instructions.Command) (command, error) {
 		return cmd, nil
 	}
 	cp, ok := ic.(*instructions.CopyCommand)
+	if add, isAdd := ic.(*instructions.AddCommand); isAdd && needsContext(add.SourcePaths) || ok && cp.From == "" {
+		cmd.from = c.context
+	}
 	if !ok || cp.From == "" {
 		return cmd, nil
 	}

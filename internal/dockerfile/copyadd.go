@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -121,16 +122,28 @@ func (f *files) repository(git GitURL, in *instructions.AddCommand) (build.Sourc
 
 // local makes src a source in the context, a stage or an image.
 func (c *compiler) local(cmd command, src build.Source) build.Source {
+	files := c.opts.Context
 	if cmd.from != nil {
-		src.Stage = 1
-		return src
+		files = cmd.from.files
 	}
-	src.Context = noContext
-	if c.opts.Context != nil {
-		c.opts.Context.Want(wanted(src))
-		src.Context = c.opts.Context.Load
+	switch {
+	case files != nil:
+		files.Want(wanted(src))
+		src.Context = files.Load
+	case cmd.from != nil:
+		src.Stage = 1
+	default:
+		src.Context = noContext
 	}
 	return src
+}
+
+// needsContext reports whether one of the sources of an ADD is in the context.
+func needsContext(sources []string) bool {
+	return slices.ContainsFunc(sources, func(src string) bool {
+		_, git, _ := addedGit(src)
+		return !git && !isURL(src)
+	})
 }
 
 // wanted is what of the context a source may read: patterns of path.Match,
@@ -204,7 +217,7 @@ func (c *compiler) addOp(s *stage, f files) error {
 	for _, v := range f.from {
 		v.Name, v.Lines, v.NoCache = name, linesOf(f.cmd.Location()), s.noCache
 	}
-	if f.cmd.from != nil {
+	if f.cmd.from != nil && f.cmd.from.files == nil {
 		f.from = append(f.from, f.cmd.from.vertex)
 	}
 	if f.link && f.chmod == "" { // BuildKit links no layer whose modes it changes

@@ -23,8 +23,11 @@ func (c *stageList) mountStages(in *instructions.RunCommand) []*stage {
 	mounts := instructions.GetMounts(in)
 	from := make([]*stage, len(mounts))
 	for i, m := range mounts {
-		if m.From != "" {
+		switch {
+		case m.From != "":
 			from[i] = c.named(m.From, in.Location())
+		case m.Type == instructions.MountTypeBind:
+			from[i] = c.context
 		}
 	}
 	return from
@@ -51,7 +54,7 @@ func (cmd command) runMounts(opts *Options, s *stage, in *instructions.RunComman
 				if !source.dispatched {
 					return nil, fmt.Errorf("cannot mount from stage %q to %q, stage needs to be defined before current command", m.From, m.Target)
 				}
-				from = append(from, source.vertex)
+				from = append(from, source.whole())
 				mount.Stage = len(from)
 			}
 			opts.fileMount(&mount, m)

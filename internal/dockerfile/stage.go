@@ -34,7 +34,9 @@ type stage struct {
 	instructions.Stage
 	title    string // in the names of steps
 	slot     string
-	external bool // an image named by COPY --from
+	external bool               // an image named by COPY --from
+	named    *namedContext      // what takes the place of its base, or of it
+	files    *build.LazyContext // of a context that is a directory
 
 	base     *stage
 	deps     []*stage
@@ -99,7 +101,15 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 	if platform == nil {
 		platform = &c.target
 	}
-	if s.BaseName == scratch {
+	whole := s.named == nil && !s.external // steps of its own follow
+	if s.named == nil {
+		s.named, _ = c.opts.namedContext(s.BaseName)
+	}
+	if s.named != nil && s.named.Image == "" {
+		s.fromContext(*platform, whole)
+		return nil
+	}
+	if s.BaseName == scratch || s.named != nil && s.named.Image == scratch {
 		s.image = emptyImage(*platform)
 		s.platform = platform
 		s.vertex = &build.Vertex{Op: &build.Base{}, Lines: linesOf(s.Location)}
@@ -111,7 +121,13 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 		return fmt.Errorf("failed to parse stage name %q: %w", s.BaseName, err)
 	}
 	name := ref.OrLatest().String()
+	if s.named != nil {
+		name = s.named.Image
+	}
 	base := c.baseImage(name, *platform)
+	if s.named != nil {
+		base.label = s.named.label
+	}
 	img, err := base.resolve(ctx, c.opts)
 	if err != nil {
 		return fmt.Errorf("%s: failed to resolve source metadata for %s: %w", s.BaseName, name, err)
@@ -141,7 +157,11 @@ func (s *stage) begin() {
 	if d := s.from.img.Manifest.Digest; d != "" {
 		title += "@" + d.String()
 	}
-	title = s.prefix(title)
+	if s.named != nil {
+		title = s.named.label + strings.TrimPrefix(title, "FROM ")
+	} else {
+		title = s.prefix(title)
+	}
 	if s.from.vertex == nil {
 		s.from.vertex = &build.Vertex{Op: &build.Base{Layers: s.from.img.Layers}, Name: title, Lines: linesOf(s.Location)}
 	}
@@ -151,6 +171,7 @@ func (s *stage) begin() {
 // baseImage is an image that stages are FROM, however many they are.
 type baseImage struct {
 	name     string
+	label    string // of a context: how its steps begin
 	platform ocispec.Platform
 
 	once sync.Once
@@ -173,7 +194,7 @@ func (c *compiler) baseImage(name string, platform ocispec.Platform) *baseImage 
 // resolve finds the image, once.
 func (b *baseImage) resolve(ctx context.Context, opts Options) (build.Image, error) {
 	b.once.Do(func() {
-		p := opts.Solver.Begin("[internal] load metadata for " + b.name)
+		p := opts.Solver.Begin(cmp.Or(b.label, "[internal] ") + "load metadata for " + b.name)
 		b.img, b.err = opts.Images.Resolve(ctx, b.name, b.platform, opts.Pull)
 		b.err = p.End(ctx, b.err)
 	})
@@ -204,7 +225,7 @@ func (s *stage) inherit() {
 	b := s.base
 	s.image = cloneImage(b.image)
 	s.image.Config.OnBuild = nil
-	s.platform, s.vertex = b.platform, b.vertex
+	s.platform, s.vertex = b.platform, b.whole()
 	s.env = b.env.clone()
 	s.args = slices.Concat(s.args, b.args)
 }

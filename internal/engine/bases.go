@@ -1,7 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -11,6 +17,7 @@ import (
 
 	"strake/internal/build"
 	"strake/internal/image"
+	"strake/internal/layout"
 )
 
 // baseImages finds the images that a build starts from. They are leased when the
@@ -26,6 +33,9 @@ type baseImages struct {
 
 // Resolve implements build.Images.
 func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (build.Image, error) {
+	if where, ok := strings.CutPrefix(ref, layoutScheme); ok {
+		return b.fromLayout(ctx, where, platform)
+	}
 	img, err := b.find(ctx, ref, platforms.Format(platform))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return build.Image{}, err
@@ -37,7 +47,12 @@ func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.P
 		}
 		img = pulled.Image
 	}
-	manifest, _, err := image.ReadManifest(ctx, b.env.Store, img.Manifest)
+	return b.read(ctx, img.Manifest)
+}
+
+// read describes an image that is here.
+func (b *baseImages) read(ctx context.Context, desc ocispec.Descriptor) (build.Image, error) {
+	manifest, _, err := image.ReadManifest(ctx, b.env.Store, desc)
 	if err != nil {
 		return build.Image{}, err
 	}
@@ -45,7 +60,50 @@ func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.P
 	if err != nil {
 		return build.Image{}, err
 	}
-	return build.Image{Layers: config.RootFS.DiffIDs, Config: raw, Manifest: img.Manifest}, nil
+	return build.Image{Layers: config.RootFS.DiffIDs, Config: raw, Manifest: desc}, nil
+}
+
+// layoutScheme begins the name of an image in an OCI layout.
+const layoutScheme = "oci-layout://"
+
+// fromLayout takes an image of a layout in, DIR[:TAG][@DIGEST], without a name:
+// this process's lease keeps it.
+func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocispec.Platform) (build.Image, error) {
+	dir, dgst, pinned := strings.Cut(where, "@")
+	dir, tag, _ := strings.Cut(dir, ":")
+	ref := cmp.Or(dgst, tag, "latest")
+	if pinned {
+		if err := digest.Digest(dgst).Validate(); err != nil {
+			return build.Image{}, fmt.Errorf("oci-layout reference %q: %w", where, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
+		return build.Image{}, fmt.Errorf("oci-layout reference %q could not be resolved: %w", where, err)
+	}
+	source, err := layout.Open(dir)
+	if err != nil {
+		return build.Image{}, err
+	}
+	root, err := source.Resolve(ctx, ref)
+	if err != nil {
+		return build.Image{}, fmt.Errorf("oci-layout reference %q could not be resolved: %w", where, err)
+	}
+	if err := image.CopyGraph(ctx, source, b.env.Store, root, image.CopyOptions{Select: image.Select(platform)}); err != nil {
+		return build.Image{}, copyError(err)
+	}
+	const deepest = 8
+	for depth := 0; image.IsIndex(root.MediaType); depth++ {
+		index, _, err := image.ReadIndex(ctx, b.env.Store, root)
+		if err != nil {
+			return build.Image{}, err
+		}
+		chosen, err := image.Select(platform)(index)
+		if err != nil || len(chosen) == 0 || depth == deepest {
+			return build.Image{}, errors.Join(fmt.Errorf("oci-layout reference %q has no image for %s", where, platforms.Format(platform)), err)
+		}
+		root = chosen[0]
+	}
+	return b.read(ctx, root)
 }
 
 func (b *baseImages) find(ctx context.Context, ref, platform string) (Image, error) {

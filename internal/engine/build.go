@@ -26,9 +26,16 @@ import (
 
 // BuildOptions say what to build.
 type BuildOptions struct {
-	Dir        string    // the build context; an empty directory where there is none
-	Dockerfile string    // path; "" is Dir/Dockerfile
-	Source     io.Reader // the Dockerfile itself, when it is no file
+	// Context is the build context: a directory, the URL of a git repository or of
+	// an archive or a Dockerfile, or "-": Stdin, an archive or a Dockerfile.
+	Context string
+	// Dockerfile is a path, a URL or "-" (Stdin); "" is Dockerfile in the context.
+	// In a context that is no directory here a relative path is one there.
+	Dockerfile string
+	Stdin      io.Reader
+	// Contexts are further contexts by name: a directory, a URL as for Context,
+	// docker-image://REF or oci-layout://DIR[:TAG|@DIGEST].
+	Contexts map[string]string
 
 	Names     []string // what the image is called; with tags or latest
 	Target    string
@@ -112,17 +119,18 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict,
 	})
 	defer closing(&err, solver.Close)
-	source, err := readDockerfile(ctx, solver, &opts)
+	input, err := openInput(ctx, env, solver, &opts)
 	if err != nil {
 		return BuildResult{}, err
 	}
+	defer closing(&err, input.close)
 	x := &exporter{
 		env: env, solver: solver, multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch,
 		write: opts.Write, result: &result,
 	}
-	file, err := dockerfile.Parse(dockerfileName(opts), source)
+	file, err := dockerfile.Parse(input.name, input.source)
 	if err == nil {
-		x.built, err = solve(ctx, bases, solver, file, targets, opts, given)
+		x.built, err = solve(ctx, bases, input, file, targets, given)
 	}
 	if err == nil {
 		err = x.run(ctx, opts.Outputs)
@@ -143,9 +151,8 @@ func multiPlatform(targets []ocispec.Platform, args map[string]string) bool {
 
 // solve builds the Dockerfile for each platform, all at once: the steps that
 // they share are made once.
-func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *dockerfile.File, targets []ocispec.Platform, opts BuildOptions, given openedRun) (built []build.Built, err error) {
-	files := solver.LazyContext(build.LazyContextOptions{Dir: opts.Dir, Dockerfile: opts.Dockerfile, Index: bases.env.Store})
-	defer closing(&err, files.Close)
+func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dockerfile.File, targets []ocispec.Platform, given openedRun) (built []build.Built, err error) {
+	opts, solver := input.opts, input.solver
 	wanted := []*ocispec.Platform{nil}
 	if len(targets) > 0 {
 		wanted = nil
@@ -163,7 +170,7 @@ func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *d
 		compile := dockerfile.Options{
 			Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
 			NoCache: opts.NoCache, Pull: opts.Pull,
-			Images: bases, Solver: solver, Context: files, Slot: buildSlot(opts),
+			Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
 		}
 		given.apply(&compile)
 		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err != nil {
@@ -179,50 +186,6 @@ func solve(ctx context.Context, bases *baseImages, solver *build.Solver, file *d
 		})
 	}
 	return built, g.Wait()
-}
-
-func dockerfileName(opts BuildOptions) string {
-	if opts.Dockerfile == "" {
-		return "Dockerfile"
-	}
-	return filepath.Base(opts.Dockerfile)
-}
-
-// readDockerfile reads the Dockerfile and settles where it is.
-func readDockerfile(ctx context.Context, solver *build.Solver, opts *BuildOptions) (source []byte, err error) {
-	if opts.Source == nil && opts.Dockerfile == "" {
-		opts.Dockerfile = filepath.Join(opts.Dir, "Dockerfile")
-	}
-	step := solver.Begin("[internal] load build definition from " + dockerfileName(*opts))
-	from := opts.Source
-	if from == nil {
-		f, err := os.Open(opts.Dockerfile)
-		if err != nil {
-			if reason := errors.Unwrap(err); reason != nil {
-				err = fmt.Errorf("failed to read dockerfile: open %s: %w", filepath.Base(opts.Dockerfile), reason)
-			}
-			return nil, step.End(ctx, err)
-		}
-		defer closing(&err, f.Close)
-		from = f
-	}
-	source, err = io.ReadAll(io.LimitReader(from, maxDockerfile+1))
-	if err == nil {
-		step.Item(progress.Item{ID: "transferring dockerfile:", Current: int64(len(source)), Done: true})
-	}
-	return source, step.End(ctx, err)
-}
-
-// buildSlot names this build among others: the place of its Dockerfile.
-func buildSlot(opts BuildOptions) string {
-	path := opts.Dockerfile
-	if path == "" {
-		path = opts.Dir + "/-"
-	}
-	if abs, err := filepath.Abs(path); err == nil {
-		path = abs
-	}
-	return path
 }
 
 // sourceDateEpoch is the time that no file may be newer than: a build argument,

@@ -46,7 +46,7 @@ func TestCorpus(t *testing.T) {
 
 func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built conformance.Built) {
 	opts := BuildOptions{
-		Dir: c.Dir, Dockerfile: filepath.Join(c.Dir, c.Dockerfile), Target: c.Target, BuildArgs: c.Args, Labels: c.Labels,
+		Context: c.Dir, Dockerfile: filepath.Join(c.Dir, c.Dockerfile), Target: c.Target, BuildArgs: c.Args, Labels: c.Labels,
 	}
 	if c.Platform != "" {
 		opts.Platforms = []string{c.Platform}

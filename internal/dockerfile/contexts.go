@@ -1,0 +1,88 @@
+package dockerfile
+
+import (
+	"fmt"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/build"
+	"strake/internal/reference"
+)
+
+// Context is what a further build context is: exactly one of its fields is set.
+type Context struct {
+	Dir   *build.LazyContext
+	Files *build.Vertex // of a repository or an archive
+	Image string        // as Options.Images finds it; "scratch" is none
+}
+
+// ContextName is how the name of a further context is compared: that of an image
+// without what is implied.
+func ContextName(name string) (string, error) {
+	ref, err := reference.Parse(name)
+	if err != nil {
+		return "", fmt.Errorf("invalid context name %s: %w", name, err)
+	}
+	return strings.TrimSuffix(ref.Familiar().String(), ":latest"), nil
+}
+
+// namedContext is the context that takes the place of a stage or image.
+func (o *Options) namedContext(name string) (*namedContext, bool) {
+	if len(o.Contexts) == 0 || strings.EqualFold(name, scratch) || strings.EqualFold(name, "context") {
+		return nil, false
+	}
+	short, err := ContextName(name)
+	if err != nil {
+		return nil, false
+	}
+	found, ok := o.Contexts[short]
+	if !ok {
+		return nil, false
+	}
+	return &namedContext{found, "[context " + short + "] "}, true
+}
+
+// namedContext is a further context and how its steps begin.
+type namedContext struct {
+	Context
+	label string
+}
+
+// override puts a context in the place of a stage of its name.
+func (o *Options) override(s *stage) bool {
+	found, ok := o.namedContext(s.Name)
+	if ok {
+		s.named, s.base, s.Commands = found, nil, nil
+		s.BaseName = s.Name
+	}
+	return ok
+}
+
+// fromContext begins a stage with the files of a context.
+func (s *stage) fromContext(platform ocispec.Platform, whole bool) {
+	s.image, s.platform, s.dispatched = emptyImage(platform), &platform, s.external
+	s.vertex = s.named.Files
+	if s.named.Dir == nil {
+		return
+	}
+	s.vertex = &build.Vertex{
+		Op: &build.Copy{
+			Sources: []build.Source{{Context: s.named.Dir.Load, Path: "."}}, Dest: "/", Instruction: "COPY /",
+		},
+		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: s.named.label + "copy its files", Lines: linesOf(s.Location),
+	}
+	s.files = s.named.Dir
+	if whole {
+		s.whole()
+		s.files = nil // the stage goes on from there
+	}
+}
+
+// whole is the stage's files, all of them.
+func (s *stage) whole() *build.Vertex {
+	if s.files != nil {
+		s.files.Want("/")
+	}
+	return s.vertex
+}
