@@ -204,6 +204,12 @@ func (h *header) complete(r *Reader, b *[blockSize]byte, longName, longLink stri
 	return nil
 }
 
+// IsTar reports whether what begins with head, of at least 512 bytes, is a tar:
+// the checksum of its first header fits.
+func IsTar(head []byte) bool {
+	return len(head) >= blockSize && checksumFits((*[blockSize]byte)(head))
+}
+
 // checksumFits compares a header's checksum with its own, of unsigned bytes or, as
 // some tars have it, of signed ones. It adds eight bytes at a time.
 func checksumFits(b *[blockSize]byte) bool {

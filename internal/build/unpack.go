@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -43,10 +44,9 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 			err = errors.Join(err, cerr)
 		}
 	}()
-	r := archive.NewReader(plain)
-	e, err := r.Next()
-	if err != nil {
-		return false, nil // likewise
+	begin := bufio.NewReader(plain)
+	if head, err := begin.Peek(512); err != nil || !archive.IsTar(head) {
+		return false, nil //nolint:nilerr // likewise
 	}
 	if err := p.mkdirAll(dest, 0o755); err != nil {
 		return true, err
@@ -55,6 +55,8 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 	if err != nil {
 		return true, err
 	}
+	r := archive.NewReader(begin)
+	e, err := r.Next()
 	for ; err == nil; e, err = r.Next() {
 		if err := ctx.Err(); err != nil {
 			return true, err
@@ -66,7 +68,7 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 	if !errors.Is(err, io.EOF) {
 		return true, err
 	}
-	return true, sameFile(n, plain, in, sum)
+	return true, sameFile(n, begin, in, sum)
 }
 
 // sameFile reads an archive to its end and fails if it is not the one that was

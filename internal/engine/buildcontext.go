@@ -194,11 +194,7 @@ const archiveHead = 1024
 
 // isArchive reports whether a file that begins so is a tar, or compressed.
 func isArchive(head []byte) bool {
-	if archive.Detect(head) != archive.None {
-		return true
-	}
-	_, err := archive.NewReader(strings.NewReader(string(head))).Next()
-	return err == nil
+	return archive.Detect(head) != archive.None || archive.IsTar(head)
 }
 
 // spool keeps an archive in a file, and makes a stage of what is in it.
