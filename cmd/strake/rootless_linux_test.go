@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -74,6 +75,9 @@ func (c *commoner) owned() {
 COPY --chown=33:33 --chmod=700 data /data/
 RUN echo new > /data/new; rm /etc/group; mkdir /data/sub; rm -r /tmp
 RUN --network=none mkdir /tmp; echo $(id -u) $(ls /data | sort) > /seen
+RUN --mount=type=cache,target=/c,uid=1000 --mount=type=bind,target=/ctx --mount=type=tmpfs,target=/t --mount=type=secret,id=s,uid=1000 \
+  cmp /ctx/data /run/secrets/s && mkdir /c/d && chmod 700 /c/d && touch /c/d/f /t/f
+RUN --security=insecure ls /dev/null
 CMD ["cat", "/seen"]
 `,
 		"ctx/data": "kept\n",
@@ -89,7 +93,7 @@ CMD ["cat", "/seen"]
 func TestOneID(t *testing.T) {
 	c := newCommoner(t, "unshare", "-m", "sh", "-c", `mount --bind /dev/null /etc/subuid; exec "$@"`, "sh")
 	c.owned()
-	c.strake("build", "-t", "app", "ctx")
+	c.strake("build", "--secret", "id=s,src=ctx/data", "--allow", "security.insecure", "-t", "app", "ctx")
 	if got, want := c.strake("run", "--rm", "app"), "0 data new sub"; got != want {
 		t.Errorf("the container wrote %q, want %q", got, want)
 	}
@@ -116,7 +120,7 @@ func TestSubordinateIDs(t *testing.T) {
 		fmt.Sprintf(`mount --bind %[1]s /etc/subuid; mount --bind %[1]s /etc/subgid; exec "$@"`, ranges), "sh")
 	c.need("newuidmap", "newgidmap")
 	c.owned()
-	c.strake("build", "-t", "app", "ctx")
+	c.strake("build", "--secret", "id=s,src=ctx/data", "--allow", "security.insecure", "-t", "app", "ctx")
 	c.wantOwners(map[string]string{"data": "33 33", "data/data": "33 33", "data/new": "0 0"})
 	if got, want := c.strake("run", "--rm", "-u", "alice", "app", "id"), "uid=1000(alice) gid=1000 groups=1000"; got != want {
 		t.Errorf("alice is %q, want %q", got, want)
@@ -132,7 +136,7 @@ func TestSubordinateIDs(t *testing.T) {
 func TestNoNamespace(t *testing.T) {
 	c := newCommoner(t, "unshare", "-m", "sh", "-c", `mount --rbind / /mnt; exec chroot /mnt "$@"`, "sh")
 	c.owned()
-	if out := c.fails("build", "-t", "app", "ctx"); !strings.Contains(out, "needs root or a user namespace") {
+	if out := c.fails("build", "--allow", "security.insecure", "-t", "app", "ctx"); !strings.Contains(out, "needs root or a user namespace") {
 		t.Errorf("RUN without a namespace: %s", out)
 	}
 	if err := os.WriteFile(filepath.Join(c.home, "ctx/plain"), []byte("FROM busybox\nCOPY --chown=33 data /data\n"), 0o644); err != nil {
@@ -214,6 +218,8 @@ func (c *commoner) cleansUp() {
 	c.strake("rmi", "--now", "app", "busybox")
 	c.strake("system", "prune", "-af")
 	left, err := filepath.Glob(filepath.Join(c.home, ".local/share/strake/rootfs/unpacked/????????*"))
+	caches, cachesErr := filepath.Glob(filepath.Join(c.home, ".local/share/strake/cachemounts/*/*"))
+	left, err = append(left, caches...), errors.Join(err, cachesErr)
 	if err != nil || len(left) > 0 {
 		c.Errorf("left: %v, %v", left, err)
 	}

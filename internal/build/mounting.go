@@ -18,6 +18,7 @@ import (
 	"strake/internal/executor"
 	"strake/internal/layer"
 	"strake/internal/rootfs"
+	"strake/internal/userns"
 )
 
 // mounting makes the mounts of one step, and takes them away again.
@@ -219,7 +220,8 @@ func (m *mounting) fill(ctx context.Context, dir string, one Mount, owned bool) 
 	if !owned {
 		return nil
 	}
-	return errors.Join(os.Chown(dir, one.UID, one.GID), os.Chmod(dir, one.Mode))
+	uid, gid := userns.Owner(one.UID, one.GID)
+	return errors.Join(os.Chown(dir, uid, gid), os.Chmod(dir, one.Mode))
 }
 
 func extract(ctx context.Context, l layer.Files, dir string) error {
@@ -228,7 +230,7 @@ func extract(ctx context.Context, l layer.Files, dir string) error {
 		return err
 	}
 	defer func() { _ = tar.Close() }() // only read
-	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{})
+	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{IDs: userns.IDs()})
 }
 
 // secret shows a value in a file that is only in memory, in a variable, or both.

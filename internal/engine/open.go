@@ -53,13 +53,17 @@ func Close(env *Env) error {
 	return env.Store.Close()
 }
 
-// HasUnpacked reports whether a store holds root file systems that were
-// unpacked; "" is the default one.
+// HasUnpacked reports whether a store holds files of containers as such: root
+// file systems that were unpacked, and cache mounts; "" is the default one.
 func HasUnpacked(root string) bool {
 	if root == "" {
 		root = store.DefaultRoot()
 	}
-	list, err := os.ReadDir(unpackedDir(root))
+	return holds(unpackedDir(root)) || holds(filepath.Join(root, "cachemounts"))
+}
+
+func holds(dir string) bool {
+	list, err := os.ReadDir(dir)
 	return err == nil && slices.ContainsFunc(list, func(e os.DirEntry) bool { return e.Name() != rootfs.MountPoints })
 }
 

@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/userns"
 )
 
 // capabilityNames are the kernel's capabilities by number.
@@ -69,6 +71,9 @@ func makeInsecure(config *specs.Spec) error {
 		config.Linux.Devices = append(config.Linux.Devices, specs.LinuxDevice{
 			Path: fmt.Sprintf("/dev/loop%d", i), Type: "b", Major: 7, Minor: int64(i),
 		})
+	}
+	if userns.IDs() > 0 { // where the runtime can make none, but show those of the host
+		config.Linux.Devices = slices.DeleteFunc(config.Linux.Devices, func(d specs.LinuxDevice) bool { return !exists(d.Path) })
 	}
 	return nil
 }

@@ -96,11 +96,10 @@ func (m *marker) describe(name string) error {
 	if err != nil {
 		return err
 	}
-	full, ids := filepath.Join(m.dir, name), uint32(userns.IDs())
-	if ids == 0 || st.UID < ids && st.GID < ids {
-		if err := unix.Lchown(full, int(st.UID), int(st.GID)); err != nil {
-			return err
-		}
+	full, ids := filepath.Join(m.dir, name), userns.IDs()
+	uid, gid := userns.Owner(int(st.UID), int(st.GID))
+	if err := unix.Lchown(full, uid, gid); err != nil {
+		return err
 	}
 	for _, a := range st.Xattrs {
 		if err := unix.Lsetxattr(full, a.Name, []byte(a.Value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) && (ids == 0 || !errors.Is(err, unix.EPERM)) {

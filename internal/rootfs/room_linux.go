@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strake/internal/mount"
+	"strake/internal/userns"
 )
 
 // A Room is a directory in memory that only the processes of a namespace see: for what a container is to be shown and the disk is
@@ -53,7 +54,8 @@ type Attributes struct {
 }
 
 func (a Attributes) apply(path string) error {
-	return errors.Join(os.Lchown(path, a.UID, a.GID), os.Chmod(path, a.Mode.Perm()))
+	uid, gid := userns.Owner(a.UID, a.GID)
+	return errors.Join(os.Lchown(path, uid, gid), os.Chmod(path, a.Mode.Perm()))
 }
 
 // File makes a file and returns its path.

@@ -21,6 +21,14 @@ func IDs() int {
 	return ids
 }
 
+// Owner returns who a file belongs to that is to have an owner: root where the namespace of the process does not have the ids.
+func Owner(uid, gid int) (hasUID, hasGID int) {
+	if ids := IDs(); ids > 0 && (uid >= ids || gid >= ids) {
+		return 0, 0
+	}
+	return uid, gid
+}
+
 // UID returns the user's id, as it is outside of the namespace.
 func UID() int {
 	if ids, uid := entered(); ids > 0 {

@@ -93,8 +93,9 @@ func Wait() error {
 	return nil
 }
 
-// Enter runs the program again with args in a user namespace of its own as p says, its environment the same, and returns its exit code, 128 + n if signal n ended it. Signals that end the process are passed on; it dies with this process. Where
-// the machine does not let ordinary users make namespaces the error is errdefs.ErrPermissionDenied.
+// Enter runs the program again with args in a user namespace of its own as p says, its environment the same, and returns its exit
+// code, 128 + n if signal n ended it. Signals that end the process are passed on; it dies with this process. Where the machine does
+// not let ordinary users make namespaces the error is errdefs.ErrPermissionDenied.
 func (p Plan) Enter(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
