@@ -169,7 +169,7 @@ var copyCases = []copyCase{
 	},
 	{
 		name: "file into existing directory without slash", stage: []string{"x/ mode=0700"}, context: []string{"a data=1"},
-		sources: []string{"a"}, dest: "/x", want: []string{"x/a 644 data=1"},
+		sources: []string{"a"}, dest: "/x", want: []string{"x/ 700", "x/a 644 data=1"},
 	},
 	{
 		name: "directory contents", context: []string{"d/ mode=0711", "d/f mode=0755 data=1", "d/e/", "d/l -> f"},
@@ -212,11 +212,11 @@ var copyCases = []copyCase{
 	{
 		name: "destination through a symlink of the stage", stage: []string{"real/", "l -> /real", "up -> ../../../../../real"},
 		context: []string{"a data=1"}, sources: []string{"a"}, dest: "/up/sub/",
-		want: []string{"real/sub/ 755", "real/sub/a 644 data=1"},
+		want: []string{"real/ 755", "real/sub/ 755", "real/sub/a 644 data=1"},
 	},
 	{
 		name: "file over symlink replaces it", stage: []string{"x/", "x/a -> /etc/passwd"}, context: []string{"a data=1"},
-		sources: []string{"a"}, dest: "/x/", want: []string{"x/a 644 data=1"},
+		sources: []string{"a"}, dest: "/x/", want: []string{"x/ 755", "x/a 644 data=1"},
 	},
 	{
 		name: "file over directory", stage: []string{"x/", "x/a/"}, context: []string{"a"}, sources: []string{"a"}, dest: "/x/",
@@ -293,6 +293,10 @@ var copyCases = []copyCase{
 	},
 	{
 		name: "named owner where nothing is", context: []string{"a"}, sources: []string{"a"}, dest: "/a", owner: "app", err: `invalid user "app": this step starts from nothing`,
+	},
+	{
+		name: "through a symlink to what is missing", stage: []string{"l -> /no/where"}, context: []string{"a data=1"}, sources: []string{"a"},
+		dest: "/l", want: []string{"no/ 755", "no/where 644 data=1"},
 	},
 	{name: "no whiteouts", context: []string{".wh.etc"}, sources: []string{".wh.etc"}, dest: "/", err: "cannot hold a file of this name"},
 }

@@ -104,6 +104,19 @@ func (p *plan) set(f planned) error {
 	return nil
 }
 
+// touch gives a directory of the stage, in which a file is made, its new time.
+func (p *plan) touch(dir string) error {
+	if _, ok := p.files[dir]; ok || dir == "." {
+		return nil
+	}
+	n, err := p.lstat(dir)
+	if err != nil {
+		return err
+	}
+	n.mtime = p.now
+	return p.set(planned{node: n})
+}
+
 // mkdirAll makes a directory and its missing parents with a mode. It follows
 // symlinks.
 func (p *plan) mkdirAll(dir string, perm fs.FileMode) error {
@@ -116,6 +129,9 @@ func (p *plan) mkdirAll(dir string, perm fs.FileMode) error {
 		at = path.Join(at, part)
 		n, err := p.lstat(at)
 		if errors.Is(err, fs.ErrNotExist) {
+			if err := p.touch(path.Dir(at)); err != nil {
+				return err
+			}
 			f := planned{node: node{path: at, mode: fs.ModeDir | perm, mtime: p.now}}
 			if p.owner != nil {
 				f.uid, f.gid = p.owner.uid, p.owner.gid
@@ -170,6 +186,8 @@ func (p *plan) copy(from tree, name, dest string) error {
 		}
 	} else if exists && at.mode.IsDir() {
 		target = path.Join(target, path.Base(name))
+	} else if err := p.mkdirAll("/"+path.Dir(target), p.chmod.parents()); err != nil {
+		return err // through a symlink to what is missing
 	}
 	links := map[uint64]string{}
 	return from.walk(resolved, func(n node) error {
@@ -190,19 +208,27 @@ func (p *plan) place(from tree, n node, root, target string, links map[uint64]st
 	case n.mode.IsDir() && exists && !old.mode.IsDir():
 		return fmt.Errorf("cannot copy to non-directory: /%s", n.path)
 	case n.mode.IsDir() && exists && source == root:
-		// The destination keeps all but its time.
-		if !n.mtime.IsZero() {
-			old.mtime = n.mtime
-			return p.set(planned{node: old})
+		// The destination keeps all but its time; a root has none to give.
+		if root == "." {
+			return nil
 		}
-		return nil
+		old.mtime = n.mtime
+		return p.set(planned{node: old})
 	case n.implied && exists:
-		old.mode = n.mode
+		old.mode, old.mtime = n.mode, p.now
 		return p.set(planned{node: old})
 	case !n.mode.IsDir() && exists && old.mode.IsDir():
 		return fmt.Errorf("cannot replace to directory /%s with file", n.path)
 	}
 	f := planned{node: n, from: from, source: source}
+	if n.implied {
+		f.mtime = p.now // what is in it was made after it
+	}
+	if !exists || !n.mode.IsDir() {
+		if err := p.touch(path.Dir(n.path)); err != nil {
+			return err
+		}
+	}
 	if n.ino != 0 && n.mode.IsRegular() {
 		if first, ok := links[n.ino]; ok {
 			f.link = first

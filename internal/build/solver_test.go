@@ -306,7 +306,7 @@ func TestUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"usr/lib/a 640 owner=5:6 data=x", "usr/lib/b = usr/lib/a", "was-dir 644 data=x", "s -> /etc",
+		"usr/lib/ 755", "usr/lib/a 640 owner=5:6 data=x", "usr/lib/b = usr/lib/a", "was-dir 644 data=x", "s -> /etc",
 		"etc/ 755", "etc/inside 644 data=x", "z 644 data=plain",
 	}
 	if diff := cmp.Diff(want, contents(t, s, res.Layers[1])); diff != "" {
@@ -319,7 +319,7 @@ func TestWorkdirThroughSymlink(t *testing.T) {
 	outside := t.TempDir()
 	base := tarOf(t, s, "up -> ../../../../.."+outside, "real/", "l -> /real")
 	for path, want := range map[string][]string{
-		"/l/a/b": {"real/a/ 755", "real/a/b/ 755"},
+		"/l/a/b": {"real/ 755", "real/a/ 755", "real/a/b/ 755"},
 		"/real":  nil,
 	} {
 		res, err := NewSolver(Options{Store: s}).Solve(t.Context(), &Vertex{

@@ -32,6 +32,9 @@ func statAt(dir *os.File, name, full string) (node, fileStat, error) {
 	switch n.mode.Type() {
 	case 0:
 		n.size = st.Size
+		if st.Nlink > 1 {
+			n.ino = st.Ino
+		}
 	case fs.ModeSymlink:
 		buf := make([]byte, unix.PathMax)
 		l, err := unix.Readlinkat(fd, name, buf)

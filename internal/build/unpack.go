@@ -141,7 +141,7 @@ func (p *plan) landing(root, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := p.mkdirAll(dir, 0o755); err != nil {
+	if err := errors.Join(p.mkdirAll(dir, 0o755), p.touch(dir)); err != nil {
 		return "", err
 	}
 	return path.Join(dir, path.Base(name)), nil
