@@ -77,6 +77,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	obsolete(flags, "disable-content-trust")
 	obsolete(flags, "rm")
 	obsolete(flags, "force-rm")
+	ignored(flags, "builder") // there is one
 	return cmd
 }
 

@@ -52,8 +52,9 @@ func newBuilderPruneCommand(s *session) *cobra.Command {
 	flags.Var(&opts.minFree, "min-free-space", "Target amount of free disk space after pruning")
 	flags.Var(&opts.reserved, "reserved-space", "Amount of disk space always allowed to keep for cache")
 	flags.Var(&opts.reserved, "keep-storage", "Amount of disk space to keep for cache")
-	flags.Lookup("keep-storage").Hidden = true // the name that reserved-space had
+	flags.Lookup("keep-storage").Deprecated = "keep-storage flag has been changed to reserved-space"
 	flags.BoolVar(&opts.verbose, "verbose", false, "Provide a more verbose output")
+	ignored(flags, "timeout")
 	return cmd
 }
 
@@ -62,37 +63,25 @@ func runBuilderPrune(ctx context.Context, s *session, opts builderPruneOptions) 
 	if opts.all {
 		warning = "WARNING! This will remove all build cache. Are you sure you want to continue?"
 	}
-	if ok, err := opts.confirm(ctx, s, warning); err != nil || !ok {
-		return err
-	}
-	env, err := s.engine(ctx)
-	if err != nil {
-		return err
-	}
-	result, err := engine.Prune(ctx, env, engine.PruneOptions{
-		Cache: &engine.PruneCache{
-			All: opts.all, Filters: conditions(opts.filters),
-			MaxUsed: int64(opts.maxUsed), MinFree: int64(opts.minFree), Reserved: int64(opts.reserved),
-		},
-		DryRun: opts.dryRun,
-	})
-	if err != nil {
-		return fromEngine(err)
-	}
-	w := tabwriter.NewWriter(s.Out, 1, 8, 1, '\t', 0)
+	return opts.prune(ctx, s, warning, engine.PruneOptions{Cache: &engine.PruneCache{
+		All: opts.all, Filters: conditions(opts.filters),
+		MaxUsed: int64(opts.maxUsed), MinFree: int64(opts.minFree), Reserved: int64(opts.reserved),
+	}}, opts.report)
+}
+
+// report prints the records as buildx does.
+func (o *builderPruneOptions) report(s *session, result engine.PruneResult) error {
+	out := forTerminal(s.Out)
+	w := tabwriter.NewWriter(out, 1, 8, 1, '\t', 0)
 	for i, r := range result.Cache {
-		if opts.verbose {
+		if o.verbose {
 			printCacheRecord(w, r)
 			continue
 		}
 		if i == 0 {
 			fmt.Fprintln(w, "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED")
 		}
-		size := units.HumanSize(float64(r.Size))
-		if r.Shared {
-			size += "*"
-		}
-		fmt.Fprintf(w, "%-40s\t%-5v\t%-10s\t%s\n", r.ID, !r.InUse, size, since(time.Now(), r.Used))
+		fmt.Fprintf(w, "%-40s\t%-5v\t%-10s\t%s\n", r.ID, !r.InUse, cacheSize(r), since(time.Now(), r.Used))
 		if err := w.Flush(); err != nil {
 			return err
 		}
@@ -100,10 +89,18 @@ func runBuilderPrune(ctx context.Context, s *session, opts builderPruneOptions) 
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	w = tabwriter.NewWriter(s.Out, 1, 8, 1, '\t', 0)
-	fmt.Fprintf(w, "Total:\t%s\n", units.HumanSize(float64(result.Freed)))
-	opts.remark(s, result, "strake system prune")
-	return w.Flush()
+	o.remark(s, result, "strake system prune")
+	_, err := fmt.Fprintf(out, "Total:\t%s\n", units.HumanSize(float64(result.Freed)))
+	return err
+}
+
+// cacheSize is a record's size as buildx's tables have it.
+func cacheSize(r engine.CacheRecord) string {
+	size := units.HumanSize(float64(r.Size))
+	if r.Shared {
+		size += "*"
+	}
+	return size
 }
 
 // printCacheRecord prints a record as buildx does when it is to be verbose.
@@ -118,6 +115,7 @@ func printCacheRecord(w *tabwriter.Writer, r engine.CacheRecord) {
 	if step := strings.TrimSpace(r.Step); step != "" {
 		line("Description", step)
 	}
+	line("Usage count", 1)
 	line("Last used", since(time.Now(), r.Used))
 	line("Type", r.Kind)
 	fmt.Fprintln(w)

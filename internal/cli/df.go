@@ -113,7 +113,7 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 		if err != nil {
 			return err
 		}
-		return tmpl.Execute(s.Out, struct{ Images, Containers, Volumes, BuildCache []record }{ // no newline: docker adds none
+		return tmpl.Option("missingkey=error").Execute(s.Out, struct{ Images, Containers, Volumes, BuildCache []record }{ // no newline: docker adds none
 			images.records(usage.PerImage), []record{}, []record{}, records.records(usage.Records),
 		})
 	}
@@ -131,10 +131,7 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 func (l listing[T]) records(items []T) []record {
 	list := make([]record, len(items))
 	for i, item := range items {
-		list[i] = record{}
-		for _, f := range l.fields {
-			list[i][f.name] = f.value(item)
-		}
+		list[i] = l.record(item)
 	}
 	return list
 }

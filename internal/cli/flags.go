@@ -50,6 +50,12 @@ func obsolete(flags *pflag.FlagSet, name string) {
 	flags.Lookup(name).Hidden = true
 }
 
+// ignored takes a flag with a value that means nothing without a daemon.
+func ignored(flags *pflag.FlagSet, name string) {
+	flags.String(name, "", "")
+	flags.Lookup(name).Hidden = true
+}
+
 // checkPlatforms fails for a platform that does not parse.
 func checkPlatforms(list []string) error {
 	for _, p := range list {

@@ -36,15 +36,29 @@ type field[T any] struct {
 // listing prints records of one kind as docker's list commands do.
 type listing[T any] struct {
 	fields  []field[T]
-	columns []string // names of the fields in the default table
-	docker  string   // the type of a record in docker, which errors in templates tell
+	columns []string               // names of the fields in the default table
+	docker  string                 // the type of a record in docker, which errors in templates tell
+	typed   map[string]func(T) any // fields that templates see as what they are
 }
 
 // record is a row as a template sees it.
-type record map[string]string
+type record map[string]any
 
 // MarshalJSON writes the keys in order, and escapes as docker does.
-func (r record) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]string(r)) }
+func (r record) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]any(r)) }
+
+// record is an item as a template sees it.
+func (l listing[T]) record(item T) record {
+	row := make(record, len(l.fields))
+	for _, f := range l.fields {
+		if typed := l.typed[f.name]; typed != nil {
+			row[f.name] = typed(item)
+		} else {
+			row[f.name] = f.value(item)
+		}
+	}
+	return row
+}
 
 // write prints items in docker's --format language: "" or table, table
 // TEMPLATE, json, TEMPLATE. It prints all or, where it fails, nothing.
@@ -76,11 +90,7 @@ func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 		rows = &bytes.Buffer{}
 	}
 	for _, item := range items {
-		row := make(record, len(l.fields))
-		for _, f := range l.fields {
-			row[f.name] = f.value(item)
-		}
-		if err := tmpl.Execute(rows, row); err != nil {
+		if err := tmpl.Execute(rows, l.record(item)); err != nil {
 			return l.templateError(err)
 		}
 		rows.WriteByte('\n')

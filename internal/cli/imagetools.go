@@ -81,7 +81,7 @@ func runCreateIndex(ctx context.Context, s *session, opts createIndexOptions) er
 	if err != nil {
 		return fromEngine(err)
 	}
-	if opts.metadata != "" {
+	if opts.metadata != "" && !opts.DryRun {
 		if err := writeMetadata(opts.metadata, made.Desc, opts.Tags); err != nil {
 			return err
 		}
@@ -92,13 +92,23 @@ func runCreateIndex(ctx context.Context, s *session, opts createIndexOptions) er
 	return err
 }
 
-// writeMetadata writes the file of --metadata-file.
+// writeMetadata writes the file of --metadata-file: what was made, and the
+// repositories that have it.
 func writeMetadata(path string, desc ocispec.Descriptor, tags []string) error {
+	repositories := make([]string, len(tags))
+	for i, tag := range tags {
+		named, err := reference.Parse(tag)
+		if err != nil {
+			return err
+		}
+		repositories[i] = named.Name()
+	}
+	slices.Sort(repositories)
 	return writeFile(path, func(w io.Writer) error {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		return enc.Encode(map[string]any{
-			"containerimage.descriptor": desc, "containerimage.digest": desc.Digest, "image.name": strings.Join(tags, ","),
+			"containerimage.descriptor": desc, "image.name": strings.Join(slices.Compact(repositories), ","),
 		})
 	})
 }
@@ -111,14 +121,14 @@ func newInspectIndexCommand(s *session) *cobra.Command {
 		Short: "Show details of an image in the registry",
 		Args:  argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if raw && format != "" && format != "{{.Manifest}}" {
+			if raw && format != "" {
 				return errors.New("format and raw cannot be used together")
 			}
 			return runInspectIndex(cmd.Context(), s, args[0], format, raw)
 		},
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVar(&format, "format", "", "Format the output using the given Go template (.Name, .Manifest, .Image)")
+	cmd.Flags().StringVar(&format, "format", "", "Format the output using the given Go template (.Name, .Manifest, .Image, .SBOM, .Provenance)")
 	cmd.Flags().BoolVar(&raw, "raw", false, "Show original, unformatted JSON manifest")
 	return cmd
 }
@@ -136,31 +146,32 @@ func runInspectIndex(ctx context.Context, s *session, ref, format string, raw bo
 	case raw: // without a newline: it would be of another digest
 		_, err := s.Out.Write(found.Bytes)
 		return err
-	case format == "" || format == "{{.Manifest}}":
-		return printIndex(s.Out, found)
+	case format == "" || strings.Join(strings.Fields(format), "") == "{{.Manifest}}":
+		return printIndex(forTerminal(s.Out), found)
 	}
 	tmpl, err := template.New("").Funcs(templateFuncs()).Funcs(template.FuncMap{"json": indentedJSON}).Parse(format)
 	if err != nil {
 		return err
 	}
-	configs, err := engine.IndexConfigs(ctx, env, found)
+	images, err := engine.IndexImages(ctx, env, found)
 	if err != nil {
 		return fromEngine(err)
 	}
-	data := indexData{Name: ref, Manifest: found.Desc}
+	data := indexData{Name: ref, Manifest: found.Desc, images: images}
+	data.attested = func(of engine.IndexImage, kind string) ([]any, error) {
+		return engine.Attested(ctx, env, found, of, kind)
+	}
 	if found.Index.Manifests != nil {
 		data.Manifest = indexManifest{
 			SchemaVersion: found.Index.SchemaVersion, MediaType: found.Desc.MediaType, Digest: found.Desc.Digest, Size: found.Desc.Size,
 			Manifests: found.Index.Manifests, Annotations: found.Index.Annotations,
 		}
 	}
-	data.Image = configs
-	if len(configs) == 1 {
-		for _, config := range configs {
-			data.Image = config
-		}
+	data.Image, err = data.each(func(img engine.IndexImage) (any, error) { return img.Config, nil })
+	if err != nil {
+		return err
 	}
-	return tmpl.Execute(s.Out, data)
+	return tmpl.Execute(forTerminal(s.Out), data)
 }
 
 // indexData is what a template of buildx imagetools inspect sees.
@@ -168,6 +179,69 @@ type indexData struct {
 	Name     string `json:"name,omitempty"`
 	Manifest any    `json:"manifest,omitempty"`
 	Image    any    `json:"image,omitempty"` // one config, or several by platform
+
+	images   map[string]engine.IndexImage
+	attested func(of engine.IndexImage, kind string) ([]any, error)
+}
+
+// each is what of gives for the only image, or for several by platform; those
+// of which it gives nil are left out.
+func (d indexData) each(of func(engine.IndexImage) (any, error)) (any, error) {
+	all := map[string]any{}
+	for platform, img := range d.images {
+		v, err := of(img)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(d.images) == 1:
+			return v, nil
+		case v != nil:
+			all[platform] = v
+		}
+	}
+	return all, nil
+}
+
+// sbom is what templates know of an SBOM.
+type sbom struct {
+	SPDX            any   `json:",omitempty"`
+	AdditionalSPDXs []any `json:",omitempty"`
+}
+
+// SBOM is the list of packages that is attested of an image.
+func (d indexData) SBOM() (any, error) {
+	return d.each(func(img engine.IndexImage) (any, error) {
+		list, err := d.attested(img, "https://spdx.dev/Document")
+		if len(list) == 0 {
+			return d.absent(sbom{}), err
+		}
+		return sbom{list[0], list[1:]}, err
+	})
+}
+
+// provenance is what templates know of how an image was made.
+type provenance struct {
+	SLSA any `json:",omitempty"`
+}
+
+// Provenance is what is attested of how an image was made.
+func (d indexData) Provenance() (any, error) {
+	return d.each(func(img engine.IndexImage) (any, error) {
+		list, err := d.attested(img, "https://slsa.dev/provenance/")
+		if len(list) == 0 {
+			return d.absent(provenance{}), err
+		}
+		return provenance{list[len(list)-1]}, err
+	})
+}
+
+// absent is what the only image has instead of what is not attested: of several,
+// one is left out.
+func (d indexData) absent(empty any) any {
+	if len(d.images) == 1 {
+		return empty
+	}
+	return nil
 }
 
 // indexManifest is an index with what its descriptor says.

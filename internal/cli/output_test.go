@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,7 @@ func TestHistoryTable(t *testing.T) {
 	}
 	for name, human := range map[string]bool{"history": true, "history-exact": false} {
 		t.Run(name, func(t *testing.T) {
+			steps := slices.Clone(steps)
 			if !human {
 				steps[0].Created = 1_700_000_000
 			}

@@ -54,22 +54,9 @@ func runImagePrune(ctx context.Context, s *session, opts pruneOptions) error {
 	if opts.all {
 		warning = "WARNING! This will remove all images without at least one container associated to them.\nAre you sure you want to continue?"
 	}
-	if ok, err := opts.confirm(ctx, s, warning); err != nil || !ok {
-		return err
-	}
-	env, err := s.engine(ctx)
-	if err != nil {
-		return err
-	}
-	result, err := engine.Prune(ctx, env, engine.PruneOptions{
-		What: "image prune", Images: &engine.PruneImages{All: opts.all, Filters: conditions(opts.filters)}, Now: opts.now, DryRun: opts.dryRun,
-	})
-	if err != nil {
-		return fromEngine(err)
-	}
-	printPruned(s, result)
-	opts.summary(s, result)
-	return nil
+	return opts.prune(ctx, s, warning, engine.PruneOptions{
+		What: "image prune", Images: &engine.PruneImages{All: opts.all, Filters: conditions(opts.filters)}, Now: opts.now,
+	}, opts.report)
 }
 
 func newSystemPruneCommand(s *session) *cobra.Command {
@@ -95,33 +82,30 @@ func runSystemPrune(ctx context.Context, s *session, opts pruneOptions) error {
 	if opts.volumes && len(filters["until"]) > 0 {
 		return errors.New(`ERROR: The "until" filter is not supported with "--volumes"`)
 	}
-	if ok, err := opts.confirm(ctx, s, opts.systemWarning()); err != nil || !ok {
+	todo := engine.PruneOptions{
+		What: "system prune", Images: &engine.PruneImages{All: opts.all, Filters: filters}, Undo: true,
+	}
+	if len(filters["label"])+len(filters["label!"]) == 0 { // build cache has no labels
+		todo.Cache = &engine.PruneCache{All: opts.all, Filters: map[string][]string{"until": filters["until"]}}
+	}
+	return opts.prune(ctx, s, opts.systemWarning(), todo, opts.report)
+}
+
+// prune asks, prunes and has the result printed.
+func (o *pruneOptions) prune(ctx context.Context, s *session, warning string, todo engine.PruneOptions, report func(*session, engine.PruneResult) error) error {
+	if ok, err := o.confirm(ctx, s, warning); err != nil || !ok {
 		return err
 	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err
 	}
-	todo := engine.PruneOptions{
-		What: "system prune", Images: &engine.PruneImages{All: opts.all, Filters: filters}, Undo: true, DryRun: opts.dryRun,
-	}
-	if len(filters["label"])+len(filters["label!"]) == 0 { // build cache has no labels
-		todo.Cache = &engine.PruneCache{All: opts.all, Filters: map[string][]string{"until": filters["until"]}}
-	}
+	todo.DryRun = o.dryRun
 	result, err := engine.Prune(ctx, env, todo)
 	if err != nil {
 		return fromEngine(err)
 	}
-	printPruned(s, result)
-	if len(result.Cache) > 0 {
-		fmt.Fprintln(s.Out, "Deleted build cache objects:")
-		for _, r := range result.Cache {
-			fmt.Fprintln(s.Out, r.ID)
-		}
-		fmt.Fprintln(s.Out)
-	}
-	opts.summary(s, result)
-	return nil
+	return report(s, result)
 }
 
 // systemWarning is docker's question, and what undo loses.
@@ -163,11 +147,26 @@ func (o *pruneOptions) confirm(ctx context.Context, s *session, question string)
 	}
 }
 
+// report lists the images and the build cache that went, and tells how much
+// space there is to gain, and what of it is not there yet.
+func (o *pruneOptions) report(s *session, result engine.PruneResult) error {
+	if len(result.Images)+len(result.Leftovers) > 0 {
+		printPruned(s, result)
+	}
+	if len(result.Cache) > 0 {
+		fmt.Fprintln(s.Out, "Deleted build cache objects:")
+		for _, r := range result.Cache {
+			fmt.Fprintln(s.Out, r.ID)
+		}
+		fmt.Fprintln(s.Out)
+	}
+	_, err := fmt.Fprintln(s.Out, "Total reclaimed space:", units.HumanSize(float64(result.Freed+result.Held)))
+	o.remark(s, result, "strake image prune --now")
+	return err
+}
+
 // printPruned lists the images that went.
 func printPruned(s *session, result engine.PruneResult) {
-	if len(result.Images)+len(result.Leftovers) == 0 {
-		return
-	}
 	fmt.Fprintln(s.Out, "Deleted Images:")
 	for _, img := range result.Images {
 		for _, name := range img.Untagged {
@@ -181,12 +180,6 @@ func printPruned(s *session, result engine.PruneResult) {
 		fmt.Fprintln(s.Out, "deleted:", d)
 	}
 	fmt.Fprintln(s.Out)
-}
-
-// summary tells how much space there is to gain, and what of it is not there yet.
-func (o *pruneOptions) summary(s *session, result engine.PruneResult) {
-	fmt.Fprintln(s.Out, "Total reclaimed space:", units.HumanSize(float64(result.Freed+result.Held)))
-	o.remark(s, result, "strake image prune --now")
 }
 
 // remark tells what is not freed yet, and what would free it.

@@ -37,20 +37,21 @@ func newRootCommand(s *session, args []string) *cobra.Command {
 	flags.StringVar(&s.config, "config", "", "Location of client config files (default $DOCKER_CONFIG, else ~/.docker)")
 	flags.BoolVarP(&s.debug, "debug", "D", false, "Enable debug mode")
 
-	grow(s, root, commands(), args)
+	grow(s, root, commands(s), args)
 	return root
 }
 
 // A node is a command of the tree. What a command line does not name is not
 // made: all of them together cost a short command a tenth of its time.
 type node struct {
-	names string // the name, and its aliases
-	about string // of a group
+	names string               // the name, and its aliases
+	about string               // of a group
+	flags func(*pflag.FlagSet) // of all commands of a group; nil: none
 	make  func(*session) *cobra.Command
 	subs  []node
 }
 
-func commands() []node {
+func commands(s *session) []node {
 	build := node{names: "build", make: newBuildCommand}
 	copying := node{names: "copy", make: newCopyCommand}
 	events := node{names: "events", make: newEventsCommand}
@@ -68,6 +69,16 @@ func commands() []node {
 	index := []node{
 		{names: "create", make: newCreateIndexCommand},
 		{names: "inspect", make: newInspectIndexCommand},
+	}
+	builder := []node{
+		build,
+		{names: "du", make: newBuilderUsageCommand},
+		{names: "imagetools", about: "Commands to work on images in registry", subs: index},
+		{names: "prune", make: newBuilderPruneCommand},
+	}
+	ofBuildx := func(flags *pflag.FlagSet) {
+		ignored(flags, "builder") // there is one
+		flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	}
 	return []node{
 		build, copying, events, history, importing, info, layers, load, pull, push, run, save, tag, tags,
@@ -98,10 +109,8 @@ func commands() []node {
 			{names: "rm rmi remove", make: newRemoveCommand},
 			{names: "unpin", make: newUnpinCommand},
 		}},
-		{names: "builder", about: "Manage builds", subs: []node{build, {names: "prune", make: newBuilderPruneCommand}}},
-		{names: "buildx", about: "Docker's buildx commands that Strake has", subs: []node{
-			build, {names: "imagetools", about: "Commands to work on images in registry", subs: index},
-		}},
+		{names: "builder", about: "Manage builds", flags: ofBuildx, subs: builder},
+		{names: "buildx", about: "Docker's buildx commands that Strake has", flags: ofBuildx, subs: builder},
 		{names: "container", about: "Manage containers", subs: []node{
 			run, {names: "rm remove", make: newRemoveContainerCommand},
 		}},
@@ -133,6 +142,11 @@ func grow(s *session, cmd *cobra.Command, nodes []node, args []string) {
 		names := strings.Fields(n.names)
 		if n.make == nil {
 			sub := group(names[0], n.about)
+			sub.Aliases = names[1:]
+			if n.flags != nil {
+				n.flags(sub.PersistentFlags())
+				sub.Flags().AddFlagSet(sub.PersistentFlags())
+			}
 			grow(s, sub, n.subs, args)
 			cmd.AddCommand(sub)
 			continue

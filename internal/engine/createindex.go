@@ -105,7 +105,7 @@ func indexSources(texts []string, tags []reference.Named) ([]indexSource, error)
 	for i, text := range texts {
 		s := &sources[i]
 		if err := s.parse(text); err != nil {
-			return nil, fmt.Errorf("failed to parse source %q, valid sources are digests, references and descriptors: %w: %w", text, err, errdefs.ErrInvalidArgument)
+			return nil, messageError{fmt.Sprintf("failed to parse source %q, valid sources are digests, references and descriptors: %v", text, err), errdefs.ErrInvalidArgument}
 		}
 		if !s.ref.IsZero() {
 			repositories[s.ref.Name()] = true
@@ -248,10 +248,10 @@ func (c *combination) keep(wanted []string) error {
 		}
 	}
 	c.children = slices.DeleteFunc(c.children, func(child indexChild) bool {
-		return !kept[child.desc.Digest.String()] && !kept[child.desc.Annotations["vnd.docker.reference.digest"]]
+		return !kept[child.desc.Digest.String()] && !kept[child.desc.Annotations[attestedDigest]]
 	})
 	if len(c.children) == 0 {
-		return messageError{"no manifest matches the platforms " + strings.Join(wanted, ", "), errdefs.ErrNotFound}
+		return messageError{"none of the manifests match the provided platforms: " + strings.Join(wanted, ", "), errdefs.ErrNotFound}
 	}
 	return nil
 }

@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
@@ -43,9 +45,15 @@ func InspectIndex(ctx context.Context, env *Env, ref string) (InspectIndexResult
 	return found, err
 }
 
-// IndexConfigs reads the configs of the images that InspectIndex found, by
-// platform.
-func IndexConfigs(ctx context.Context, env *Env, found InspectIndexResult) (map[string]imagespec.DockerOCIImage, error) {
+// IndexImage is an image of a registry, and the manifests of what is attested
+// of it.
+type IndexImage struct {
+	Config       ocispec.Image
+	Attestations []ocispec.Descriptor
+}
+
+// IndexImages reads the images that InspectIndex found, by platform.
+func IndexImages(ctx context.Context, env *Env, found InspectIndexResult) (map[string]IndexImage, error) {
 	repo, err := env.Remote.Repository(found.Name)
 	if err != nil {
 		return nil, err
@@ -54,7 +62,7 @@ func IndexConfigs(ctx context.Context, env *Env, found InspectIndexResult) (map[
 	if image.IsIndex(found.Desc.MediaType) {
 		descs = imagesIn(found.Index)
 	}
-	configs := map[string]imagespec.DockerOCIImage{}
+	images := map[string]IndexImage{}
 	for _, d := range descs {
 		manifest, _, err := image.ReadManifest(ctx, repo, d)
 		if errdefs.IsNotFound(err) { // an index need not have all it names
@@ -67,7 +75,73 @@ func IndexConfigs(ctx context.Context, env *Env, found InspectIndexResult) (map[
 		if err != nil {
 			return nil, err
 		}
-		configs[platforms.Format(platforms.Normalize(config.Platform))] = config
+		one := IndexImage{Config: config.Image}
+		one.Config.Config = config.Config.ImageConfig
+		for _, a := range found.Index.Manifests {
+			if image.IsAttestation(a) && a.Annotations[attestedDigest] == d.Digest.String() {
+				one.Attestations = append(one.Attestations, a)
+			}
+		}
+		images[platforms.Format(platforms.Normalize(config.Platform))] = one
 	}
-	return configs, nil
+	return images, nil
+}
+
+// attestedDigest is the annotation of an attestation manifest that says of which
+// image of its index it is.
+const attestedDigest = "vnd.docker.reference.digest"
+
+// maxStatement is the size of an attestation's statement, in bytes, up to which
+// it is read: that of a large image names each of its files.
+const maxStatement = 64 << 20
+
+// Attested reads what is attested of an image: the predicates of its in-toto
+// statements whose type starts with kind, plain or in a DSSE envelope, whose
+// signature is not checked.
+func Attested(ctx context.Context, env *Env, found InspectIndexResult, of IndexImage, kind string) ([]any, error) {
+	repo, err := env.Remote.Repository(found.Name)
+	if err != nil {
+		return nil, err
+	}
+	var predicates []any
+	for _, a := range of.Attestations {
+		manifest, _, err := image.ReadManifest(ctx, repo, a)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range manifest.Layers {
+			envelope := strings.HasPrefix(l.MediaType, "application/vnd.in-toto.") && strings.HasSuffix(l.MediaType, "+dsse")
+			if !envelope && l.MediaType != "application/vnd.in-toto+json" || !strings.HasPrefix(l.Annotations["in-toto.io/predicate-type"], kind) {
+				continue
+			}
+			text, err := image.ReadAll(ctx, repo, l, maxStatement)
+			if err != nil {
+				return nil, err
+			}
+			predicate, err := predicateOf(text, envelope)
+			if err != nil {
+				return nil, fmt.Errorf("attestation %s: %w", l.Digest, err)
+			}
+			predicates = append(predicates, predicate)
+		}
+	}
+	return predicates, nil
+}
+
+// predicateOf is the predicate of a statement.
+func predicateOf(text []byte, envelope bool) (any, error) {
+	if envelope {
+		var dsse struct {
+			Payload []byte `json:"payload"`
+		}
+		if err := json.Unmarshal(text, &dsse); err != nil {
+			return nil, err
+		}
+		text = dsse.Payload
+	}
+	var statement struct {
+		Predicate any `json:"predicate"`
+	}
+	err := json.Unmarshal(text, &statement)
+	return statement.Predicate, err
 }

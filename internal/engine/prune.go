@@ -35,7 +35,7 @@ type PruneImages struct {
 // PruneCache say which part of the build cache to remove.
 type PruneCache struct {
 	All     bool                // also what images share, and extracted chains
-	Filters map[string][]string // until, unused-for, id, type, description, shared, private, inuse; a key may end in ! or ~
+	Filters map[string][]string // BuildKit's: one value each; until is unused-for; a key may end in ! or ~
 
 	MaxUsed  int64 // bytes that may stay; 0: see the others
 	MinFree  int64 // bytes that are to be free on the file system
@@ -77,7 +77,7 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 		}
 	}
 	if opts.Cache != nil {
-		keep, err := cacheFilter(opts.Cache)
+		keep, err := cacheFilter(opts.Cache.Filters)
 		if err != nil {
 			return PruneResult{}, err
 		}
@@ -149,10 +149,16 @@ func (o *PruneCache) choose(list []CacheRecord, keep func(*CacheRecord) bool, fr
 }
 
 // cacheFilter makes one test of BuildKit's filters, all of which must hold.
-func cacheFilter(o *PruneCache) (func(*CacheRecord) bool, error) {
+func cacheFilter(filters map[string][]string) (func(*CacheRecord) bool, error) {
+	if len(filters["until"]) > 0 && len(filters["unused-for"]) > 0 {
+		return nil, messageError{`conflicting filters "until" and "unused-for"`, errdefs.ErrInvalidArgument}
+	}
 	var tests []func(*CacheRecord) bool
-	for _, name := range slices.Sorted(maps.Keys(o.Filters)) {
-		for _, value := range o.Filters[name] {
+	for _, name := range slices.Sorted(maps.Keys(filters)) {
+		if len(filters[name]) > 1 {
+			return nil, messageError{fmt.Sprintf("%q filter expects only one value", name), errdefs.ErrInvalidArgument}
+		}
+		for _, value := range filters[name] {
 			test, err := cacheTest(name, value)
 			if err != nil {
 				return nil, err
@@ -166,6 +172,9 @@ func cacheFilter(o *PruneCache) (func(*CacheRecord) bool, error) {
 }
 
 func cacheTest(name, value string) (func(*CacheRecord) bool, error) {
+	if name == "id" { // a part of it, as buildx has it
+		name = "id~"
+	}
 	key := strings.TrimRight(name, "!~")
 	if key == "until" || key == "unused-for" {
 		age, err := parseAge(value)
@@ -181,12 +190,14 @@ func cacheTest(name, value string) (func(*CacheRecord) bool, error) {
 		"inuse":       func(r *CacheRecord) string { return fmt.Sprint(r.InUse) },
 		"shared":      func(r *CacheRecord) string { return fmt.Sprint(r.Shared) },
 		"private":     func(r *CacheRecord) string { return fmt.Sprint(!r.Shared) },
+		"mutable":     func(*CacheRecord) string { return "false" },
+		"immutable":   func(*CacheRecord) string { return "true" },
 	}
 	field, ok := fields[key]
 	if !ok {
 		return nil, messageError{fmt.Sprintf("invalid filter '%s'", key), errdefs.ErrInvalidArgument}
 	}
-	if (key == "inuse" || key == "shared" || key == "private") && value == "" {
+	if value == "" && slices.Contains([]string{"inuse", "shared", "private", "mutable", "immutable"}, key) {
 		value = "true"
 	}
 	switch strings.TrimPrefix(name, key) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -226,6 +227,9 @@ func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph) ([]Cach
 		var r CacheRecord
 		var created, used int64
 		err := scan(&r.ID, &r.Kind, &r.Step, &created, &used)
+		if r.Step = strings.ReplaceAll(r.Step, "\x00", " "); r.Step == r.ID { // it has no place in a Dockerfile
+			r.Step = ""
+		}
 		r.Created, r.Used = time.Unix(0, created), time.Unix(0, used)
 		list = append(list, r)
 		return err
