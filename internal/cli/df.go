@@ -137,7 +137,6 @@ func (l listing[T]) records(items []T) []record {
 }
 
 func imageUsageListing(trunc bool) listing[engine.ImageUsage] {
-	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
 	now := time.Now()
 	name := func(u engine.ImageUsage) (repository, tag string) {
 		if len(u.Image.Names) == 0 {
@@ -151,21 +150,11 @@ func imageUsageListing(trunc bool) listing[engine.ImageUsage] {
 		fields: []field[engine.ImageUsage]{
 			{"Repository", "REPOSITORY", func(u engine.ImageUsage) string { repository, _ := name(u); return repository }},
 			{"Tag", "TAG", func(u engine.ImageUsage) string { _, tag := name(u); return tag }},
-			{"ID", "IMAGE ID", func(u engine.ImageUsage) string {
-				if trunc {
-					return shortID(u.Image.ID.String())
-				}
-				return u.Image.ID.String()
-			}},
-			{"CreatedSince", "CREATED", func(u engine.ImageUsage) string {
-				if u.Image.Created.IsZero() {
-					return "N/A"
-				}
-				return since(now, u.Image.Created)
-			}},
-			{"Size", "SIZE", func(u engine.ImageUsage) string { return size(u.Shared + u.Unique) }},
-			{"SharedSize", "SHARED SIZE", func(u engine.ImageUsage) string { return size(u.Shared) }},
-			{"UniqueSize", "UNIQUE SIZE", func(u engine.ImageUsage) string { return size(u.Unique) }},
+			{"ID", "IMAGE ID", func(u engine.ImageUsage) string { return idText(u.Image.ID.String(), trunc) }},
+			{"CreatedSince", "CREATED", func(u engine.ImageUsage) string { return createdSince(now, u.Image.Created) }},
+			{"Size", "SIZE", func(u engine.ImageUsage) string { return bytesOf(u.Shared + u.Unique) }},
+			{"SharedSize", "SHARED SIZE", func(u engine.ImageUsage) string { return bytesOf(u.Shared) }},
+			{"UniqueSize", "UNIQUE SIZE", func(u engine.ImageUsage) string { return bytesOf(u.Unique) }},
 			{"Containers", "CONTAINERS", func(u engine.ImageUsage) string {
 				if u.InUse {
 					return "1"
@@ -184,7 +173,7 @@ func cacheListing() listing[engine.CacheRecord] {
 		fields: []field[R]{
 			{"ID", "CACHE ID", func(r R) string { return r.ID }},
 			{"CacheType", "CACHE TYPE", func(r R) string { return r.Kind }},
-			{"Size", "SIZE", func(r R) string { return units.HumanSizeWithPrecision(float64(r.Size), 3) }},
+			{"Size", "SIZE", func(r R) string { return bytesOf(r.Size) }},
 			{"CreatedSince", "CREATED", func(r R) string { return since(now, r.Created) }},
 			{"LastUsedSince", "LAST USED", func(r R) string { return since(now, r.Used) }},
 			{"UsageCount", "USAGE", func(R) string { return "1" }},

@@ -44,7 +44,7 @@ func newEventsCommand(s *session) *cobra.Command {
 }
 
 func runEvents(ctx context.Context, s *session, opts eventsOptions) error {
-	write, err := eventWriter(s.Out, opts.format)
+	write, err := eventWriter(forTerminal(s.Out), opts.format)
 	if err != nil {
 		return statusError{exitTemplate, fmt.Errorf("Error parsing format: %w", err)}
 	}

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"text/template"
+	"time"
+
+	"github.com/docker/go-units"
 )
 
 // The texts that docker gives its --format flags.
@@ -252,6 +255,34 @@ func shortID(id string) string {
 		id = hex
 	}
 	return id[:min(len(id), 12)]
+}
+
+// idText is an ID of a table that is cut short or not.
+func idText(id string, trunc bool) string {
+	if trunc {
+		return shortID(id)
+	}
+	return id
+}
+
+// bytesOf is a size as docker's tables have it.
+func bytesOf(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+
+func since(now, t time.Time) string { return units.HumanDuration(now.Sub(t)) + " ago" }
+
+// createdSince and createdAt are when something was made, if that is known.
+func createdSince(now, t time.Time) string {
+	if t.IsZero() {
+		return "N/A"
+	}
+	return since(now, t)
+}
+
+func createdAt(t time.Time) string {
+	if t.IsZero() {
+		return "N/A"
+	}
+	return t.Format(time.RFC3339)
 }
 
 // ellipsis cuts s to width characters, the last of them "…".

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/spf13/cobra"
 
@@ -74,20 +73,15 @@ func runHistory(ctx context.Context, s *session, opts historyOptions) error {
 	return table.write(s.Out, format, steps)
 }
 
-// historyEpoch is the time up to which docker shows no age.
-var historyEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+// historyEpoch is the time up to which docker shows no age: the year 2000.
+const historyEpoch = 946684800
 
 func historyFields(trunc, human bool) []field[imagetypes.HistoryResponseItem] {
 	type step = imagetypes.HistoryResponseItem
 	now := time.Now()
 	createdAt := func(h step) string { return time.Unix(h.Created, 0).Format(time.RFC3339) }
 	return []field[step]{
-		{"ID", "IMAGE", func(h step) string {
-			if trunc {
-				return shortID(h.ID)
-			}
-			return h.ID
-		}},
+		{"ID", "IMAGE", func(h step) string { return idText(h.ID, trunc) }},
 		{"CreatedSince", "CREATED", func(h step) string {
 			switch {
 			case !human:
@@ -107,7 +101,7 @@ func historyFields(trunc, human bool) []field[imagetypes.HistoryResponseItem] {
 		}},
 		{"Size", "SIZE", func(h step) string {
 			if human {
-				return units.HumanSizeWithPrecision(float64(h.Size), 3)
+				return bytesOf(h.Size)
 			}
 			return strconv.FormatInt(h.Size, 10)
 		}},

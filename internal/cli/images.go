@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -182,25 +181,15 @@ func imageFields(trunc bool, format string) []field[imageRow] {
 	now := time.Now()
 	unknown := func(imageRow) string { return "N/A" }
 	list := []field[imageRow]{
-		{"ID", "IMAGE ID", func(r imageRow) string {
-			if trunc {
-				return shortID(r.image.ID.String())
-			}
-			return r.image.ID.String()
-		}},
+		{"ID", "IMAGE ID", func(r imageRow) string { return idText(r.image.ID.String(), trunc) }},
 		{"Repository", "REPOSITORY", func(r imageRow) string { return r.repository }},
 		{"Tag", "TAG", func(r imageRow) string { return r.tag }},
 		{"Digest", "DIGEST", func(r imageRow) string { return r.digest }},
-		{"CreatedSince", "CREATED", func(r imageRow) string {
-			if r.image.Created.IsZero() {
-				return "N/A"
-			}
-			return since(now, r.image.Created)
-		}},
+		{"CreatedSince", "CREATED", func(r imageRow) string { return createdSince(now, r.image.Created) }},
 		{"CreatedAt", "CREATED AT", func(r imageRow) string {
 			return time.Unix(r.image.Created.Unix(), 0).String()
 		}},
-		{"Size", "SIZE", func(r imageRow) string { return units.HumanSizeWithPrecision(float64(r.image.Size), 3) }},
+		{"Size", "SIZE", func(r imageRow) string { return bytesOf(r.image.Size) }},
 		{"Containers", "CONTAINERS", unknown},
 		{"SharedSize", "SHARED SIZE", unknown},
 		{"UniqueSize", "UNIQUE SIZE", unknown},
@@ -215,8 +204,6 @@ func imageFields(trunc bool, format string) []field[imageRow] {
 	}
 	return list
 }
-
-func since(now, t time.Time) string { return units.HumanDuration(now.Sub(t)) + " ago" }
 
 // hintSubcommand helps who meant strake image NAME.
 func hintSubcommand(s *session, name string) {

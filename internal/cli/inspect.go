@@ -147,7 +147,7 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			errs = append(errs, err)
 		}
 	}
-	if err := out.flush(s.Out); err != nil {
+	if err := out.flush(forTerminal(s.Out)); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

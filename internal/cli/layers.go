@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"strake/internal/browse"
@@ -127,26 +126,13 @@ func runLayers(ctx context.Context, s *session, opts layersOptions) error {
 	return err
 }
 
-// bytesOf is a size as docker's tables have it.
-func bytesOf(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
-
 func layerFields(trunc bool) []field[engine.LayerInfo] {
 	type info = engine.LayerInfo
 	return []field[info]{
 		{"Layer", "LAYER", func(l info) string { return strconv.Itoa(l.Number) }},
-		{"ID", "DIFF ID", func(l info) string {
-			if trunc {
-				return shortID(l.DiffID.String())
-			}
-			return l.DiffID.String()
-		}},
+		{"ID", "DIFF ID", func(l info) string { return idText(l.DiffID.String(), trunc) }},
 		{"CreatedBy", "CREATED BY", func(l info) string { return createdBy(l, trunc) }},
-		{"CreatedAt", "CREATED AT", func(l info) string {
-			if l.Created.IsZero() {
-				return "N/A"
-			}
-			return l.Created.Format(time.RFC3339)
-		}},
+		{"CreatedAt", "CREATED AT", func(l info) string { return createdAt(l.Created) }},
 		{"Size", "SIZE", func(l info) string { return bytesOf(l.Size) }},
 		{"Added", "ADDED", func(l info) string { return strconv.Itoa(l.Added) }},
 		{"Changed", "CHANGED", func(l info) string { return strconv.Itoa(l.Changed) }},

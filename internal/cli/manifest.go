@@ -143,7 +143,7 @@ func runManifestInspect(ctx context.Context, s *session, env *engine.Env, opts e
 		}
 	}
 	out.WriteByte('\n')
-	_, err = out.WriteTo(s.Out)
+	_, err = out.WriteTo(forTerminal(s.Out))
 	return err
 }
 

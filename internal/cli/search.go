@@ -42,20 +42,15 @@ func newSearchCommand(s *session) *cobra.Command {
 }
 
 func runSearch(ctx context.Context, s *session, opts searchOptions) error {
-	conditions := map[string][]string{}
-	for _, f := range opts.filters {
-		name, value, _ := strings.Cut(f, "=")
-		name = strings.ToLower(strings.TrimSpace(name))
-		conditions[name] = append(conditions[name], strings.TrimSpace(value))
-	}
-	if _, ok := conditions["is-automated"]; ok {
+	filters := conditions(opts.filters)
+	if _, ok := filters["is-automated"]; ok {
 		fmt.Fprintln(s.Err, `WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=true" will not yield any results in future.`)
 	}
 	env, err := s.registries(ctx)
 	if err != nil {
 		return err
 	}
-	found, err := engine.Search(ctx, env, engine.SearchOptions{Term: opts.term, Limit: opts.limit, Filters: conditions})
+	found, err := engine.Search(ctx, env, engine.SearchOptions{Term: opts.term, Limit: opts.limit, Filters: filters})
 	if err != nil {
 		return fromEngine(err)
 	}

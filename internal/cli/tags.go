@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -81,26 +80,11 @@ func tagFields(repository string, trunc bool) []field[engine.RemoteTag] {
 	return []field[engine.RemoteTag]{
 		{"Name", "NAME", func(t engine.RemoteTag) string { return repository + ":" + t.Name }},
 		{"Tag", "TAG", func(t engine.RemoteTag) string { return t.Name }},
-		{"Digest", "DIGEST", func(t engine.RemoteTag) string {
-			if trunc {
-				return shortID(t.Root.Digest.String())
-			}
-			return t.Root.Digest.String()
-		}},
+		{"Digest", "DIGEST", func(t engine.RemoteTag) string { return idText(t.Root.Digest.String(), trunc) }},
 		{"MediaType", "MEDIA TYPE", func(t engine.RemoteTag) string { return t.Root.MediaType }},
-		{"CreatedSince", "CREATED", func(t engine.RemoteTag) string {
-			if t.Created.IsZero() {
-				return "N/A"
-			}
-			return since(now, t.Created)
-		}},
-		{"CreatedAt", "CREATED AT", func(t engine.RemoteTag) string {
-			if t.Created.IsZero() {
-				return "N/A"
-			}
-			return t.Created.Format(time.RFC3339)
-		}},
-		{"Size", "SIZE", func(t engine.RemoteTag) string { return units.HumanSizeWithPrecision(float64(t.Size), 3) }},
+		{"CreatedSince", "CREATED", func(t engine.RemoteTag) string { return createdSince(now, t.Created) }},
+		{"CreatedAt", "CREATED AT", func(t engine.RemoteTag) string { return createdAt(t.Created) }},
+		{"Size", "SIZE", func(t engine.RemoteTag) string { return bytesOf(t.Size) }},
 		{"Platforms", "PLATFORMS", func(t engine.RemoteTag) string {
 			text := strings.Join(t.Platforms, ", ")
 			if trunc {

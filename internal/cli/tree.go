@@ -9,8 +9,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/docker/go-units"
-
 	"strake/internal/engine"
 )
 
@@ -146,8 +144,8 @@ func (p *treePrinter) image(img *engine.TreeImage, spacing bool) {
 func (p *treePrinter) details(nameColor, color, name, id string, total, content int64) {
 	values := map[string]string{
 		"ID":           shortID(id),
-		"DISK USAGE":   units.HumanSizeWithPrecision(float64(total), 3),
-		"CONTENT SIZE": units.HumanSizeWithPrecision(float64(content), 3),
+		"DISK USAGE":   bytesOf(total),
+		"CONTENT SIZE": bytesOf(content),
 	}
 	p.row(nameColor, name, func(c treeColumn) string {
 		if c.title == "EXTRA" {

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -83,6 +82,6 @@ func changeFields() []field[engine.Change] {
 		{"When", "WHEN", func(c engine.Change) string { return since(now, c.At) }},
 		{"At", "AT", func(c engine.Change) string { return c.At.Format(time.RFC3339Nano) }},
 		{"What", "WHAT", func(c engine.Change) string { return c.What }},
-		{"Held", "HELD", func(c engine.Change) string { return units.HumanSizeWithPrecision(float64(c.Held), 3) }},
+		{"Held", "HELD", func(c engine.Change) string { return bytesOf(c.Held) }},
 	}
 }

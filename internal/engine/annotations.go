@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -28,56 +29,66 @@ type annotationKey struct {
 // annotations are the annotations of a built image.
 type annotations map[annotationKey]string
 
+// The forms of an annotation, compiled when there is one.
 var (
-	annotationAttr   = regexp.MustCompile(`^annotation(?:-([a-z-]+))?(?:\[([A-Za-z0-9_/-]+)\])?\.(\S+)$`)
-	annotationPrefix = regexp.MustCompile(`^([a-z-]+)(?:\[([A-Za-z0-9_/-]+)\])?$`)
+	annotationAttr = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^annotation(?:-([a-z-]+))?(?:\[([A-Za-z0-9_/-]+)\])?\.(\S+)$`)
+	})
+	annotationPrefix = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([a-z-]+)(?:\[([A-Za-z0-9_/-]+)\])?$`)
+	})
 )
 
 // ParseAnnotation parses an annotation as buildx's --annotation has it,
 // "[TYPE[PLATFORM][,TYPE...]:]KEY=VALUE", and adds it to the outputs' attributes.
 func ParseAnnotation(text string, outputs []Output) error {
-	left, value, ok := strings.Cut(text, "=")
-	if !ok {
-		return invalid("parse annotations: invalid annotation %q, expected key=value", text)
-	}
-	add := func(attr string) {
-		for _, o := range outputs {
+	attrs, value, err := annotationAttrs(text)
+	for _, o := range outputs {
+		for _, attr := range attrs {
 			if o.isImage() {
 				o.Attrs[attr] = value
 			}
 		}
 	}
+	return err
+}
+
+// annotationAttrs are the attributes of an output that are an annotation.
+func annotationAttrs(text string) (attrs []string, value string, err error) {
+	left, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return nil, "", invalid("parse annotations: invalid annotation %q, expected key=value", text)
+	}
 	types, key, ok := strings.Cut(left, ":")
 	if !ok {
-		add("annotation." + left)
-		return nil
+		return []string{"annotation." + left}, value, nil
 	}
 	for one := range strings.SplitSeq(types, ",") {
-		groups := annotationPrefix.FindStringSubmatch(one)
+		groups := annotationPrefix().FindStringSubmatch(one)
 		if groups == nil {
-			return invalid("parse annotations: invalid annotation type %q, expected type and optional platform in square brackets", one)
+			return nil, "", invalid("parse annotations: invalid annotation type %q, expected type and optional platform in square brackets", one)
 		}
 		of, platform := groups[1], groups[2]
 		switch of {
 		case ofManifest, ofManifestDescriptor, ofIndex, ofIndexDescriptor:
 		default:
-			return invalid("parse annotations: unknown annotation type %q", of)
+			return nil, "", invalid("parse annotations: unknown annotation type %q", of)
 		}
 		if platform != "" {
 			if _, err := platforms.Parse(platform); err != nil {
-				return invalid("parse annotations: invalid platform %q: %v", platform, err)
+				return nil, "", invalid("parse annotations: invalid platform %q: %v", platform, err)
 			}
 			platform = "[" + platform + "]"
 		}
-		add(fmt.Sprintf("annotation-%s%s.%s", of, platform, key))
+		attrs = append(attrs, fmt.Sprintf("annotation-%s%s.%s", of, platform, key))
 	}
-	return nil
+	return attrs, value, nil
 }
 
 // parseAnnotationKey parses the attribute of an output that is an annotation, and
 // reports whether it is one.
 func parseAnnotationKey(attr string) (annotationKey, bool, error) {
-	groups := annotationAttr.FindStringSubmatch(attr)
+	groups := annotationAttr().FindStringSubmatch(attr)
 	if groups == nil {
 		return annotationKey{}, false, nil
 	}

@@ -259,33 +259,38 @@ func (c *combination) keep(wanted []string) error {
 // annotate sets annotations of the index and of its descriptors.
 func (c *combination) annotate(annotations []string) error {
 	for _, text := range annotations {
-		key, value, ok := strings.Cut(text, "=")
-		if !ok {
-			return messageError{fmt.Sprintf("invalid annotation %q, expected key=value", text), errdefs.ErrInvalidArgument}
+		attrs, value, err := annotationAttrs(text)
+		if err != nil {
+			return err
 		}
-		kind, name, ok := strings.Cut(key, ":")
-		platform := ""
-		if at := strings.IndexByte(kind, '['); ok && at > 0 && strings.HasSuffix(kind, "]") {
-			kind, platform = kind[:at], kind[at+1:len(kind)-1]
-		}
-		switch {
-		case ok && kind == "index":
-			if c.notes == nil {
-				c.notes = map[string]string{}
+		for _, attr := range attrs {
+			k, _, err := parseAnnotationKey(attr)
+			if err == nil {
+				err = c.annotateOne(k, text, value)
 			}
-			c.notes[name] = value
-			c.mediaType = ocispec.MediaTypeImageIndex
-		case ok && kind == "manifest-descriptor":
-			if err := c.annotateChildren(platform, name, value); err != nil {
+			if err != nil {
 				return err
 			}
-		case ok && kind == "index-descriptor":
-			return messageError{`"index-descriptor" annotations are invalid while creating an image`, errdefs.ErrInvalidArgument}
-		default:
-			return messageError{fmt.Sprintf("annotation %q: say index:%[1]s or manifest-descriptor:%[1]s; manifests are not changed", text), errdefs.ErrNotImplemented}
 		}
 	}
 	return nil
+}
+
+func (c *combination) annotateOne(k annotationKey, text, value string) error {
+	switch k.of {
+	case ofIndex:
+		if c.notes == nil {
+			c.notes = map[string]string{}
+		}
+		c.notes[k.key] = value
+		c.mediaType = ocispec.MediaTypeImageIndex
+		return nil
+	case ofManifestDescriptor:
+		return c.annotateChildren(k.platform, k.key, value)
+	case ofIndexDescriptor:
+		return messageError{`"index-descriptor" annotations are invalid while creating an image`, errdefs.ErrInvalidArgument}
+	}
+	return messageError{fmt.Sprintf("annotation %q: say index:%[1]s or manifest-descriptor:%[1]s; manifests are not changed", text), errdefs.ErrNotImplemented}
 }
 
 func (c *combination) annotateChildren(platform, key, value string) error {

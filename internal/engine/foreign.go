@@ -58,28 +58,26 @@ func hostPlatform() ocispec.Platform {
 	return p
 }
 
-// machines are the ELF headers of programs, by Go's names of architectures.
-var machines = map[string]struct {
-	bits    byte
-	order   binary.AppendByteOrder
-	machine uint16
-}{
-	"386":      {32, binary.LittleEndian, 3},
-	"amd64":    {64, binary.LittleEndian, 62},
-	"arm":      {32, binary.LittleEndian, 40},
-	"arm64":    {64, binary.LittleEndian, 183},
-	"loong64":  {64, binary.LittleEndian, 258},
-	"mips64":   {64, binary.BigEndian, 8},
-	"mips64le": {64, binary.LittleEndian, 8},
-	"mipsle":   {32, binary.LittleEndian, 8},
-	"ppc64":    {64, binary.BigEndian, 21},
-	"ppc64le":  {64, binary.LittleEndian, 21},
-	"riscv64":  {64, binary.LittleEndian, 243},
-	"s390x":    {64, binary.BigEndian, 22},
-}
-
 // elfHeader is how a program for an architecture begins, or nil.
 func elfHeader(architecture string) []byte {
+	machines := map[string]struct {
+		bits    byte
+		order   binary.AppendByteOrder
+		machine uint16
+	}{
+		"386":      {32, binary.LittleEndian, 3},
+		"amd64":    {64, binary.LittleEndian, 62},
+		"arm":      {32, binary.LittleEndian, 40},
+		"arm64":    {64, binary.LittleEndian, 183},
+		"loong64":  {64, binary.LittleEndian, 258},
+		"mips64":   {64, binary.BigEndian, 8},
+		"mips64le": {64, binary.LittleEndian, 8},
+		"mipsle":   {32, binary.LittleEndian, 8},
+		"ppc64":    {64, binary.BigEndian, 21},
+		"ppc64le":  {64, binary.LittleEndian, 21},
+		"riscv64":  {64, binary.LittleEndian, 243},
+		"s390x":    {64, binary.BigEndian, 22},
+	}
 	m, ok := machines[architecture]
 	if !ok {
 		return nil
