@@ -115,7 +115,7 @@ func removeStale(path string) error {
 // tellBuild writes what was built to where the flags say.
 func tellBuild(s *session, opts buildOptions, result engine.BuildResult) error {
 	if opts.iidFile != "" {
-		if err := os.WriteFile(opts.iidFile, []byte(result.ID.String()), 0o644); err != nil { //nolint:gosec // as docker's
+		if err := os.WriteFile(opts.iidFile, []byte(result.ID.String()), 0o644); err != nil {
 			return fmt.Errorf("writing image ID file: %w", err)
 		}
 	}

@@ -109,7 +109,7 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 		if format == "json" {
 			format = "{{json .}}"
 		}
-		tmpl, err := parseTemplate(unescape(format))
+		tmpl, err := parseTemplate("", unescape(format))
 		if err != nil {
 			return err
 		}

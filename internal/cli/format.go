@@ -83,7 +83,7 @@ func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 		format = "{{json .}}"
 	}
 	text, table := strings.CutPrefix(format, "table")
-	tmpl, err := parseTemplate(unescape(text))
+	tmpl, err := parseTemplate("", unescape(text))
 	if err != nil {
 		return err
 	}
@@ -158,8 +158,8 @@ func unescape(format string) string {
 	return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(strings.Trim(format, " "))
 }
 
-func parseTemplate(text string) (*template.Template, error) {
-	tmpl, err := template.New("").Funcs(templateFuncs()).Parse(text)
+func parseTemplate(name, text string) (*template.Template, error) {
+	tmpl, err := template.New(name).Funcs(templateFuncs()).Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("template parsing error: %w", err)
 	}
@@ -294,12 +294,12 @@ func ellipsis(s string, width int) string {
 	return string(runes[:width-1]) + "…"
 }
 
-// writeFormat prints one value by a template or as JSON.
-func writeFormat(out io.Writer, format string, v any) error {
+// writeFormat prints one value by a template, which errors call name, or as JSON.
+func writeFormat(out io.Writer, name, format string, v any) error {
 	if format == "json" {
 		format = "{{json .}}"
 	}
-	tmpl, err := parseTemplate(format)
+	tmpl, err := parseTemplate(name, format)
 	if err != nil {
 		return statusError{exitTemplate, err}
 	}

@@ -44,11 +44,6 @@ func newImportCommand(s *session) *cobra.Command {
 }
 
 func runImport(ctx context.Context, s *session, opts importOptions) (err error) {
-	if opts.name != "" {
-		if err := engine.CheckName(opts.name); err != nil {
-			return err
-		}
-	}
 	options := engine.ImportOptions{Name: opts.name, Changes: opts.changes, Message: opts.message, Platform: opts.platform}
 	switch {
 	case opts.source == "-":
@@ -62,6 +57,11 @@ func runImport(ctx context.Context, s *session, opts importOptions) (err error) 
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 		options.Source = f
+	}
+	if opts.name != "" {
+		if err := engine.CheckName(opts.name); err != nil {
+			return err
+		}
 	}
 	env, err := s.engine(ctx)
 	if err != nil {

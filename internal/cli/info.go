@@ -39,7 +39,7 @@ func runInfo(ctx context.Context, s *session, opts infoOptions) error {
 		return fromEngine(err)
 	}
 	if opts.format != "" {
-		return writeFormat(s.Out, opts.format, info)
+		return writeFormat(s.Out, "", opts.format, info)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "Client:\n Version:    %s\n Debug Mode: %t\n\nServer:\n", release, s.debug)

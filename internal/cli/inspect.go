@@ -169,7 +169,7 @@ func newInspector(format string) (*inspector, error) {
 	case "json":
 		return &inspector{}, nil
 	}
-	tmpl, err := parseTemplate(format)
+	tmpl, err := parseTemplate("", format)
 	if err != nil {
 		return nil, err
 	}

@@ -99,7 +99,7 @@ func runStoreCheck(ctx context.Context, s *session, opts storeCheckOptions) erro
 	if opts.format != "" {
 		report.Images, report.Layers, report.Blobs, report.Bytes = result.Images, result.Layers, result.Blobs, result.Bytes
 		report.Findings, report.Left = result.Findings, result.Left
-		if err := writeFormat(s.Out, opts.format, report); err != nil {
+		if err := writeFormat(s.Out, "", opts.format, report); err != nil {
 			return err
 		}
 	}

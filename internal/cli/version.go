@@ -78,7 +78,7 @@ func runVersion(_ context.Context, s *session, opts versionOptions) error {
 		GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
 	}
 	if opts.format != "" {
-		return writeFormat(s.Out, opts.format, versionInfo{part, part})
+		return writeFormat(s.Out, "version", opts.format, versionInfo{part, part})
 	}
 	_, err := fmt.Fprintf(s.Out, "Client:\n Version:           %s\n Go version:        %s\n Git commit:        %s\n"+
 		" Built:             %s\n OS/Arch:           %s/%s\n",
