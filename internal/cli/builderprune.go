@@ -81,7 +81,7 @@ func (o *builderPruneOptions) report(s *session, result engine.PruneResult) erro
 		if i == 0 {
 			fmt.Fprintln(w, "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED")
 		}
-		fmt.Fprintf(w, "%-40s\t%-5v\t%-10s\t%s\n", r.ID, !r.InUse, cacheSize(r), since(time.Now(), r.Used))
+		fmt.Fprintf(w, "%-40s\t%-5v\t%-10s\t%s\n", cacheID(r), !r.InUse, cacheSize(r), since(time.Now(), r.Used))
 		if err := w.Flush(); err != nil {
 			return err
 		}
@@ -92,6 +92,14 @@ func (o *builderPruneOptions) report(s *session, result engine.PruneResult) erro
 	o.remark(s, result, "strake system prune")
 	_, err := fmt.Fprintf(out, "Total:\t%s\n", units.HumanSize(float64(result.Freed)))
 	return err
+}
+
+// cacheID is a record's ID as buildx's tables have it.
+func cacheID(r engine.CacheRecord) string {
+	if r.Mutable() {
+		return r.ID + "*"
+	}
+	return r.ID
 }
 
 // cacheSize is a record's size as buildx's tables have it.
@@ -108,7 +116,7 @@ func printCacheRecord(w *tabwriter.Writer, r engine.CacheRecord) {
 	line := func(key string, value any) { fmt.Fprintf(w, "%s:\t%v\n", key, value) }
 	line("ID", r.ID)
 	line("Created at", r.Created)
-	line("Mutable", false)
+	line("Mutable", r.Mutable())
 	line("Reclaimable", !r.InUse)
 	line("Shared", r.Shared)
 	line("Size", units.HumanSize(float64(r.Size)))

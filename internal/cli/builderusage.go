@@ -99,17 +99,18 @@ func runBuilderUsage(ctx context.Context, s *session, opts builderUsageOptions) 
 	return w.Flush()
 }
 
-// builderUsageListing has the fields of buildx du; a table marks what is shared.
+// builderUsageListing has the fields of buildx du; a table marks what is mutable or shared.
 func builderUsageListing(table bool) listing[engine.CacheRecord] {
 	now := time.Now()
 	type R = engine.CacheRecord
+	id := func(r R) string { return r.ID }
 	size := func(r R) string { return units.HumanSize(float64(r.Size)) }
 	if table {
-		size = cacheSize
+		id, size = cacheID, cacheSize
 	}
 	return listing[R]{
 		fields: []field[R]{
-			{"ID", "ID", func(r R) string { return r.ID }},
+			{"ID", "ID", id},
 			{"Parents", "PARENTS", nil},
 			{"CreatedAt", "CREATED AT", func(r R) string { return r.Created.UTC().String() }},
 			{"Mutable", "MUTABLE", nil},
@@ -123,7 +124,7 @@ func builderUsageListing(table bool) listing[engine.CacheRecord] {
 		},
 		typed: map[string]func(R) any{
 			"Parents":     func(R) any { return []string(nil) },
-			"Mutable":     func(R) any { return false },
+			"Mutable":     func(r R) any { return r.Mutable() },
 			"Reclaimable": func(r R) any { return !r.InUse },
 			"Shared":      func(r R) any { return r.Shared },
 			"UsageCount":  func(R) any { return 1 },

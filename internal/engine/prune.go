@@ -190,8 +190,8 @@ func cacheTest(name, value string) (func(*CacheRecord) bool, error) {
 		"inuse":       func(r *CacheRecord) string { return fmt.Sprint(r.InUse) },
 		"shared":      func(r *CacheRecord) string { return fmt.Sprint(r.Shared) },
 		"private":     func(r *CacheRecord) string { return fmt.Sprint(!r.Shared) },
-		"mutable":     func(*CacheRecord) string { return "false" },
-		"immutable":   func(*CacheRecord) string { return "true" },
+		"mutable":     func(r *CacheRecord) string { return fmt.Sprint(r.Mutable()) },
+		"immutable":   func(r *CacheRecord) string { return fmt.Sprint(!r.Mutable()) },
 	}
 	field, ok := fields[key]
 	if !ok {

@@ -56,6 +56,9 @@ type CacheRecord struct {
 	Step    string
 }
 
+// Mutable reports whether builds change it after it was made, as BuildKit has it.
+func (r *CacheRecord) Mutable() bool { return r.Kind == KindMount }
+
 // Prune removes images and cache records, and all that nothing needs then, in
 // one transaction. A dry run is the same transaction on a copy of the rows, and
 // so tells exactly what Prune would do at that moment.
