@@ -148,7 +148,7 @@ func (g *gitRun) run(ctx context.Context, args ...string) (string, error) {
 	if err := os.MkdirAll(tree, 0o700); err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "git", args...) //nolint:gosec // what could be an option stands behind "--"
+	cmd := exec.CommandContext(ctx, "git", args...) // what could be an option stands behind "--"
 	cmd.Dir, cmd.Env = tree, g.environment()
 	out, errs := &limited{max: maxGitOutput}, &limited{max: 64 << 10}
 	cmd.Stdout, cmd.Stderr = out, errs

@@ -66,7 +66,8 @@ func TestCVE_2014_9356(t *testing.T) {
 			{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "../../../../../../../../" + host}, {Name: "l/pwned", Typeflag: tar.TypeReg},
 		},
 		"link to a link": {
-			{Name: "a", Typeflag: tar.TypeSymlink, Linkname: "/"}, {Name: "b", Typeflag: tar.TypeSymlink, Linkname: "a" + host},
+			{Name: "a", Typeflag: tar.TypeSymlink, Linkname: "/"},
+			{Name: "b", Typeflag: tar.TypeSymlink, Linkname: "a" + host},
 			{Name: "b/pwned", Typeflag: tar.TypeReg},
 		},
 	} {

@@ -46,7 +46,7 @@ func (p *plan) unpack(ctx context.Context, from tree, name, dest string, tw *tar
 	}()
 	begin := bufio.NewReader(plain)
 	if head, err := begin.Peek(512); err != nil || !archive.IsTar(head) {
-		return false, nil //nolint:nilerr // likewise
+		return false, nil // likewise
 	}
 	if err := p.mkdirAll(dest, 0o755); err != nil {
 		return true, err
