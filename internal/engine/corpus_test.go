@@ -48,6 +48,9 @@ func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built con
 	opts := BuildOptions{
 		Context: c.Dir, Dockerfile: filepath.Join(c.Dir, c.Dockerfile), Target: c.Target, BuildArgs: c.Args, Labels: c.Labels,
 	}
+	for id, file := range c.Secrets {
+		opts.Run.Secrets = append(opts.Run.Secrets, Secret{ID: id, File: file})
+	}
 	if c.Platform != "" {
 		opts.Platforms = []string{c.Platform}
 	}

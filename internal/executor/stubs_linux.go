@@ -15,7 +15,6 @@ import (
 // A stub is a file or directory that was made to be mounted on.
 type stub struct {
 	parent, name string // directory below the root without symbolic links, and the entry in it
-	stat         unix.Stat_t
 }
 
 // A stubMaker makes the missing targets of mounts in a root file system and takes them away again.
@@ -70,15 +69,12 @@ func (m *stubMaker) makeOne(parent, name string, isDir bool) error {
 	if err := errors.Join(err, unix.Fchmodat(fd, name, mode, 0)); err != nil { // whatever the umask
 		return err
 	}
-	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	m.stubs = append(m.stubs, stub{parent: parent, name: name, stat: st})
+	m.stubs = append(m.stubs, stub{parent: parent, name: name})
 	return setTimes(dir, &before)
 }
 
-// remove takes the stubs away that are as they were made, wherever their place still is the same directory of the root file
-// system: nothing behind a symbolic link and nothing on another file system is touched.
+// remove takes the stubs away that are empty, wherever their place still is the same directory of the root file system: nothing
+// behind a symbolic link and nothing on another file system is touched.
 func (m *stubMaker) remove() error {
 	var failed []error
 	for i := len(m.stubs) - 1; i >= 0; i-- {
@@ -99,8 +95,8 @@ func (m *stubMaker) removeOne(s stub) error {
 	defer func() { _ = dir.Close() }() // nothing was written through it
 	fd := int(dir.Fd())
 	var now, before unix.Stat_t
-	if err := unix.Fstatat(fd, s.name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || !untouched(&s.stat, &now) {
-		return nil // removed or replaced by the process
+	if err := unix.Fstatat(fd, s.name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil || !empty(&now) {
+		return nil // removed or filled by the process
 	}
 	if err := unix.Fstat(fd, &before); err != nil {
 		return err
@@ -118,12 +114,11 @@ func (m *stubMaker) removeOne(s stub) error {
 	return setTimes(dir, &before)
 }
 
-// untouched reports whether a stub has the mode and owner that it was made with, and, if a file, is the one that was made and has
-// nothing in it. A directory in an overlay may change its inode number; only an empty one can be removed anyway.
-func untouched(made, now *unix.Stat_t) bool {
-	same := made.Mode == now.Mode && made.Uid == now.Uid && made.Gid == now.Gid
-	isDir := now.Mode&unix.S_IFMT == unix.S_IFDIR
-	return same && (isDir || made.Dev == now.Dev && made.Ino == now.Ino && now.Size == 0 && now.Nlink == 1)
+// empty reports whether nothing was put into a stub, or into what took its place: BuildKit does not tell the two apart. A directory
+// that has something in it cannot be removed anyway.
+func empty(now *unix.Stat_t) bool {
+	kind := now.Mode & unix.S_IFMT
+	return kind == unix.S_IFDIR || kind == unix.S_IFREG && now.Size == 0
 }
 
 // openDir opens a directory of the root file system by a path that must not lead over links or mounts.
