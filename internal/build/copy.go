@@ -107,7 +107,7 @@ func (c *Copy) Prepare(ctx context.Context, w *Work) (Step, error) {
 		if err != nil {
 			return Step{}, err
 		}
-		if err := o.list(&listing); err != nil {
+		if err := errors.Join(o.list(&listing), w.secretsCopied(o)); err != nil {
 			return Step{}, err
 		}
 		sources[i] = o

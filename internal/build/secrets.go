@@ -14,20 +14,20 @@ import (
 // minSecret is the length from which a secret can be told from other text, in bytes: a shorter one would hide half a log.
 const minSecret = 4
 
-// minLine is the length from which one line of a secret counts for itself, in bytes.
+// minLine is that of one line of several, and of what is looked for in layers.
 const minLine = 8
 
-// masked are the texts to hide of secrets: each as it is, and its lines.
+// masked are the texts to hide of secrets: their lines, for a log is shown by lines.
 func masked(secrets [][]byte) [][]byte {
 	var out [][]byte
 	for _, s := range secrets {
 		s = bytes.TrimSpace(s)
-		if len(s) < minSecret {
-			continue
+		least := minSecret
+		if bytes.ContainsRune(s, '\n') {
+			least = minLine
 		}
-		out = append(out, s)
 		for line := range bytes.Lines(s) {
-			if line = bytes.TrimSpace(line); len(line) >= minLine && len(line) < len(s) {
+			if line = bytes.TrimSpace(line); len(line) >= least {
 				out = append(out, line)
 			}
 		}
@@ -45,35 +45,36 @@ type mask struct {
 
 // Write is io.Writer's.
 func (m *mask) Write(b []byte) (int, error) {
-	rest := append(m.held, b...)
-	var out []byte
-	for {
-		at, length := m.find(rest)
-		if at < 0 {
-			break
-		}
-		out = append(append(out, rest[:at]...), "****"...)
-		rest = rest[at+length:]
-	}
-	keep := m.begun(rest)
-	out = append(out, rest[:len(rest)-keep]...)
-	m.held = bytes.Clone(rest[len(rest)-keep:])
-	if len(out) > 0 {
-		if _, err := m.w.Write(out); err != nil {
-			return 0, err
-		}
+	if err := m.write(append(m.held, b...), false); err != nil {
+		return 0, err
 	}
 	return len(b), nil
 }
 
 // Flush writes what was held back.
-func (m *mask) Flush() error {
-	held := m.held
-	m.held = nil
-	if len(held) == 0 {
+func (m *mask) Flush() error { return m.write(m.held, true) }
+
+// write writes b; nothing comes after the last one.
+func (m *mask) write(b []byte, last bool) error {
+	var out []byte
+	for {
+		at, length := m.find(b)
+		if at < 0 || !last && m.begun(b[at:]) == len(b)-at {
+			break // none, or it may become a longer one
+		}
+		out = append(append(out, b[:at]...), "****"...)
+		b = b[at+length:]
+	}
+	keep := 0
+	if !last {
+		keep = m.begun(b)
+	}
+	out = append(out, b[:len(b)-keep]...)
+	m.held = bytes.Clone(b[len(b)-keep:])
+	if len(out) == 0 {
 		return nil
 	}
-	_, err := m.w.Write(held)
+	_, err := m.w.Write(out)
 	return err
 }
 

@@ -173,7 +173,10 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 			Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
 		}
 		given.apply(&compile)
-		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err != nil {
+		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err == nil {
+			err = given.check(file.Warnings())
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -132,6 +132,19 @@ func (o openedRun) apply(compile *dockerfile.Options) {
 	compile.Limits, compile.CgroupParent, compile.ShmSize = o.Limits, o.CgroupParent, o.ShmSize
 }
 
+// secretsRule is the check of Dockerfiles that finds secrets in ARG and ENV, in BuildKit's words.
+const secretsRule = "SecretsUsedInArgOrEnv: "
+
+// check fails where a build is strict and the checks of its Dockerfile warned of secrets.
+func (o openedRun) check(warnings []string) error {
+	for _, w := range warnings {
+		if what, ok := strings.CutPrefix(w, secretsRule); ok && o.Strict {
+			return invalid("%s: give it to RUN by --mount=type=secret", what)
+		}
+	}
+	return nil
+}
+
 // hostGateway is the address that docker finds out: that of the machine, as its containers see it.
 const hostGateway = "host-gateway"
 
