@@ -266,6 +266,11 @@ func (x *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, m := range x.spec.Mounts {
+		if err := checkTarget(x.spec.Rootfs, m, mounts); err != nil {
+			return err
+		}
+	}
 	if err := errors.Join(x.setModes(mounts), x.makeStubs(mounts)); err != nil {
 		return err
 	}

@@ -105,6 +105,32 @@ func allMounts(defaults, extra []Mount) ([]Mount, error) {
 	return mounts, nil
 }
 
+// checkTarget refuses a mount whose target leads into /proc over links of the root file system (CVE-2019-19921), or over a link in
+// the mount that it lies in, which others may write to: runc refuses it too, crun does not.
+func checkTarget(root string, m Mount, mounts []Mount) error {
+	outer, inside := root, m.Target
+	for _, other := range mounts {
+		if rest, ok := strings.CutPrefix(m.Target, other.Target+"/"); ok && other.isBind() {
+			outer, inside = other.Source, "/"+rest
+		}
+	}
+	full, err := securejoin.SecureJoin(outer, inside)
+	if err != nil {
+		return fmt.Errorf("mount at %q: %w", m.Target, err)
+	}
+	rel, err := filepath.Rel(outer, full)
+	if err != nil {
+		return fmt.Errorf("mount at %q: %w", m.Target, err)
+	}
+	switch {
+	case outer != root && "/"+rel != path.Clean(inside):
+		return fmt.Errorf("mount at %q: it leads over a symbolic link in another mount: %w", m.Target, errdefs.ErrInvalidArgument)
+	case outer == root && (rel == "proc" || strings.HasPrefix(rel, "proc/")):
+		return fmt.Errorf("mount at %q: it leads to /proc, which is the kernel's: %w", m.Target, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // checkCwd refuses a working directory that leads through the magic links of /proc, by name or by a symbolic link of the image
 // (CVE-2024-21626). A missing one is left to the runtime, which makes it when nothing but the container can be reached.
 func checkCwd(root, cwd string) error {
