@@ -208,3 +208,85 @@ func TestEROFS(t *testing.T) {
 		t.Error("mounted zeroes")
 	}
 }
+
+// TestBindInRace holds CVE-2024-23651: while one makes the name that another binds a link to the outside and back, what is bound is
+// always inside.
+func TestBindInRace(t *testing.T) {
+	ns, root := newNamespace(t), dirs(t, "in", "out", "top")
+	inside, outside := root+"/in", root+"/out"
+	if err := errors.Join(os.Mkdir(inside+"/dir", 0o755), os.WriteFile(inside+"/dir/mark", nil, 0o600), os.Symlink(outside, inside+"/link")); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var swapping sync.WaitGroup
+	swapping.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, inside+"/dir", unix.AT_FDCWD, inside+"/link", unix.RENAME_EXCHANGE)
+			}
+		}
+	})
+	bound := 0
+	do(t, ns, func() error {
+		for i := range 300 {
+			target := fmt.Sprintf("%s/top/%d", root, i)
+			if err := BindIn(inside, "/dir", target, i%2 == 0); err != nil {
+				continue // the link leads nowhere inside
+			}
+			if _, err := os.Stat(target + "/mark"); err != nil {
+				return fmt.Errorf("bound what lies outside: %w", err)
+			}
+			bound++
+			if err := Unmount(target); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	close(stop)
+	swapping.Wait()
+	if bound == 0 {
+		t.Error("nothing was bound")
+	}
+}
+
+// TestBindIn: links stay inside, files and directories are shown as they are.
+func TestBindIn(t *testing.T) {
+	ns, root := newNamespace(t), dirs(t, "in", "out")
+	err := errors.Join(
+		os.Mkdir(root+"/in/sub", 0o755), os.Symlink("/", root+"/in/sub/root"), os.Symlink("../../../../out", root+"/in/up"), os.Symlink("/sub", root+"/in/abs"),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, ns, func() error {
+		for i, c := range []struct{ name, has string }{{"/", "in"}, {"", "in"}, {"sub/root", "in"}, {"abs/root/../..", "in"}, {"abs", "root"}} {
+			target := fmt.Sprintf("%s/t%d", root, i)
+			if err := BindIn(root+"/in", c.name, target, true); err != nil {
+				return err
+			}
+			if _, err := os.Lstat(target + "/" + c.has); err != nil {
+				return fmt.Errorf("%q: %w", c.name, err)
+			}
+			if err := os.WriteFile(target+"/new", nil, 0o600); !errors.Is(err, unix.EROFS) {
+				return fmt.Errorf("%q is not read-only: %w", c.name, err)
+			}
+		}
+		if err := BindIn(root+"/in", "in", root+"/file", false); err != nil {
+			return err
+		}
+		if err := os.WriteFile(root+"/file", []byte("written"), 0o600); err != nil {
+			return err
+		}
+		if err := BindIn(root+"/in", "up", root+"/none", false); !errors.Is(err, errdefs.ErrNotFound) {
+			return fmt.Errorf("a link that leads nowhere inside: %w", err)
+		}
+		return nil
+	})
+	if b, err := os.ReadFile(root + "/in/in"); err != nil || string(b) != "written" {
+		t.Errorf("written through the mount: %q, %v", b, err)
+	}
+}
