@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -139,21 +138,25 @@ func whole(secrets [][]byte) (out [][]byte) {
 }
 
 // leaked says which files below dir hold one of the texts.
-func leaked(dir string, texts [][]byte) error {
+func leaked(dir string, texts [][]byte) (err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
 	var names []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		f, err := os.Open(path)
+		f, err := root.Open(path)
 		if err != nil {
 			return err
 		}
 		look := &finder{w: io.Discard, texts: texts}
 		_, err = io.Copy(look, f)
 		if look.found {
-			name, _ := filepath.Rel(dir, path)
-			names = append(names, "/"+name)
+			names = append(names, "/"+path)
 		}
 		return errors.Join(err, f.Close())
 	})

@@ -18,26 +18,32 @@ var attacks = map[string]struct {
 	logs   string // what a command prints
 }{
 	// A step makes the subpath of a cache mount a link, for another step to mount.
-	"CVE-2024-23651": {source: `FROM base
+	"CVE-2024-23651": {
+		source: `FROM base
 RUN --mount=type=cache,id=c,target=/c rm -rf /c/sub; ln -s / /c/sub; ln -s HOST /c/host
 RUN --mount=type=cache,id=c,source=sub,target=/d ls -A /d; cat /dHOST/secret; test -h /d/sub && echo inside
 RUN --mount=type=cache,id=c,source=host,target=/d cat /d/secret`,
-		fails: "no such file or directory", logs: "inside"},
+		fails: "no such file or directory", logs: "inside",
+	},
 	// The place of a mount becomes a link to a directory of the host, which is cleaned away.
 	"CVE-2024-23652": {source: `FROM base
 RUN --mount=type=cache,target=/x/empty mv /x /gone; ln -s HOST /x; echo replaced
 RUN --mount=type=tmpfs,target=/y/empty ln -s HOST /link; echo again`, logs: "again"},
 	"CVE-2024-23653": {source: "FROM base\nRUN --security=insecure true", fails: "security.insecure is not allowed"},
 	// The source of a bind mount is a link to the root, in a stage and in a cache that it fills.
-	"CVE-2024-1753": {source: `FROM base AS evil
+	"CVE-2024-1753": {
+		source: `FROM base AS evil
 RUN ln -s / /root && ln -s HOST/secret /file && ln -s ../../../../../../../../HOST /up
 FROM base
 RUN --mount=from=evil,source=/root,target=/m,rw cat /mHOST/secret; test -h /m/root && echo inside; echo x >/m/made
 RUN --mount=type=cache,from=evil,source=/root,target=/m cat /mHOST/secret; true
 RUN --mount=from=evil,source=/up,target=/m cat /m/secret`,
-		fails: `"/up": not found`, logs: "inside"},
-	"CVE-2024-9407": {source: "FROM base\nRUN --mount=type=bind,from=base,bind-propagation=shared,target=/m true",
-		fails: "unexpected key 'bind-propagation'"},
+		fails: `"/up": not found`, logs: "inside",
+	},
+	"CVE-2024-9407": {
+		source: "FROM base\nRUN --mount=type=bind,from=base,bind-propagation=shared,target=/m true",
+		fails:  "unexpected key 'bind-propagation'",
+	},
 	// What looks like options of a file system is a part of the target.
 	"option-injection": {source: "FROM base\nARG T=/a,suid,dev:lowerdir=/\nRUN --mount=type=tmpfs,target=$T ls -d /a*; cat /proc/mounts", logs: "/a,suid,dev:lowerdir="},
 	// Two stages at once: one shows what the other changes.
@@ -50,14 +56,18 @@ RUN --mount=from=one,target=/1 --mount=from=two,target=/2 --mount=type=cache,id=
 	// The environment of the builder.
 	"CVE-2021-3602": {source: "FROM base\nRUN cat /proc/*/environ; echo read", logs: "read"},
 	// The working directory leads to what the runtime has open.
-	"CVE-2024-21626": {source: "FROM base\nRUN ln -s /proc/self/fd/8 /w\nWORKDIR /proc/self/fd/7\nRUN cat ../../../..HOST/secret",
-		fails: "the working directory"},
+	"CVE-2024-21626": {
+		source: "FROM base\nRUN ln -s /proc/self/fd/8 /w\nWORKDIR /proc/self/fd/7\nRUN cat ../../../..HOST/secret",
+		fails:  "the working directory",
+	},
 	// The kernel's files are covered, by name and through a link of the image.
 	"CVE-2019-16884": {source: "FROM base\nRUN --mount=type=tmpfs,target=/proc true", fails: "/proc"},
 	"CVE-2019-19921": {source: "FROM base\nRUN ln -s /proc /p\nRUN --mount=type=tmpfs,target=/p/sys true", fails: "/proc"},
 	// The same through a link in a cache that another mount lies in.
-	"CVE-2019-19921-nested": {source: "FROM base\nRUN --mount=type=cache,target=/c ln -s /proc /c/p\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/p/sys true",
-		fails: "symbolic link"},
+	"CVE-2019-19921-nested": {
+		source: "FROM base\nRUN --mount=type=cache,target=/c ln -s /proc /c/p\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/c/p/sys true",
+		fails:  "symbolic link",
+	},
 	"CVE-2023-27561": {source: "FROM base\nRUN rm -rf /proc; ln -s /tmp /proc\nRUN echo no", fails: "/proc"},
 	// The image has a link where devices are made.
 	"CVE-2026-41579": {source: "FROM base\nRUN rm -rf /dev; ln -s HOST/empty /dev\nRUN echo made >/dev/null"},

@@ -107,10 +107,10 @@ func own(mount *build.Mount, m *instructions.Mount, mode fs.FileMode) {
 	mount.Owned = m.UID != nil || m.GID != nil || m.Mode != nil
 	mount.Mode = mode
 	if m.UID != nil {
-		mount.UID = int(*m.UID) //nolint:gosec // the parser takes 32 bits
+		mount.UID = int(*m.UID)
 	}
 	if m.GID != nil {
-		mount.GID = int(*m.GID) //nolint:gosec // the parser takes 32 bits
+		mount.GID = int(*m.GID)
 	}
 	if m.Mode != nil {
 		mount.Mode = fs.FileMode(*m.Mode) & fs.ModePerm

@@ -178,7 +178,7 @@ func (r *Runc) newConfig(s Spec, a account, mounts []Mount) (*specs.Spec, error)
 	}
 	for _, l := range s.Limits {
 		config.Process.Rlimits = append(config.Process.Rlimits, specs.POSIXRlimit{
-			Type: "RLIMIT_" + strings.ToUpper(l.Name), Soft: uint64(l.Soft), Hard: uint64(l.Hard), //nolint:gosec // -1 is RLIM_INFINITY
+			Type: "RLIMIT_" + strings.ToUpper(l.Name), Soft: uint64(l.Soft), Hard: uint64(l.Hard),
 		})
 	}
 	if r.cgroups != cgroupNone {

@@ -38,8 +38,8 @@ type Agents struct {
 	byID map[string]lender
 }
 
-// lender connects to an agent. close ends the connection.
-type lender func() (a agent.Agent, close func() error, err error)
+// lender connects to an agent. end ends the connection.
+type lender func() (a agent.Agent, end func() error, err error)
 
 // Open reads the keys and looks at the sockets.
 func Open(sources []Source) (*Agents, error) {
@@ -118,7 +118,7 @@ func addKey(keys agent.Agent, path string) (err error) {
 
 func socket(path string) lender {
 	return func() (agent.Agent, func() error, error) {
-		conn, err := net.DialTimeout("unix", path, dialTime)
+		conn, err := net.DialTimeout("unix", path, dialTime) //nolint:gosec // the user names the socket
 		if err != nil {
 			return nil, nil, fmt.Errorf("connect to the ssh agent: %w", err)
 		}

@@ -42,12 +42,12 @@ func writeKey(t *testing.T, passphrase string) (path string, public ssh.PublicKe
 // serve lends an agent on a socket until the test ends.
 func serve(t *testing.T, agents *Agents, id string) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "agent")
+	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket = filepath.Join(dir, "s")
-	l, err := net.Listen("unix", socket) //nolint:noctx // a test's
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestLend(t *testing.T) {
 	if bySocket.Has("default") || !bySocket.Has("mine") || (*Agents)(nil).Has("mine") {
 		t.Error("wrong IDs")
 	}
-	conn, err := net.Dial("unix", serve(t, bySocket, "mine")) //nolint:noctx // a test's
+	conn, err := net.Dial("unix", serve(t, bySocket, "mine"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func use(path string) {
 type cacheMount struct{ dir, sharing string }
 
 // find returns a copy and its lock; nil: none yet.
-func (m *cacheMount) find(ctx context.Context, make func(final string) (*os.File, error)) (path string, lock *os.File, err error) {
+func (m *cacheMount) find(ctx context.Context, create func(final string) (*os.File, error)) (path string, lock *os.File, err error) {
 	gate, err := m.lock(ctx)
 	if err != nil || gate == nil {
 		return "", nil, err
@@ -105,7 +105,7 @@ func (m *cacheMount) find(ctx context.Context, make func(final string) (*os.File
 		return "", nil, nil
 	}
 	path = filepath.Join(m.dir, strconv.Itoa(last+1))
-	lock, err = make(path)
+	lock, err = create(path)
 	if lock != nil && m.sharing == sharedCopy {
 		err = unix.Flock(int(lock.Fd()), unix.LOCK_SH)
 	}
