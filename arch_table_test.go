@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns"
+const all = "archive attest build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -51,6 +51,7 @@ var packages = map[string]place{
 	"sign":      {3, "image"},
 	"hub":       {3, "auth content image registry scan sqldb"},
 
+	"attest":     {4, "scan"},
 	"dockerfile": {4, "build executor image reference"},
 	"web":        {4, "auth hub"},
 

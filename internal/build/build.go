@@ -146,11 +146,17 @@ type Runtime struct {
 	Mounter  rootfs.Mounter
 	Executor executor.Executor
 	Spec     executor.Spec // what all steps share, such as the mount namespace
+	// Runs, when not nil, fails where commands of a platform cannot be run.
+	Runs func(ocispec.Platform) error
 }
 
 // Options say how to solve.
 type Options struct {
 	Store Store // required
+
+	// Exchange, when not nil, is the cache from elsewhere, and what of this build
+	// can go there.
+	Exchange *Exchange
 
 	// Runtime is called once, by the first step that runs a command and misses
 	// the cache.

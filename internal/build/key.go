@@ -20,6 +20,9 @@ import (
 // changes it.
 const keyFormat = "strake.build.2"
 
+// keyPrefix begins every key, before its digest.
+const keyPrefix = "step:"
+
 // maxChanges bounds the changes that one Explanation lists.
 const maxChanges = 20
 
@@ -51,7 +54,7 @@ func cacheKey(inputs []Input) string {
 		b = fmt.Appendf(b, "%d:%s%d:%s", len(in.Name), in.Name, len(in.Value), in.Value)
 	}
 	sum := sha256.Sum256(b)
-	return "step:" + hex.EncodeToString(sum[:])
+	return keyPrefix + hex.EncodeToString(sum[:])
 }
 
 // chainID names a chain of layers.

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"strake/internal/archive"
 	"strake/internal/executor"
 	"strake/internal/layer"
@@ -21,11 +23,12 @@ import (
 // Run runs one command in its parent's files and keeps what it changed: the RUN
 // instruction.
 type Run struct {
-	Args    []string
-	Env     []string // sorted or not, the order is part of the key
-	Cwd     string
-	User    string
-	Network string // executor.NetworkHost or executor.NetworkNone
+	Platform ocispec.Platform `json:"-"` // of the programs that it runs; zero is this machine's
+	Args     []string
+	Env      []string // sorted or not, the order is part of the key
+	Cwd      string
+	User     string
+	Network  string // executor.NetworkHost or executor.NetworkNone
 	// Scripts are files that the command sees read-only in ScriptDir.
 	Scripts []Inline
 	// Hidden is environment that the key leaves out: proxies.
@@ -94,6 +97,9 @@ func (r *Run) confinement() []Input {
 func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	s := w.solver
 	rt, err := s.runtime(ctx)
+	if err == nil && rt.Runs != nil && r.Platform.Architecture != "" {
+		err = rt.Runs(r.Platform)
+	}
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ type Solver struct {
 	vertices map[*Vertex]*future
 	keys     map[string]*future
 	sizes    map[digest.Digest]int64 // of layers, once they are known
+	used     map[string]CacheRecord  // the steps that were found or made, by key
 	ids      int
 }
 
@@ -63,6 +64,9 @@ func NewSolver(opts Options) *Solver {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.Exchange == nil {
+		opts.Exchange = &Exchange{}
 	}
 	return &Solver{
 		opts:     opts,
@@ -247,20 +251,24 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 		res.Cached = true
 		return res, err
 	}
-	f.res, f.err = s.keyed(ctx, v, w, step, key, all)
+	f.res, f.err = s.keyed(ctx, v, w, step, key, all, p)
 	close(f.done)
 	return f.res, f.err
 }
 
 // keyed finds the result of a prepared step in the cache, or makes it.
-func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key string, inputs []Input) (Result, error) {
+func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key string, inputs []Input, p *Reporter) (Result, error) {
 	reason := "the cache is off for it"
 	if !v.NoCache {
 		r, why, err := s.lookup(ctx, key)
+		if err == nil && r == nil {
+			r, err = fetchRecord(ctx, s, v, key, inputs, p)
+		}
 		if err != nil {
 			return Result{}, err
 		}
 		if r != nil {
+			s.opts.Exchange.use(key, *r)
 			return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}, nil
 		}
 		reason = why
@@ -281,6 +289,7 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 		return Result{}, err
 	}
 	r := record{Layers: []digest.Digest{staged.DiffID}, Created: s.created(), Inputs: inputs}
+	s.opts.Exchange.use(key, r)
 	s.commits.commit(ctx, v, staged, func(ctx context.Context) error { return s.save(ctx, key, v.Slot, r) })
 	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
 }

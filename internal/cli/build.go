@@ -37,6 +37,12 @@ type buildOptions struct {
 	metadataFile string
 
 	buildRunOptions
+
+	cacheFrom, cacheTo []string
+
+	squash, verify   bool
+	attests          []string
+	provenance, sbom string
 }
 
 func newBuildCommand(s *session) *cobra.Command {
@@ -70,6 +76,13 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringArrayVarP(&opts.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	flags.StringArrayVar(&opts.annotations, "annotation", nil, "Add annotation to the image")
 	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "buildx.local.delete")`)
+	flags.BoolVar(&opts.squash, "squash", false, "Squash newly built layers into a single new layer")
+	flags.BoolVar(&opts.verify, "verify", false, "Build twice and say which files differ")
+	flags.StringArrayVar(&opts.attests, "attest", nil, `Attestation parameters (format: "type=provenance,mode=max")`)
+	flags.StringVar(&opts.provenance, "provenance", "", `Shorthand for "--attest=type=provenance"`)
+	flags.StringVar(&opts.sbom, "sbom", "", `Shorthand for "--attest=type=sbom"`)
+	flags.StringArrayVar(&opts.cacheFrom, "cache-from", nil, `External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")`)
+	flags.StringArrayVar(&opts.cacheTo, "cache-to", nil, `Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")`)
 	flags.BoolVar(&opts.push, "push", false, `Shorthand for "--output=type=registry,unpack=false"`)
 	flags.BoolVar(&opts.load, "load", false, `Shorthand for "--output=type=docker"`)
 	flags.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
@@ -139,6 +152,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
 		Context: opts.context, Dockerfile: opts.file, Stdin: s.In, Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
+		Squash: opts.squash, Verify: opts.verify,
 		BuildArgs: map[string]string{}, Labels: map[string]string{},
 	}
 	allow := slices.DeleteFunc(slices.Clone(opts.allow), func(e string) bool { return e == allowDelete })

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"strake/internal/engine"
@@ -32,8 +33,51 @@ func buildTargets(s *session, opts buildOptions, build *engine.BuildOptions) err
 	if err != nil {
 		return err
 	}
-	build.Outputs = outputs
+	build.Outputs, build.Provenance = outputs, opts.metadataFile != ""
+	if build.Attestations, err = buildAttestations(opts); err != nil {
+		return err
+	}
+	if build.CacheFrom, err = buildCaches(opts.cacheFrom); err != nil {
+		return err
+	}
+	if build.CacheTo, err = buildCaches(opts.cacheTo); err != nil {
+		return err
+	}
 	return checkOutputs(s, opts, build)
+}
+
+// buildAttestations parses the attestations, and their shorthands: a boolean, or
+// parameters.
+func buildAttestations(opts buildOptions) (list []engine.Attestation, err error) {
+	texts := slices.Clone(opts.attests)
+	for kind, value := range map[string]string{"provenance": opts.provenance, "sbom": opts.sbom} {
+		if value == "" {
+			continue
+		}
+		if on, err := strconv.ParseBool(value); err == nil {
+			value = "disabled=" + strconv.FormatBool(!on)
+		}
+		texts = append(texts, "type="+kind+","+value)
+	}
+	for _, text := range texts {
+		a, err := engine.ParseAttestation(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+func buildCaches(texts []string) (list []engine.Cache, err error) {
+	for _, text := range texts {
+		caches, err := engine.ParseCaches(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, caches...)
+	}
+	return list, nil
 }
 
 // buildOutputs parses the outputs; there is at least one.
@@ -150,6 +194,9 @@ func buildMetadata(result engine.BuildResult) map[string]any {
 	}
 	if result.ImageName != "" {
 		m["image.name"] = result.ImageName
+	}
+	for platform, predicate := range result.Provenance {
+		m[strings.TrimSuffix("buildx.build.provenance/"+platform, "/")] = predicate
 	}
 	return m
 }

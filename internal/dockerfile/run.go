@@ -17,7 +17,7 @@ import (
 // run adds a RUN.
 func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error {
 	op := &build.Run{
-		Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
+		Platform: s.image.Platform, Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
 		Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
 		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, ShmSize: c.opts.ShmSize,
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,9 +16,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/image"
 	"strake/internal/layout"
+	"strake/internal/reference"
 )
 
 // baseImages finds the images that a build starts from. They are leased when the
@@ -27,6 +30,7 @@ type baseImages struct {
 	env *Env
 
 	mu   sync.Mutex
+	used []attest.Material
 	held bool            // what is found is leased
 	ids  []digest.Digest // found before
 }
@@ -47,6 +51,7 @@ func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.P
 		}
 		img = pulled.Image
 	}
+	b.note(ref, img)
 	return b.read(ctx, img.Manifest)
 }
 
@@ -104,6 +109,33 @@ func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocis
 		root = chosen[0]
 	}
 	return b.read(ctx, root)
+}
+
+// note keeps an image for the provenance: under the digest that its repository has
+// it by, where it came from one.
+func (b *baseImages) note(ref string, img Image) {
+	m := attest.Material{Ref: familiar(ref), Platform: img.Platform(), Digest: img.Manifest.Digest}
+	if named, err := reference.Parse(ref); err == nil {
+		for _, repo := range img.RepoDigests {
+			if dgst, ok := strings.CutPrefix(repo, named.Name()+"@"); ok {
+				m.Digest = digest.Digest(dgst)
+			}
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = append(b.used, m)
+}
+
+// materials are the images that were found, in the order of their names.
+func (b *baseImages) materials() []attest.Material {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := slices.Clone(b.used)
+	slices.SortFunc(list, func(a, b attest.Material) int {
+		return cmp.Or(cmp.Compare(a.Ref, b.Ref), cmp.Compare(platforms.Format(a.Platform), platforms.Format(b.Platform)))
+	})
+	return list
 }
 
 func (b *baseImages) find(ctx context.Context, ref, platform string) (Image, error) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/dockerfile"
 	"strake/internal/executor"
@@ -48,6 +50,15 @@ type BuildOptions struct {
 
 	// Outputs are where the result goes; none is the store.
 	Outputs []Output
+	Squash  bool // one layer above the base image
+	Verify  bool // build again, without the cache, and fail where anything differs
+
+	CacheFrom, CacheTo []Cache
+	// Attestations are what is said of the image; none says a provenance of an image
+	// that is pushed.
+	Attestations []Attestation
+	// Provenance asks for BuildResult.Provenance.
+	Provenance bool
 	// Write makes the file of an output whole or not at all. "-" is standard output.
 	Write func(dest string, write func(io.Writer) error) error
 
@@ -68,6 +79,8 @@ type BuildResult struct {
 	Cached    bool                // no step ran
 	// Warnings are remarks of the checks on the Dockerfile, one line each.
 	Warnings []string
+
+	Provenance map[string]json.RawMessage // SLSA's predicate, by platform; "" where no platform was asked for
 }
 
 // BuildError is why a build failed, and where in the Dockerfile.
@@ -112,12 +125,21 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	if err != nil {
 		return BuildResult{}, err
 	}
-	run, bases := &buildRuntime{env: env}, &baseImages{env: env}
+	if err := opts.checkCaches(); err != nil {
+		return BuildResult{}, err
+	}
+	said, err := newAttestations(opts.Attestations)
+	if err != nil {
+		return BuildResult{}, err
+	}
+	started := time.Now()
+	run, bases, exchange := &buildRuntime{env: env}, &baseImages{env: env}, &build.Exchange{}
 	defer closing(&err, run.close)
-	solver := build.NewSolver(build.Options{
-		Store: env.Store, Runtime: run.open, Missed: bases.hold, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
+	options := build.Options{
+		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
 		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict,
-	})
+	}
+	solver := build.NewSolver(options)
 	defer closing(&err, solver.Close)
 	input, err := openInput(ctx, env, solver, &opts)
 	if err != nil {
@@ -125,15 +147,25 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	}
 	defer closing(&err, input.close)
 	x := &exporter{
-		env: env, solver: solver, multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch,
-		write: opts.Write, result: &result,
+		env: env, solver: solver, exchange: exchange, multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch, targets: targets,
+		attest: said, sboms: map[digest.Digest]attest.Predicate{}, write: opts.Write, result: &result,
+	}
+	if x.made, err = knownOf(opts, input, started); err != nil {
+		return BuildResult{}, err
+	}
+	if exchange.Remote, err = importCaches(ctx, env, solver, opts.CacheFrom, targets); err != nil {
+		return BuildResult{}, err
 	}
 	file, err := dockerfile.Parse(input.name, input.source)
 	if err == nil {
 		x.built, err = solve(ctx, bases, input, file, targets, given)
 	}
+	if err == nil && opts.Verify {
+		err = x.verify(ctx, bases, input, file, options, given)
+	}
 	if err == nil {
-		err = x.run(ctx, opts.Outputs)
+		x.made.Finished, x.made.Materials = time.Now(), bases.materials()
+		err = x.finish(ctx, opts)
 	}
 	if err != nil {
 		return BuildResult{}, &BuildError{Err: err, Excerpt: file.Excerpt(err)}
@@ -141,6 +173,40 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	result.Warnings = file.Warnings()
 	result.Cached = !slices.ContainsFunc(x.built, func(b build.Built) bool { return !b.Cached })
 	return result, settle(ctx, env)
+}
+
+// finish takes what was built to where it is to go.
+func (x *exporter) finish(ctx context.Context, opts BuildOptions) error {
+	caches, said := cacheWriter{x}, statements{x}
+	err := caches.addInlineCache(opts.CacheTo)
+	if err == nil {
+		err = x.run(ctx, opts.Outputs)
+	}
+	if err == nil && opts.Provenance {
+		err = said.tellProvenance()
+	}
+	if err == nil {
+		err = caches.exportCaches(ctx, opts.CacheTo)
+	}
+	return err
+}
+
+// checkCaches settles the caches, and fails for one that cannot be.
+func (o *BuildOptions) checkCaches() error {
+	if inline, err := strconv.ParseBool(o.BuildArgs["BUILDKIT_INLINE_CACHE"]); err == nil && inline {
+		o.CacheTo = append(slices.Clone(o.CacheTo), Cache{Type: "inline"})
+	}
+	for _, c := range o.CacheFrom {
+		if err := c.checkFrom(); err != nil {
+			return err
+		}
+	}
+	for _, c := range o.CacheTo {
+		if err := c.checkTo(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // multiPlatform reports whether an index is made, as BuildKit decides it.
@@ -180,6 +246,11 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 			return nil, err
 		}
 	}
+	if opts.Squash {
+		for i, definition := range definitions {
+			definitions[i] = build.Squashed(definition)
+		}
+	}
 	built = make([]build.Built, len(definitions))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, definition := range definitions {
@@ -214,9 +285,13 @@ type buildRuntime struct {
 	env  *Env
 	ns   *mount.Namespace
 	runc *executor.Runc
+	made *build.Runtime
 }
 
 func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
+	if r.made != nil {
+		return r.made, nil
+	}
 	var err error
 	if r.runc, err = executor.NewRunc(executor.RuncOptions{}); err != nil {
 		return nil, err
@@ -228,7 +303,8 @@ func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &build.Runtime{Mounter: mounter, Executor: r.runc, Spec: executor.Spec{NS: r.ns}}, nil
+	r.made = &build.Runtime{Mounter: mounter, Executor: r.runc, Spec: executor.Spec{NS: r.ns}, Runs: runsStep}
+	return r.made, nil
 }
 
 func (r *buildRuntime) close() error {

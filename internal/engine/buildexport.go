@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/image"
 	"strake/internal/store"
@@ -19,13 +20,18 @@ import (
 
 // exporter takes what was built to the outputs.
 type exporter struct {
-	env    *Env
-	solver *build.Solver
-	built  []build.Built // one per platform
-	multi  bool          // the image is an index, even of one platform
-	names  []string      // as the user wrote them
-	epoch  *time.Time
-	write  func(dest string, write func(io.Writer) error) error
+	env      *Env
+	solver   *build.Solver
+	exchange *build.Exchange
+	targets  []ocispec.Platform // that were asked for
+	built    []build.Built      // one per platform, that of this machine where none was asked for
+	multi    bool               // the image is an index, even of one platform
+	names    []string           // as the user wrote them
+	epoch    *time.Time
+	attest   attestations
+	made     attest.Build                       // how it was built
+	sboms    map[digest.Digest]attest.Predicate // by image
+	write    func(dest string, write func(io.Writer) error) error
 
 	result *BuildResult
 }
@@ -92,6 +98,7 @@ func (a *assembled) put(ctx context.Context, s *store.Store) error {
 // forms are how layers are to be.
 type forms struct {
 	imageOptions
+	pushed   bool                               // what is said of every pushed image is said
 	compress bool                               // those that are made too
 	tee      func(ocispec.Descriptor) store.Tee // of CompressOptions
 }
@@ -103,9 +110,6 @@ func (x *exporter) assemble(ctx context.Context, step *build.Reporter, how forms
 	for _, b := range x.built {
 		list = append(list, b.Platform)
 	}
-	if err := how.annotations.check(list, x.multi, how.docker); err != nil {
-		return a, err
-	}
 	var manifests []ocispec.Descriptor
 	for _, b := range x.built {
 		desc, err := x.manifest(ctx, &a, b, how)
@@ -116,13 +120,24 @@ func (x *exporter) assemble(ctx context.Context, step *build.Reporter, how forms
 		item(step, "exporting config "+b.ID.String())
 		manifests = append(manifests, desc)
 	}
-	if !x.multi {
+	said, err := statements{x}.attestManifests(ctx, &a, manifests, how)
+	if err != nil {
+		return a, err
+	}
+	indexed := x.multi || len(said) > 0
+	if err := how.annotations.check(list, indexed, how.docker); err != nil {
+		return a, err
+	}
+	if !indexed {
 		a.root, a.config = manifests[0], x.built[0].ID
 		return a, nil
 	}
+	for _, desc := range said {
+		item(step, "exporting attestation manifest "+desc.Digest.String())
+	}
 	index := ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: manifests, Annotations: how.annotations.pick(ofIndex, nil),
+		Manifests: append(manifests, said...), Annotations: how.annotations.pick(ofIndex, nil),
 	}
 	if how.docker {
 		index.MediaType = image.MediaTypeDockerManifestList

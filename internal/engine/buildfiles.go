@@ -123,30 +123,45 @@ func (x *exporter) open(ctx context.Context, out Output) (t *resultTree, err err
 		return nil, err
 	}
 	for _, b := range x.built {
-		part := resultPart{platform: b.Platform}
-		for _, desc := range b.Layers {
-			files, err := x.env.Store.Layer(ctx, desc.Digest)
-			if err != nil {
-				return nil, errors.Join(err, t.close())
-			}
-			l, err := layer.Open(files)
-			if err != nil {
-				return nil, errors.Join(err, t.close())
-			}
-			part.layers = append(part.layers, l)
+		part, err := x.part(ctx, b)
+		if err != nil {
+			return nil, errors.Join(err, t.close())
 		}
-		part.files = layer.Union(part.layers)
 		t.parts = append(t.parts, part)
 	}
 	return t, nil
 }
 
+// part opens the layers for one platform; the caller closes them.
+func (x *exporter) part(ctx context.Context, b build.Built) (resultPart, error) {
+	part := resultPart{platform: b.Platform}
+	for _, desc := range b.Layers {
+		files, err := x.env.Store.Layer(ctx, desc.Digest)
+		if err != nil {
+			return part, errors.Join(err, part.close())
+		}
+		l, err := layer.Open(files)
+		if err != nil {
+			return part, errors.Join(err, part.close())
+		}
+		part.layers = append(part.layers, l)
+	}
+	part.files = layer.Union(part.layers)
+	return part, nil
+}
+
+func (p resultPart) close() error {
+	var errs []error
+	for _, l := range p.layers {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
 func (t *resultTree) close() error {
 	var errs []error
 	for _, p := range t.parts {
-		for _, l := range p.layers {
-			errs = append(errs, l.Close())
-		}
+		errs = append(errs, p.close())
 	}
 	return errors.Join(errs...)
 }

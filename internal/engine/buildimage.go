@@ -35,7 +35,7 @@ func (x *exporter) exportImage(ctx context.Context, step *build.Reporter, opts i
 	x.warn(step, opts)
 	if opts.store && !opts.byDigest {
 		// Layers that nobody asked to be compressed stay as they are until they leave.
-		compress := !opts.push && (opts.recipe != store.Recipe{} || opts.force)
+		compress := !opts.push && (opts.recipe != store.Recipe{} || opts.force || x.attest.stored())
 		a, err := x.assemble(ctx, step, forms{imageOptions: opts, compress: compress})
 		if err == nil {
 			err = x.name(ctx, step, a, opts)
@@ -100,10 +100,13 @@ func (a *assembled) id() digest.Digest {
 	return a.root.Digest
 }
 
-// note keeps what is told of the image: the last output wins.
+// note keeps what is told of the image.
 func (x *exporter) note(a assembled, names []string) {
 	root := a.root
-	x.result.ID, x.result.Root, x.result.Config, x.result.ImageName = a.id(), &root, a.config, strings.Join(names, ",")
+	x.result.Root, x.result.ImageName = &root, strings.Join(names, ",")
+	if x.result.ID == "" { // of the store's, which is called so here, before any other
+		x.result.ID, x.result.Config = a.id(), a.config
+	}
 }
 
 // push compresses the layers and pushes the image under its names.
@@ -117,7 +120,7 @@ func (x *exporter) push(ctx context.Context, step *build.Reporter, opts imageOpt
 	}
 	streams := &streams{repo: targets[0].repo}
 	tee := func(layer ocispec.Descriptor) store.Tee { return streams.open(ctx, layer, opts.recipe.String()) }
-	a, err := x.assemble(ctx, step, forms{imageOptions: opts, compress: true, tee: tee})
+	a, err := x.assemble(ctx, step, forms{imageOptions: opts, pushed: true, compress: true, tee: tee})
 	streams.wait()
 	if err == nil {
 		err = a.put(ctx, x.env.Store)

@@ -33,11 +33,26 @@ func runnable(img Image, opts RunOptions) error {
 		opts.Warn(fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (%s) and no specific platform was requested",
 			platforms.FormatAll(have), platforms.FormatAll(host)))
 	}
-	if have.OS == host.OS && (host.Architecture == "amd64" && have.Architecture == "386" || interpreted(binfmtDir, have.Architecture)) {
+	if runs(host, have) {
 		return nil
 	}
 	return messageError{fmt.Sprintf("image %s is for %s, which this machine (%s) cannot run: no binfmt_misc handler is registered for it",
 		familiar(opts.Ref), platforms.FormatAll(have), platforms.FormatAll(host)), errdefs.ErrFailedPrecondition}
+}
+
+// runs reports whether host runs programs for another platform.
+func runs(host, have ocispec.Platform) bool {
+	return have.OS == host.OS && (host.Architecture == "amd64" && have.Architecture == "386" || interpreted(binfmtDir, have.Architecture))
+}
+
+// runsStep fails unless this machine can run the commands of a build for a platform.
+func runsStep(have ocispec.Platform) error {
+	host := hostPlatform()
+	if matches(host, have) || runs(host, have) {
+		return nil
+	}
+	return messageError{fmt.Sprintf("this machine (%s) cannot run commands of %s: register an emulator with binfmt_misc (qemu-user-static, flag F), or use FROM --platform=$BUILDPLATFORM and cross-compile",
+		platforms.FormatAll(host), platforms.FormatAll(have)), errdefs.ErrFailedPrecondition}
 }
 
 // hostPlatform is this machine's platform with the best variant of its processor.

@@ -1,0 +1,75 @@
+package attest
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/scan"
+)
+
+func TestLooksSecret(t *testing.T) {
+	for name, want := range map[string]bool{
+		"API_TOKEN": true, "password": true, "MY_SECRETS": true, "AWS_ACCESS_KEY_ID": true, "NPM_AUTH": true, "APIKEY": true,
+		"KEYBOARD": false, "AUTHOR": false, "MONKEY": false, "VERSION": false, "TOKENIZER": false,
+	} {
+		if got := LooksSecret(name); got != want {
+			t.Errorf("LooksSecret(%q) = %v", name, got)
+		}
+	}
+}
+
+// TestNoSecret looks for secrets in all that is said, however much that is.
+func TestNoSecret(t *testing.T) {
+	b := Build{
+		Invocation: "1", Started: time.Unix(1, 0), Finished: time.Unix(2, 0), Dockerfile: "Dockerfile",
+		Source:    []byte("FROM a\nARG DB_PASSWORD=hunter2\nENV X=1 TOKEN='hunter2'\nADD https://joe:hunter2@example.com/x /x\nRUN echo swordfish\n"),
+		Args:      map[string]string{"API_KEY": "swordfish", "URL": "https://hunter2@example.com", "VERSION": "3"},
+		Labels:    map[string]string{"auth": "hunter2", "from": "ssh://joe:hunter2@host/x", "copy": "swordfish"},
+		Materials: []Material{{Ref: "debian:bookworm", Digest: digest.FromString("x"), Platform: ocispec.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
+	}
+	for _, full := range []bool{false, true} {
+		p, err := Provenance(b, ProvenanceOptions{Full: full})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said struct {
+			RunDetails struct{ Metadata metadata }
+		}
+		if err := json.Unmarshal(p.JSON, &said); err != nil {
+			t.Fatal(err)
+		}
+		text := string(p.JSON)
+		if s := said.RunDetails.Metadata.BuildKit.Source; s != nil {
+			text += string(s.Infos[0].Data)
+		}
+		if strings.Contains(text, "hunter2") || strings.Contains(text, "swordfish") {
+			t.Errorf("a secret is told: %s", text)
+		}
+		if strings.Contains(text, `"build-arg:VERSION":"3"`) != full {
+			t.Errorf("full %v: %s", full, text)
+		}
+		if !strings.Contains(text, "pkg:docker/debian@bookworm?platform=linux%2Farm64") {
+			t.Errorf("no material: %s", text)
+		}
+	}
+}
+
+func TestSBOM(t *testing.T) {
+	p, err := SBOM("img", "1", "", []scan.Package{{Type: scan.TypeDeb, Name: "libstdc++6", Version: "1:12.2-14", Arch: "amd64", Source: "gcc-12"}}, time.Unix(0, 0))
+	if err != nil || p.Type != TypeSPDX {
+		t.Fatal(p.Type, err)
+	}
+	for _, want := range []string{
+		`"spdxVersion":"SPDX-2.3"`, `"created":"1970-01-01T00:00:00Z"`, `pkg:deb/debian/libstdc++6@1:12.2-14?arch=amd64`,
+		`"relationshipType":"CONTAINS"`,
+	} {
+		if !strings.Contains(string(p.JSON), want) {
+			t.Errorf("no %s in %s", want, p.JSON)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package attest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// buildType names the schema of the parameters, which is BuildKit's.
+const buildType = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
+
+// Build is what is known of a build.
+type Build struct {
+	Invocation        string // its ID
+	Started, Finished time.Time
+
+	Dockerfile string // its name
+	Source     []byte // its content
+	Target     string
+	Args       map[string]string
+	Labels     map[string]string
+	Secrets    []string // IDs
+	Materials  []Material
+}
+
+// Material is an image that the build started from.
+type Material struct {
+	Ref      string // familiar
+	Platform ocispec.Platform
+	Digest   digest.Digest
+}
+
+// ProvenanceOptions say what the provenance tells.
+type ProvenanceOptions struct {
+	Full         bool   // build arguments, labels, the Dockerfile; else none of them
+	BuilderID    string // a URI
+	Reproducible bool   // the user says that the build is
+}
+
+type predicate struct {
+	BuildDefinition struct {
+		BuildType          string `json:"buildType"`
+		ExternalParameters struct {
+			ConfigSource struct {
+				Path string `json:"path,omitempty"`
+			} `json:"configSource"`
+			Request request `json:"request"`
+		} `json:"externalParameters"`
+		InternalParameters struct {
+			BuilderPlatform string `json:"builderPlatform"`
+		} `json:"internalParameters"`
+		ResolvedDependencies []dependency `json:"resolvedDependencies,omitempty"`
+	} `json:"buildDefinition"`
+	RunDetails struct {
+		Builder struct {
+			ID string `json:"id"`
+		} `json:"builder"`
+		Metadata metadata `json:"metadata"`
+	} `json:"runDetails"`
+}
+
+type request struct {
+	Frontend string            `json:"frontend,omitempty"`
+	Args     map[string]string `json:"args,omitempty"`
+	Secrets  []named           `json:"secrets,omitempty"`
+	Locals   []named           `json:"locals,omitempty"`
+}
+
+type named struct {
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
+type dependency struct {
+	URI    string            `json:"uri"`
+	Digest map[string]string `json:"digest,omitempty"`
+}
+
+type metadata struct {
+	InvocationID string    `json:"invocationId"`
+	StartedOn    time.Time `json:"startedOn"`
+	FinishedOn   time.Time `json:"finishedOn"`
+	BuildKit     struct {
+		Source *source `json:"source,omitempty"`
+	} `json:"buildkit_metadata"`
+	Completeness struct {
+		Request              bool `json:"request"`
+		ResolvedDependencies bool `json:"resolvedDependencies"`
+	} `json:"buildkit_completeness"`
+	Reproducible bool `json:"buildkit_reproducible,omitempty"`
+}
+
+type source struct {
+	Infos []sourceInfo `json:"infos"`
+}
+
+type sourceInfo struct {
+	Filename string `json:"filename"`
+	Language string `json:"language"`
+	Data     []byte `json:"data"`
+}
+
+// Provenance makes SLSA's predicate (version 1) of a build.
+func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
+	var p predicate
+	def, meta := &p.BuildDefinition, &p.RunDetails.Metadata
+	def.BuildType = buildType
+	def.ExternalParameters.ConfigSource.Path = b.Dockerfile
+	def.InternalParameters.BuilderPlatform = platforms.Format(platforms.Normalize(platforms.DefaultSpec()))
+	req := &def.ExternalParameters.Request
+	req.Frontend, req.Locals = "dockerfile.v0", []named{{Name: "context"}, {Name: "dockerfile"}}
+	args := map[string]string{}
+	if b.Target != "" {
+		args["target"] = b.Target
+	}
+	meta.Completeness.Request = opts.Full || len(b.Args)+len(b.Labels) == 0
+	if opts.Full {
+		p.addRequest(b, args)
+	}
+	if len(args) > 0 {
+		req.Args = args
+	}
+	for _, m := range b.Materials {
+		def.ResolvedDependencies = append(def.ResolvedDependencies, dependency{cleanURLs(PackageURL(m.Ref, &m.Platform)), digestSet(m.Digest)})
+	}
+	p.RunDetails.Builder.ID = opts.BuilderID
+	meta.InvocationID, meta.StartedOn, meta.FinishedOn = b.Invocation, b.Started.UTC(), b.Finished.UTC()
+	meta.Reproducible = opts.Reproducible
+	out, err := json.Marshal(p)
+	if err != nil {
+		return Predicate{}, fmt.Errorf("provenance: %w", err)
+	}
+	return Predicate{TypeProvenance, out}, nil
+}
+
+// addRequest adds what the user asked for, without secrets.
+func (p *predicate) addRequest(b Build, args map[string]string) {
+	var secrets []string
+	for _, name := range slices.Sorted(maps.Keys(b.Args)) {
+		value := clean(name, b.Args[name])
+		if value == redacted {
+			secrets = append(secrets, b.Args[name])
+		}
+		args["build-arg:"+name] = value
+	}
+	for name, value := range b.Labels {
+		args["label:"+name] = clean(name, value)
+	}
+	for name, value := range args {
+		args[name] = string(cleanSource([]byte(value), secrets))
+	}
+	for _, id := range b.Secrets {
+		p.BuildDefinition.ExternalParameters.Request.Secrets = append(p.BuildDefinition.ExternalParameters.Request.Secrets, named{ID: id})
+	}
+	p.RunDetails.Metadata.BuildKit.Source = &source{Infos: []sourceInfo{{
+		Filename: b.Dockerfile, Language: "Dockerfile", Data: cleanSource(b.Source, secrets),
+	}}}
+}

@@ -1,0 +1,215 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"strake/internal/build"
+	"strake/internal/image"
+	"strake/internal/layout"
+	"strake/internal/store"
+)
+
+// checkTo fails for a cache that nothing can be written to.
+func (c Cache) checkTo() (err error) {
+	switch mode := c.Attrs["mode"]; mode {
+	case "", "min", "max":
+	default:
+		return invalid("invalid cache mode %q: neither min nor max", mode)
+	}
+	for _, key := range []string{"image-manifest", "oci-mediatypes"} {
+		if v, ok := c.Attrs[key]; ok {
+			b, err := strconv.ParseBool(v)
+			if err != nil {
+				return invalid("failed to parse %s: %v", key, err)
+			}
+			if !b {
+				return invalid("cache %s: %s=false is not supported", c, key)
+			}
+		}
+	}
+	if _, err = c.ignoresErrors(); err == nil {
+		_, err = c.form()
+	}
+	switch {
+	case err != nil:
+	case c.Type == "registry":
+		_, err = c.named()
+	case c.Type == "local" && c.Attrs["dest"] == "":
+		err = invalid("local cache exporter requires dest")
+	}
+	return err
+}
+
+func (c Cache) ignoresErrors() (ignore bool, err error) {
+	err = Output{Attrs: c.Attrs}.parseBool("ignore-error", &ignore)
+	return ignore, err
+}
+
+// form is how the layers of the cache are compressed.
+func (c Cache) form() (opts imageOptions, err error) {
+	err = Output{Attrs: c.Attrs}.parseCompression(&opts)
+	return opts, err
+}
+
+// cacheWriter is the part of an exporter that is about the build cache.
+type cacheWriter struct{ *exporter }
+
+// exportCaches writes the build cache of the steps that the build used, those of
+// all stages unless the mode is min.
+func (x cacheWriter) exportCaches(ctx context.Context, caches []Cache) error {
+	for _, c := range caches {
+		if c.Type == "inline" {
+			continue
+		}
+		name := "exporting cache to registry"
+		if c.Type == "local" {
+			name = "exporting cache to client directory"
+		}
+		step := x.solver.Begin(name)
+		err := step.End(ctx, x.exportCache(ctx, step, c))
+		if ignore, _ := c.ignoresErrors(); ignore && ctx.Err() == nil { // checked before
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x cacheWriter) exportCache(ctx context.Context, step *build.Reporter, c Cache) error {
+	records := x.exchange.Used()
+	if c.Attrs["mode"] == "min" {
+		records = inLayers(records, x.resultLayers())
+	}
+	if len(records) == 0 {
+		item(step, "skipping cache export for empty result")
+		return nil
+	}
+	root, err := x.cacheManifest(ctx, step, c, records)
+	if err != nil {
+		return err
+	}
+	if c.Type == "registry" {
+		repo, named, err := c.repository(x.env)
+		if err != nil {
+			return err
+		}
+		return upload(ctx, x.env, repo, named, root, nil)
+	}
+	dir, err := layout.Open(c.Attrs["dest"])
+	if err != nil {
+		return err
+	}
+	if err := image.CopyGraph(ctx, x.env.Store, dir, root, image.CopyOptions{}); err != nil {
+		return copyError(err)
+	}
+	tag := c.Attrs["tag"]
+	if tag == "" {
+		tag = "latest"
+	}
+	return dir.Tag(ctx, root, tag)
+}
+
+// cacheManifest makes the manifest of a cache, with its layers compressed.
+func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, c Cache, records []build.CacheRecord) (ocispec.Descriptor, error) {
+	form, err := c.form()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	ids := recordLayers(records)
+	blobs := make([]ocispec.Descriptor, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(compressAtOnce)
+	for i, id := range ids {
+		g.Go(func() (err error) {
+			if form.plain {
+				files, err := x.env.Store.Layer(gctx, id)
+				blobs[i] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: files.Size}
+				return err
+			}
+			blobs[i], err = x.env.Store.Compress(gctx, id, store.CompressOptions{Recipe: form.recipe})
+			blobs[i].MediaType = ociLayer(blobs[i].MediaType)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	for _, blob := range blobs {
+		item(step, "writing layer "+blob.Digest.String())
+	}
+	list := newCacheConfig(records, func(id digest.Digest) cacheLayer {
+		blob := blobs[slices.Index(ids, id)]
+		return cacheLayer{Blob: blob.Digest, Parent: noParent, Annotations: &cacheAnnotations{MediaType: blob.MediaType, DiffID: id, Size: blob.Size}}
+	})
+	var a assembled
+	config, err := a.addJSON(cacheConfigType, list)
+	if err != nil {
+		return config, err
+	}
+	if config.Size > image.MaxConfigSize {
+		return config, fmt.Errorf("the cache has %d records, which are more than a cache can list", len(records))
+	}
+	root, err := a.addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: blobs,
+	})
+	if err == nil {
+		err = a.put(ctx, x.env.Store)
+	}
+	item(step, "writing cache image manifest "+root.Digest.String())
+	return root, err
+}
+
+// recordLayers are the layers of records, each once.
+func recordLayers(records []build.CacheRecord) []digest.Digest {
+	var ids []digest.Digest
+	seen := map[digest.Digest]bool{}
+	for _, r := range records {
+		if id := r.Layers[0]; !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// resultLayers are the layers of the result.
+func (x cacheWriter) resultLayers() []digest.Digest {
+	var ids []digest.Digest
+	for _, b := range x.built {
+		for _, l := range b.Layers {
+			ids = append(ids, l.Digest)
+		}
+	}
+	return ids
+}
+
+// addInlineCache puts the cache into the configs of the result.
+func (x cacheWriter) addInlineCache(caches []Cache) error {
+	if !slices.ContainsFunc(caches, func(c Cache) bool { return c.Type == "inline" }) {
+		return nil
+	}
+	records := x.exchange.Used()
+	for i := range x.built {
+		b := &x.built[i]
+		ids := make([]digest.Digest, len(b.Layers))
+		for j, l := range b.Layers {
+			ids[j] = l.Digest
+		}
+		config, err := inlineCache(b.Config, ids, records)
+		if err != nil {
+			return err
+		}
+		b.Config, b.ID = config, digest.FromBytes(config)
+	}
+	return nil
+}
