@@ -42,6 +42,9 @@ func (c *call) getBlob() (err error) {
 		return nil
 	}
 	first, last, ranged := parseRange(c.r.Header.Get("Range"))
+	if tag := c.r.Header.Get("If-Range"); tag != "" && tag != `"`+c.arg+`"` { // a part of something else
+		first, last, ranged = 0, -1, false
+	}
 	if ranged && first < 0 { // the last -first bytes
 		desc, err := c.reg.StatBlob(ctx, c.repo, dgst)
 		if err != nil {

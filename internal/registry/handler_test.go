@@ -90,6 +90,9 @@ func TestRanges(t *testing.T) {
 			t.Errorf("%s: %q, %q", c.header, b, resp.Header.Get("Content-Range"))
 		}
 	}
+	for tag, status := range map[string]int{`"` + d.String() + `"`: 206, `"other"`: 200, "Mon, 02 Jan 2006 15:04:05 GMT": 200} {
+		wantStatus(t, call(t, h, "GET", "/v2/a/blobs/"+d.String(), nil, "Range: bytes=2-4", "If-Range: "+tag), status)
+	}
 	resp := call(t, h, "GET", "/v2/a/blobs/"+d.String(), nil, "Range: bytes=10-")
 	wantStatus(t, resp, http.StatusRequestedRangeNotSatisfiable)
 	if got := resp.Header.Get("Content-Range"); got != "bytes */10" {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -16,6 +17,51 @@ import (
 
 	"strake/internal/registry"
 )
+
+// version is what the first answer about a blob said of it. All that is read of
+// the blob must be of one version: the readers of its pieces share it.
+type version struct {
+	mu   sync.Mutex
+	size int64  // -1: not known yet
+	etag string // a strong one, "" for none
+}
+
+// validator is what If-Range takes, "" for nothing.
+func (v *version) validator() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.etag
+}
+
+// length is the blob's size, -1 when it is not known.
+func (v *version) length() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.size
+}
+
+// admit fails unless an answer about the blob is of this version.
+func (v *version) admit(dgst digest.Digest, size int64, etag string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.size >= 0 && size >= 0 && size != v.size {
+		return permanent(fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", dgst, size, v.size, errdefs.ErrFailedPrecondition))
+	}
+	strong := strings.HasPrefix(etag, `"`)
+	if strong && v.etag != "" && etag != v.etag {
+		return permanent(fmt.Errorf("blob %s: the registry changed it while it was fetched: %w", dgst, errdefs.ErrFailedPrecondition))
+	}
+	if size >= 0 {
+		v.size = size
+	}
+	if strong {
+		v.etag = etag
+	}
+	return nil
+}
+
+// errRange says that a registry does not answer with the range that it is asked for.
+var errRange = errors.New("the registry sent another range")
 
 // blobReader reads a blob from offset on over as many requests as it takes.
 type blobReader struct {
@@ -26,21 +72,23 @@ type blobReader struct {
 	path   string
 	scopes []string
 	offset int64
-	end    int64  // where to stop; 0: at the blob's end
-	size   int64  // -1: not known yet
-	etag   string // of the first answer, when it is a strong one
-	failed int    // times in a row without a byte
+	end    int64 // where to stop; 0: at the blob's end
+	ranged bool  // fail with errRange where the whole blob is the answer
+	blob   *version
+	failed int // times in a row without a byte
 
 	body   io.ReadCloser
+	left   int64 // bytes that body has still; -1: it does not say
+	skip   int64 // of them, how many are here already
 	cancel context.CancelFunc
 	quiet  time.Duration // that a body may be
 	stall  *time.Timer
 }
 
 // newBlobReader makes a reader whose requests end with ctx.
-func newBlobReader(ctx context.Context, r *Registry, repo string, dgst digest.Digest, offset int64) *blobReader {
+func newBlobReader(ctx context.Context, r *Registry, repo string, dgst digest.Digest, offset int64, blob *version) *blobReader {
 	return &blobReader{
-		dgst: dgst, log: r.client.opts.Log, path: blobPath(repo, dgst), scopes: pull(repo), offset: offset, size: -1, quiet: r.client.opts.Stall,
+		dgst: dgst, log: r.client.opts.Log, path: blobPath(repo, dgst), scopes: pull(repo), offset: offset, blob: blob, quiet: r.client.opts.Stall,
 		wait: func(d time.Duration) error { return sleep(ctx, d) },
 		get: func(req request) (*http.Response, context.CancelFunc, error) {
 			ctx, cancel := context.WithCancel(ctx)
@@ -62,8 +110,8 @@ func (b *blobReader) open() error {
 			last = strconv.FormatInt(b.end-1, 10)
 		}
 		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%s", b.offset, last)}}
-		if b.etag != "" {
-			req.header.Set("If-Range", b.etag)
+		if tag := b.blob.validator(); tag != "" {
+			req.header.Set("If-Range", tag)
 		}
 		req.accept = append(req.accept, http.StatusPartialContent)
 	}
@@ -75,88 +123,126 @@ func (b *blobReader) open() error {
 		cancel()
 		return errors.Join(err, resp.Body.Close())
 	}
-	if tag := resp.Header.Get("Etag"); strings.HasPrefix(tag, `"`) {
-		b.etag = tag
-	}
-	if resp.StatusCode == http.StatusOK {
-		b.end = 0 // it is the whole blob, in one stream
-	}
 	b.body, b.cancel = resp.Body, cancel
 	b.stall = time.AfterFunc(b.quiet, cancel)
 	return nil
 }
 
-// accept checks that resp continues the blob; of one that begins it again it
-// passes over what is there already.
+// accept checks that resp continues the blob, or begins it again.
 func (b *blobReader) accept(resp *http.Response) error {
 	size := resp.ContentLength
-	if resp.StatusCode == http.StatusPartialContent {
-		first, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
-		if !ok || first != b.offset {
-			return permanent(fmt.Errorf("blob %s: the registry sent another range", b.dgst))
+	part := resp.StatusCode == http.StatusPartialContent
+	if part {
+		span, ok := parseContentRange(resp.Header.Get("Content-Range"))
+		if b.left = span.last - span.first + 1; !ok || span.first != b.offset || b.end > 0 && span.last >= b.end || size >= 0 && size != b.left {
+			return permanent(fmt.Errorf("blob %s: %w", b.dgst, errRange))
 		}
-		size = total
+		size = span.total
+	} else if b.ranged {
+		return permanent(fmt.Errorf("blob %s: %w: all of it", b.dgst, errRange))
 	}
-	if b.size >= 0 && size >= 0 && size != b.size {
-		return permanent(fmt.Errorf("blob %s: its size was %d, is now %d", b.dgst, b.size, size))
+	if err := b.blob.admit(b.dgst, size, resp.Header.Get("Etag")); err != nil {
+		return err
 	}
-	b.size = size
-	if size >= 0 && b.offset > size {
+	if size = b.blob.length(); size >= 0 && b.offset > size {
 		return registry.Errorf(registry.RangeInvalid, "blob %s: offset %d of %d: %w", b.dgst, b.offset, size, errdefs.ErrOutOfRange)
 	}
-	if resp.StatusCode == http.StatusOK {
-		if _, err := io.CopyN(io.Discard, resp.Body, b.offset); err != nil {
-			return fmt.Errorf("blob %s: pass over %d bytes: %w", b.dgst, b.offset, err)
-		}
+	b.skip = 0
+	if !part { // the whole blob, in one stream
+		b.left, b.skip, b.end = size, b.offset, 0
 	}
 	return nil
 }
 
-// parseContentRange parses "bytes <first>-<last>/<total>"; a total of * is -1.
-func parseContentRange(s string) (first, total int64, ok bool) {
+// span is a part of a blob, from first to last; total is its size, -1 when that
+// is not told.
+type span struct{ first, last, total int64 }
+
+// parseContentRange parses "bytes <first>-<last>/<total>", where total may be *.
+func parseContentRange(s string) (r span, ok bool) {
 	s, ok = strings.CutPrefix(s, "bytes ")
-	span, all, ok2 := strings.Cut(s, "/")
-	a, _, ok3 := strings.Cut(span, "-")
-	first, err := strconv.ParseInt(a, 10, 64)
-	if !ok || !ok2 || !ok3 || err != nil {
-		return 0, 0, false
+	part, total, ok2 := strings.Cut(s, "/")
+	first, last, ok3 := strings.Cut(part, "-")
+	if !ok || !ok2 || !ok3 {
+		return span{}, false
 	}
-	if all == "*" {
-		return first, -1, true
+	if total == "*" {
+		total = "-1"
 	}
-	total, err = strconv.ParseInt(all, 10, 64)
-	return first, total, err == nil
+	var errs [3]error
+	r.first, errs[0] = strconv.ParseInt(first, 10, 64)
+	r.last, errs[1] = strconv.ParseInt(last, 10, 64)
+	r.total, errs[2] = strconv.ParseInt(total, 10, 64)
+	if errors.Join(errs[:]...) != nil {
+		return span{}, false
+	}
+	return r, r.first >= 0 && r.first <= r.last && (r.last < r.total || r.total == -1)
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
 	for {
 		if b.body == nil {
+			if b.offset == b.stop() {
+				return 0, io.EOF
+			}
 			if err := b.open(); err != nil {
 				return 0, fmt.Errorf("fetch %s from %d: %w", b.dgst, b.offset, err)
 			}
 		}
-		if b.end > 0 {
-			if b.offset == b.end {
-				return 0, io.EOF
+		n, err := b.readBody(p)
+		if n > 0 && err == nil {
+			return n, nil
+		}
+		if _, final := errors.AsType[permanentError](err); final {
+			return n, err
+		}
+		if err != nil {
+			if b.offset == b.stop() || errors.Is(err, io.EOF) && b.stop() < 0 {
+				return n, io.EOF
 			}
-			p = p[:min(int64(len(p)), b.end-b.offset)]
-		}
-		n, err := b.body.Read(p)
-		b.offset += int64(n)
-		if n > 0 {
-			b.failed = 0
-			b.stall.Reset(b.quiet)
-		}
-		if err == nil || errors.Is(err, io.EOF) && (b.size < 0 || b.offset == b.size || b.offset == b.end) {
-			return n, err
-		}
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if err = b.broke(err); err != nil || n > 0 {
-			return n, err
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			if err = b.broke(err); err != nil || n > 0 {
+				return n, err
+			}
 		}
 	}
+}
+
+// stop is the offset at which reading ends, -1 when that is not known.
+func (b *blobReader) stop() int64 {
+	if b.end > 0 {
+		return b.end
+	}
+	return b.blob.length()
+}
+
+// readBody reads from the answer, past what is here already.
+func (b *blobReader) readBody(p []byte) (int, error) {
+	switch {
+	case b.skip > 0:
+		p = p[:min(int64(len(p)), b.skip)]
+	case b.left >= 0: // one byte more tells whether it ends there
+		p = p[:min(int64(len(p)), b.left+1)]
+	}
+	n, err := b.body.Read(p)
+	if n > 0 {
+		b.stall.Reset(b.quiet)
+	}
+	if b.left >= 0 {
+		if b.left -= int64(n); b.left < 0 {
+			return 0, permanent(fmt.Errorf("blob %s: the registry sent more than it said: %w", b.dgst, errdefs.ErrFailedPrecondition))
+		}
+	}
+	if b.skip > 0 {
+		b.skip -= int64(n)
+		return 0, err
+	}
+	if b.offset += int64(n); n > 0 {
+		b.failed = 0
+	}
+	return n, err
 }
 
 // broke drops the connection and waits before the next; it fails with err when

@@ -29,7 +29,9 @@ const (
 // pieceReader reads a big blob.
 type pieceReader struct {
 	open   func(offset, end int64) *blobReader // its requests end with cancel
-	ended  <-chan struct{}                     // by cancel
+	piece  func(offset, end int64) *blobReader // its requests end with ended, and take nothing but the range
+	ended  <-chan struct{}                     // by stop, or by cancel
+	stop   context.CancelFunc                  // of the pieces
 	cancel context.CancelFunc
 	held   chan struct{} // of the client: one for each piece
 
@@ -69,10 +71,17 @@ func (m meter) perSecond() float64 { return float64(m.bytes) / m.took.Seconds() 
 // bytes, whose requests end with ctx.
 func newPieceReader(ctx context.Context, r *Registry, repo string, dgst digest.Digest, offset, size int64) *pieceReader {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pieceReader{held: r.client.pieces, ended: ctx.Done(), cancel: cancel, offset: offset, until: offset + firstPiece, size: size}
+	pieces, stop := context.WithCancel(ctx)
+	p := &pieceReader{held: r.client.pieces, ended: pieces.Done(), stop: stop, cancel: cancel, offset: offset, until: offset + firstPiece, size: size}
+	blob := &version{size: size}
 	p.open = func(offset, end int64) *blobReader {
-		b := newBlobReader(ctx, r, repo, dgst, offset)
+		b := newBlobReader(ctx, r, repo, dgst, offset, blob)
 		b.end = end
+		return b
+	}
+	p.piece = func(offset, end int64) *blobReader {
+		b := newBlobReader(pieces, r, repo, dgst, offset, blob)
+		b.end, b.ranged = end, true
 		return b
 	}
 	p.stream = p.open(offset, p.until)
@@ -111,12 +120,12 @@ func (p *pieceReader) fetch(offset int64) {
 		if !ok {
 			return
 		}
-		go next.fetch(p.open(offset, min(offset+pieceSize, p.size)))
+		go next.fetch(p.piece(offset, min(offset+pieceSize, p.size)))
 	}
 }
 
-// begin hands the reader the next piece, which is to be fetched; false: the
-// reader was closed.
+// begin hands the reader the next piece, which is to be fetched; false: no more
+// of them are wanted.
 func (p *pieceReader) begin() (*piece, bool) {
 	next := &piece{done: make(chan struct{}), free: func() { <-p.held }}
 	select {
@@ -145,7 +154,7 @@ func (p *piece) fetch(b *blobReader) {
 func (p *pieceReader) isWorthwhile(trial *piece, offset int64) bool {
 	defer close(trial.done)
 	trial.data = make([]byte, firstPiece)
-	b := p.open(offset, offset+firstPiece)
+	b := p.piece(offset, offset+firstPiece)
 	begun, before := time.Now(), p.read.Load()
 	_, err := io.ReadFull(b, trial.data)
 	both := meter{bytes: firstPiece + p.read.Load() - before, took: time.Since(begun)}
@@ -203,7 +212,8 @@ func (p *pieceReader) readStream(b []byte) (int, error) {
 	return n, nil
 }
 
-// next waits for the next piece.
+// next waits for the next piece. Where the registry gives no pieces, the rest is
+// read in one stream, which takes whatever it answers with.
 func (p *pieceReader) next() error {
 	if p.failed != nil {
 		return p.failed
@@ -218,6 +228,11 @@ func (p *pieceReader) next() error {
 	}
 	p.cur = next
 	<-next.done
+	if errors.Is(next.err, errRange) {
+		p.drop()
+		p.streamRest()
+		return nil
+	}
 	if p.failed = next.err; p.failed == nil {
 		p.rest = next.data
 	}
@@ -238,6 +253,22 @@ func (p *pieceReader) pastPieces() error {
 	}
 }
 
+// drop gives up the pieces that are not read.
+func (p *pieceReader) drop() {
+	p.stop()
+	if p.cur != nil {
+		p.cur.free()
+		p.cur = nil
+	}
+	if p.pieces == nil {
+		return
+	}
+	for next := range p.pieces {
+		<-next.done
+		next.free()
+	}
+}
+
 // Close ends all requests.
 func (p *pieceReader) Close() error {
 	var err error
@@ -245,16 +276,6 @@ func (p *pieceReader) Close() error {
 		err = p.stream.Close()
 	}
 	p.cancel()
-	if p.cur != nil {
-		p.cur.free()
-		p.cur = nil
-	}
-	if p.pieces == nil {
-		return err
-	}
-	for next := range p.pieces {
-		<-next.done
-		next.free()
-	}
+	p.drop()
 	return err
 }

@@ -63,11 +63,11 @@ func (r *Registry) OpenBlob(ctx context.Context, repo string, dgst digest.Digest
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return registry.Blob{}, err
 	}
-	b := newBlobReader(ctx, r, repo, dgst, offset)
+	b := newBlobReader(ctx, r, repo, dgst, offset, &version{size: -1})
 	if err := b.open(); err != nil {
 		return registry.Blob{}, err
 	}
-	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: b.size}
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: b.blob.length()}
 	return registry.Blob{ReadCloser: b, Desc: desc}, nil
 }
 

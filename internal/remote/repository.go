@@ -161,24 +161,20 @@ func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 		}
 		return io.NopCloser(bytes.NewReader(m.Bytes[offset:])), nil
 	}
+	if offset < 0 || offset > desc.Size {
+		return nil, fmt.Errorf("blob %s: offset %d of %d: %w", desc.Digest, offset, desc.Size, errdefs.ErrOutOfRange)
+	}
 	if offset == desc.Size && offset > 0 { // there is no such range to ask for
 		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
 	if desc.Size-offset >= bigBlob {
 		return r.fetchPieces(ctx, desc, offset)
 	}
-	b, err := r.reg.OpenBlob(ctx, r.name, desc.Digest, offset)
-	if err != nil {
+	b := newBlobReader(ctx, r.reg, r.name, desc.Digest, offset, &version{size: desc.Size})
+	if err := b.open(); err != nil {
 		return nil, err
 	}
-	if b.Desc.Size >= 0 && b.Desc.Size != desc.Size {
-		err := fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", desc.Digest, b.Desc.Size, desc.Size, errdefs.ErrFailedPrecondition)
-		return nil, errors.Join(err, b.Close())
-	}
-	if b.Desc.Size < 0 { // it does not say where it will end: one byte more tells
-		return limited{io.LimitReader(b, desc.Size-offset+1), b}, nil
-	}
-	return b.ReadCloser, nil
+	return b, nil
 }
 
 // fetchPieces is fetch for a big blob.
@@ -187,17 +183,7 @@ func (r site) fetchPieces(ctx context.Context, desc ocispec.Descriptor, offset i
 	if err := p.stream.open(); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	if size := p.stream.size; size >= 0 && size != desc.Size {
-		err := fmt.Errorf("blob %s: the registry has %d bytes, expected %d: %w", desc.Digest, size, desc.Size, errdefs.ErrFailedPrecondition)
-		return nil, errors.Join(err, p.Close())
-	}
 	return p, nil
-}
-
-// limited reads a part of what it closes.
-type limited struct {
-	io.Reader
-	io.Closer
 }
 
 func (r *Repository) hold(dgst digest.Digest) {
