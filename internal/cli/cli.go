@@ -110,9 +110,11 @@ func (s *session) open(ctx context.Context, opts engine.OpenOptions) (*engine.En
 		return s.opened, nil
 	}
 	opts.Root, opts.Config, opts.Version = s.root, s.config, release
+	level := slog.LevelWarn
 	if s.debug {
-		opts.Log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		level = slog.LevelDebug
 	}
+	opts.Log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: level}))
 	env, err := engine.Open(ctx, opts)
 	if err != nil {
 		return nil, err

@@ -291,14 +291,29 @@ func (c *copier) copyBlob(ctx context.Context, desc ocispec.Descriptor) error {
 		}
 		return &progressReader{ReadCloser: rc, c: c, desc: desc, offset: offset, told: offset}, nil
 	}
-	if err := c.dst.Push(ctx, desc, open); err != nil {
-		if _, ok := errors.AsType[*CopyError](err); ok {
-			return err
-		}
-		return &CopyError{Side: SideTarget, Op: "push", Desc: desc, Err: err}
+	if err := c.push(ctx, desc, open); err != nil {
+		return err
 	}
 	c.tell(Event{Desc: desc, State: StateDone, Offset: desc.Size})
 	return nil
+}
+
+// push pushes a blob. Where the source gave wrong bytes and has others, those are
+// asked for.
+func (c *copier) push(ctx context.Context, desc ocispec.Descriptor, open Opener) error {
+	for {
+		err := c.dst.Push(ctx, desc, open)
+		if err == nil {
+			return nil
+		}
+		if _, ok := errors.AsType[*CopyError](err); ok {
+			return err
+		}
+		err, again := doubt(c.src, desc, err)
+		if !again {
+			return &CopyError{Side: SideTarget, Op: "push", Desc: desc, Err: err}
+		}
+	}
 }
 
 // progressReader tells how far a blob is, every progressStep bytes.

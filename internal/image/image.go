@@ -29,6 +29,14 @@ type Fetcher interface {
 	Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
 }
 
+// Doubter is a Fetcher that may have the same blob from several places.
+type Doubter interface {
+	// Doubt tells that what was fetched as desc are not its bytes. It returns
+	// from where they came, "" when it is not known, and reports whether another
+	// Fetch gets them from elsewhere.
+	Doubt(desc ocispec.Descriptor) (from string, again bool)
+}
+
 // Opener opens the bytes of one blob from offset on. It may be called again
 // after a failure.
 type Opener func(ctx context.Context, offset int64) (io.ReadCloser, error)

@@ -22,18 +22,43 @@ func ReadAll(ctx context.Context, src Fetcher, desc ocispec.Descriptor, limit in
 	if desc.Size > limit {
 		return nil, fmt.Errorf("read %s: %d bytes, more than %d: %w", desc.Digest, desc.Size, limit, errdefs.ErrResourceExhausted)
 	}
+	for {
+		b, err := readOnce(ctx, src, desc)
+		if err == nil {
+			return b, nil
+		}
+		err, again := doubt(src, desc, err)
+		if !again {
+			return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
+		}
+	}
+}
+
+func readOnce(ctx context.Context, src Fetcher, desc ocispec.Descriptor) ([]byte, error) {
 	rc, err := src.Fetch(ctx, desc, 0)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
+		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(rc, desc.Size+1))
 	if err := errors.Join(err, rc.Close()); err != nil {
-		return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
+		return nil, err
 	}
-	if err := verify(desc, b); err != nil {
-		return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
+	return b, verify(desc, b)
+}
+
+// doubt returns what became of taking in what src gave as desc, which failed
+// with err: where the bytes may be the reason, the error says where they came
+// from, and whether another try gets others is told.
+func doubt(src Fetcher, desc ocispec.Descriptor, err error) (failed error, again bool) {
+	d, ok := src.(Doubter)
+	if !ok || !errdefs.IsFailedPrecondition(err) && !errdefs.IsDataLoss(err) && !errdefs.IsInvalidArgument(err) && !errdefs.IsOutOfRange(err) {
+		return err, false
 	}
-	return b, nil
+	from, again := d.Doubt(desc)
+	if from == "" {
+		return err, false
+	}
+	return fmt.Errorf("bytes from %s: %w", from, err), again
 }
 
 // verify fails with errdefs.ErrFailedPrecondition unless b is desc's bytes.

@@ -3,54 +3,35 @@ package remote
 import (
 	"context"
 	"errors"
-	"fmt"
-	"hash"
 	"io"
+	"strings"
 
-	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // mirrorReader reads a blob that a mirror has begun to serve. When that fails
-// in the middle, it goes on from the next site. What is found to be wrong at
-// the end cannot be taken back: then the mirrors that it came from are given
-// up, so that another try gets it from elsewhere.
+// in the middle, it goes on from the next site.
 type mirrorReader struct {
 	rc     io.ReadCloser
 	mirror *mirrorSite                                            // that rc is of; nil is the registry
-	used   []*mirrorSite                                          // before, and now
 	open   func(offset int64) (io.ReadCloser, *mirrorSite, error) // within the Fetch that the reads belong to
 	ended  func() error                                           // of its context
-	desc   ocispec.Descriptor
 	offset int64
-	hash   hash.Hash // nil when the first bytes are not read here
+	size   int64
 }
 
 func newMirrorReader(ctx context.Context, r *Repository, desc ocispec.Descriptor, offset int64, rc io.ReadCloser, m *mirrorSite) *mirrorReader {
-	b := &mirrorReader{rc: rc, mirror: m, used: []*mirrorSite{m}, desc: desc, offset: offset}
-	if offset == 0 {
-		b.hash = desc.Digest.Algorithm().Hash()
+	return &mirrorReader{
+		rc: rc, mirror: m, offset: offset, size: desc.Size, ended: ctx.Err,
+		open: func(offset int64) (io.ReadCloser, *mirrorSite, error) { return r.open(ctx, desc, offset) },
 	}
-	b.open = func(offset int64) (io.ReadCloser, *mirrorSite, error) {
-		return r.open(ctx, desc, offset)
-	}
-	b.ended = ctx.Err
-	return b
 }
 
 func (b *mirrorReader) Read(p []byte) (int, error) {
 	for {
 		n, err := b.rc.Read(p)
 		b.offset += int64(n)
-		if b.hash != nil {
-			b.hash.Write(p[:n]) // never fails
-		}
-		if errors.Is(err, io.EOF) && b.offset >= b.desc.Size {
-			b.check()
-			return n, err
-		}
-		if err == nil || b.mirror == nil {
+		if err == nil || b.mirror == nil || errors.Is(err, io.EOF) && b.offset >= b.size {
 			return n, err
 		}
 		if errors.Is(err, io.EOF) {
@@ -75,21 +56,28 @@ func (b *mirrorReader) goOn(err error) error {
 		return errors.Join(err, next)
 	}
 	_ = b.rc.Close() // it is broken
-	if b.rc, b.mirror = rc, m; m != nil {
-		b.used = append(b.used, m)
-	}
+	b.rc, b.mirror = rc, m
 	return nil
-}
-
-// check gives up the mirrors that something other than the blob came from.
-func (b *mirrorReader) check() {
-	if b.hash == nil || digest.NewDigest(b.desc.Digest.Algorithm(), b.hash) == b.desc.Digest {
-		return
-	}
-	for _, m := range b.used {
-		m.fail(fmt.Errorf("blob %s: other bytes: %w", b.desc.Digest, errdefs.ErrDataLoss))
-	}
 }
 
 // Close ends the request.
 func (b *mirrorReader) Close() error { return b.rc.Close() }
+
+// Doubt implements image.Doubter: of the sites that the bytes came from, the
+// mirrors are not asked again.
+func (r *Repository) Doubt(desc ocispec.Descriptor) (from string, again bool) {
+	r.mu.Lock()
+	sites := r.gave[desc.Digest]
+	delete(r.gave, desc.Digest)
+	r.mu.Unlock()
+	var names []string
+	for _, s := range sites {
+		names = append(names, s.String())
+		if m := r.mirror(s); m != nil {
+			again = true
+			m.down.Store(true)
+			r.reg.client.opts.Log.Warn("a mirror gave wrong bytes, and is not asked again", "mirror", s.String(), "digest", desc.Digest)
+		}
+	}
+	return strings.Join(names, " and "), again
+}

@@ -27,9 +27,10 @@ type Repository struct {
 	mirrors []*mirrorSite
 
 	mu     sync.Mutex
-	last   registry.Manifest      // the one that was pushed last: Tag is likely to name it
-	source *site                  // what Resolve read from last
-	held   map[digest.Digest]bool // blobs that were pushed
+	last   registry.Manifest        // the one that was pushed last: Tag is likely to name it
+	source *site                    // what Resolve read from last
+	held   map[digest.Digest]bool   // blobs that were pushed
+	gave   map[digest.Digest][]site // where blobs were read from, for Doubt
 }
 
 // site is where a repository is.
@@ -37,6 +38,8 @@ type site struct {
 	reg  *Registry
 	name string // within the registry
 }
+
+func (s site) String() string { return s.reg.host + "/" + s.name }
 
 // mirrorSite is where a repository may be read from.
 type mirrorSite struct {
@@ -47,6 +50,7 @@ type mirrorSite struct {
 
 var (
 	_ image.Source      = (*Repository)(nil)
+	_ image.Doubter     = (*Repository)(nil)
 	_ image.Target      = (*Repository)(nil)
 	_ image.BlobMounter = (*Repository)(nil)
 )
@@ -65,7 +69,7 @@ func (r *Repository) Source() string {
 	if r.source == nil {
 		return ""
 	}
-	return r.source.reg.host + "/" + r.source.name
+	return r.source.String()
 }
 
 // from reports whether Resolve found its last answer at s, which then is good
@@ -134,11 +138,29 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor, offset 
 // open opens a blob at the first site that has it: m, or the registry.
 func (r *Repository) open(ctx context.Context, desc ocispec.Descriptor, offset int64) (rc io.ReadCloser, m *mirrorSite, err error) {
 	err = r.read(ctx, true, func(s site) error {
-		rc, err = s.fetch(ctx, desc, offset)
+		if rc, err = s.fetch(ctx, desc, offset); err != nil {
+			return err
+		}
 		m = r.mirror(s)
-		return err
+		r.note(desc.Digest, offset, s)
+		return nil
 	})
 	return rc, m, err
+}
+
+// note remembers for Doubt that s gives the bytes of a blob from offset on.
+func (r *Repository) note(dgst digest.Digest, offset int64, s site) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gave == nil {
+		r.gave = map[digest.Digest][]site{}
+	}
+	if offset == 0 {
+		r.gave[dgst] = nil
+	}
+	if !slices.Contains(r.gave[dgst], s) {
+		r.gave[dgst] = append(r.gave[dgst], s)
+	}
 }
 
 // mirror is the mirror that s is, nil for the registry.

@@ -79,11 +79,12 @@ func (s *contents) take(ctx context.Context, desc ocispec.Descriptor, open image
 		return errBusy
 	case err == nil:
 		resumed := w.Offset() > 0
-		err = s.ingest(ctx, desc, w, open)
-		if closeErr := w.Close(); err == nil {
+		src := resume(ctx, open, w.Offset(), desc.Size)
+		err = s.ingest(ctx, desc, w, src)
+		if closeErr := errors.Join(src.Close(), w.Close()); err == nil {
 			err = closeErr
 		}
-		if resumed && (errdefs.IsFailedPrecondition(err) || errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err)) {
+		if resumed && !src.failed && (errdefs.IsFailedPrecondition(err) || errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err)) {
 			return errBusy // the part that lay here may be what is wrong; it was dropped
 		}
 	}
@@ -102,12 +103,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *contents) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) (err error) {
+func (s *contents) ingest(ctx context.Context, desc ocispec.Descriptor, w content.Writer, src *resuming) error {
 	if isLayer(desc.MediaType) {
-		return s.ingestLayer(ctx, desc, w, open)
+		return s.ingestLayer(ctx, desc, w, src)
 	}
-	src := resume(ctx, open, w.Offset(), desc.Size)
-	defer closing(&err, src.Close)
 	if _, err := io.Copy(w, io.LimitReader(src, desc.Size+1-w.Offset())); err != nil {
 		return err
 	}
@@ -233,19 +232,16 @@ func (s *contents) commit(ctx context.Context, files func() error, rows func(*sq
 	return s.db.Update(ctx, rows)
 }
 
-// ingestLayer streams a layer from open through w (which keeps the bytes as
-// they come) into its tar and its index. The part that an earlier attempt left
-// in w is read from disk, not fetched again.
-func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, open image.Opener) (err error) {
-	fetching, stop := context.WithCancel(ctx)
-	src := resume(fetching, open, w.Offset(), desc.Size)
-	defer closing(&err, src.Close)
-	in := newSpool(w, io.LimitReader(src, desc.Size+1-w.Offset()), stop)
-	err = s.unpack(ctx, desc, in, func() error {
+// ingestLayer streams a layer from src through w (which keeps the bytes as they
+// come) into its tar and its index. The part that an earlier attempt left in w
+// is read from disk, not fetched again.
+func (s *contents) ingestLayer(ctx context.Context, desc ocispec.Descriptor, w content.Writer, src *resuming) error {
+	in := newSpool(w, io.LimitReader(src, desc.Size+1-w.Offset()), src.stop)
+	err := s.unpack(ctx, desc, in, func() error {
 		in.end()
 		return w.Commit(ctx, desc.Size, desc.Digest)
 	})
-	if refused := in.end(); err == nil || refused && src.failed || ctx.Err() != nil || errors.Is(err, errBusy) {
+	if in.end(); err == nil || src.failed || ctx.Err() != nil || errors.Is(err, errBusy) {
 		return err
 	}
 	// What came is wrong, not the way it came: a part of it is of no use.
@@ -386,20 +382,22 @@ func (s *contents) StageLayer(ctx context.Context, write func(w io.Writer) error
 // resume reads what open gives from offset on, and opens again where a read
 // failed. What follows the size is not waited for. The caller closes it.
 func resume(ctx context.Context, open image.Opener, offset, size int64) *resuming {
+	ctx, stop := context.WithCancel(ctx)
 	return &resuming{
 		open: func(offset int64) (io.ReadCloser, error) { return open(ctx, offset) },
-		done: ctx.Err, offset: offset, size: size,
+		done: ctx.Err, stop: stop, offset: offset, size: size,
 	}
 }
 
 type resuming struct {
 	open   func(offset int64) (io.ReadCloser, error)
 	done   func() error // says why reading has to stop
+	stop   context.CancelFunc
 	r      io.ReadCloser
 	offset int64
 	size   int64
-	tries  int // that failed since the last byte
-	failed bool
+	tries  int  // that failed since the last byte
+	failed bool // by itself: neither stopped nor cancelled
 }
 
 // maxTries is how often in a row a read may fail without a byte between.
@@ -410,7 +408,7 @@ func (r *resuming) Read(b []byte) (int, error) {
 		if r.r == nil {
 			rc, err := r.open(r.offset)
 			if err != nil {
-				r.failed = true
+				r.failed = r.done() == nil
 				return 0, err // an opener retries by itself what is worth it
 			}
 			r.r = rc
@@ -430,7 +428,7 @@ func (r *resuming) Read(b []byte) (int, error) {
 			r.failed = true
 			return n, err
 		}
-		if err := r.Close(); err != nil {
+		if err := r.release(); err != nil {
 			r.failed = true
 			return n, err
 		}
@@ -441,6 +439,11 @@ func (r *resuming) Read(b []byte) (int, error) {
 }
 
 func (r *resuming) Close() error {
+	r.stop()
+	return r.release()
+}
+
+func (r *resuming) release() error {
 	if r.r == nil {
 		return nil
 	}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 
@@ -16,12 +15,11 @@ type spool struct {
 	stop  context.CancelFunc // ends the source
 	ended chan struct{}      // closed when nothing is written any more
 
-	mu      sync.Mutex // guards w too
-	w       content.Writer
-	grew    sync.Cond
-	err     error // of the source or of w, once it ended; io.EOF at its end
-	offset  int64 // of the reader
-	refused bool  // the reader was given err, which is not io.EOF
+	mu     sync.Mutex // guards w too
+	w      content.Writer
+	grew   sync.Cond
+	err    error // of the source or of w, once it ended; io.EOF at its end
+	offset int64 // of the reader
 }
 
 // newSpool begins to write what src gives to w. Reading it begins with what w
@@ -63,17 +61,11 @@ func (s *spool) Read(b []byte) (int, error) {
 		s.offset += int64(n)
 		return n, err
 	}
-	s.refused = !errors.Is(s.err, io.EOF)
 	return 0, s.err
 }
 
-// end ends the source and waits for it; refused says that it had failed before,
-// and that the reader was told. The writer is the caller's alone again.
-func (s *spool) end() (refused bool) {
-	s.mu.Lock()
-	refused = s.refused
-	s.mu.Unlock()
+// end ends the source and waits for it: the writer is the caller's alone again.
+func (s *spool) end() {
 	s.stop()
 	<-s.ended
-	return refused
 }
