@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,33 +19,40 @@ import (
 	"time"
 
 	"strake/internal/conformance"
+	"strake/internal/hub"
 	"strake/internal/image"
 	"strake/internal/layout"
+	"strake/internal/registry"
 	"strake/internal/remote"
 )
 
 // TestMirrors pulls a repository of a registry that is nowhere (its mirrors
 // have it all) past mirrors that refuse, hang, lie and lack it.
-func TestMirrors(t *testing.T) {
+func TestMirrors(t *testing.T) { synctest.Test(t, testMirrors) }
+
+func testMirrors(t *testing.T) {
+	var mem memNet
 	var served, tarpit atomic.Int64
-	good := newHub(t, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			served.Add(1)
-			h.ServeHTTP(w, r)
-		})
-	})
+	h, err := hub.Open(t.Context(), hub.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	api := registry.NewHandler(h, registry.Options{})
+	good := mem.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served.Add(1)
+		api.ServeHTTP(w, r)
+	}))
 	g := conformance.NewGraph(1000, "amd64", "arm64")
-	root, err := image.Copy(t.Context(), g, "", repository(t, newClient(t, good, remote.Credential{}), good+"/cache/team/app"), "v1", image.CopyOptions{})
+	root, err := image.Copy(t.Context(), g, "", mem.repository(t, remote.Options{}, good+"/cache/team/app"), "v1", image.CopyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	served.Store(0)
-	failing := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
-	lying := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome") }))
-	hanging, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	failing := mem.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	lying := mem.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome") }))
+	lacking := mem.serve(t, http.NotFoundHandler())
+	hanging := mem.listen("127.0.0.1:6000")
 	defer hanging.Close()
 	go func() {
 		for {
@@ -55,23 +61,12 @@ func TestMirrors(t *testing.T) {
 				return
 			}
 			tarpit.Add(1)
-			defer c.Close()
+			go io.Copy(io.Discard, c) //nolint:errcheck // ends with the connection
 		}
 	}()
-	conf := "[[registry]]\nprefix = 'registry.invalid'\nlocation = 'registry.invalid'\n"
-	for _, m := range []string{freeAddress(t), failing, lying, newHub(t, nil), hanging.Addr().String(), good} {
-		conf += fmt.Sprintf("[[registry.mirror]]\nlocation = '%s/cache'\ninsecure = true\n", m)
-	}
-	file := filepath.Join(t.TempDir(), "registries.conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := remote.NewClient(remote.Options{
-		Credentials:    (&remote.Config{Dir: t.TempDir()}).Get,
-		RegistriesConf: []string{file},
-	})
-	defer c.Close()
-	repo := repository(t, c, "registry.invalid/team/app")
+	repo := mem.repository(t, remote.Options{
+		RegistriesConf: mirrored(t, "127.0.0.1:1", "127.0.0.1:2/cache", failing+"/cache", lying+"/cache", lacking+"/cache", "127.0.0.1:6000/cache", good+"/cache"),
+	}, "registry.invalid/team/app")
 	l, err := layout.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -87,10 +82,10 @@ func TestMirrors(t *testing.T) {
 	if served.Load() == 0 || tarpit.Load() != 2 { // https and http of one request
 		t.Errorf("%d requests to the good mirror, %d to the one that hangs", served.Load(), tarpit.Load())
 	}
-	if d := time.Since(start); d > 90*time.Second {
+	if d := time.Since(start); d > 15*time.Second {
 		t.Errorf("it took %v", d)
 	}
-	if _, err := repo.Resolve(t.Context(), "v2"); err == nil || !strings.Contains(err.Error(), "registry.invalid") {
+	if _, err := repo.Resolve(t.Context(), "v2"); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
 		t.Errorf("a tag that nobody has: %v", err)
 	}
 }
