@@ -59,13 +59,6 @@ func loginAgain(ctx context.Context, env *Env, host string) (LoginResult, error)
 	return LoginResult{Username: user}, nil
 }
 
-func loginError(err error) error {
-	if errdefs.IsUnauthorized(err) {
-		return messageError{"unauthorized: " + answer(err, "incorrect username or password"), errdefs.ErrUnauthenticated}
-	}
-	return err
-}
-
 // LogoutOptions say where to log out.
 type LogoutOptions struct {
 	Server string // a registry's host; "" is Docker Hub

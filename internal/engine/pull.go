@@ -2,10 +2,8 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -14,8 +12,6 @@ import (
 
 	"strake/internal/image"
 	"strake/internal/reference"
-	"strake/internal/registry"
-	"strake/internal/remote"
 )
 
 // PullOptions say what to pull.
@@ -203,56 +199,6 @@ func (r *layerRecorder) complete(ctx context.Context, src image.Source, root oci
 		}
 		return nil
 	})
-}
-
-// pullError gives a registry's answer docker's text.
-func pullError(named reference.Named, err error) error {
-	switch {
-	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
-		return messageError{fmt.Sprintf("pull access denied for %s, repository does not exist or may require 'docker login': denied: %s",
-			named.Familiar().Name(), answer(err, "requested access to the resource is denied")), errdefs.ErrNotFound}
-	case isCode(err, registry.NameUnknown):
-		return messageError{fmt.Sprintf("repository %s not found: name unknown: %s",
-			named.Familiar().Name(), answer(err, "repository name not known to registry")), errdefs.ErrNotFound}
-	case isCode(err, registry.ManifestUnknown):
-		return messageError{fmt.Sprintf("manifest for %s not found: manifest unknown: %s",
-			named.Familiar().String(), answer(err, "manifest unknown")), errdefs.ErrNotFound}
-	}
-	return refused(copyError(err))
-}
-
-// refused gives a registry's refusal for too many requests docker's text, and a
-// line that says what the limit is.
-func refused(err error) error {
-	if !isCode(err, registry.TooManyRequests) {
-		return err
-	}
-	text := "toomanyrequests: " + answer(err, "too many requests to registry")
-	if limit, ok := errors.AsType[*remote.RateLimit](err); ok && limit.String() != "" {
-		text += "\n" + limit.String()
-	}
-	return messageError{text, errdefs.ErrResourceExhausted}
-}
-
-// copyError takes from a copy's error what docker would not say.
-func copyError(err error) error {
-	if failed, ok := errors.AsType[*image.CopyError](err); ok && (failed.Op == "resolve" || failed.Op == "take in") {
-		return failed.Err
-	}
-	return err
-}
-
-func isCode(err error, code registry.Code) bool {
-	e, ok := errors.AsType[*registry.Error](err)
-	return ok && e.Code == code
-}
-
-// answer is the message that the registry sent; to a HEAD it sends none.
-func answer(err error, fallback string) string {
-	if e, ok := errors.AsType[*registry.Error](err); ok && e.Message != "" && !strings.Contains(e.Message, "unexpected status") {
-		return e.Message
-	}
-	return fallback
 }
 
 // RemoteTags lists the tags that the registry has of a repository, sorted.

@@ -15,7 +15,6 @@ import (
 
 	"strake/internal/image"
 	"strake/internal/reference"
-	"strake/internal/registry"
 	"strake/internal/remote"
 	"strake/internal/store"
 )
@@ -260,18 +259,4 @@ func LocalTags(ctx context.Context, env *Env, ref string) ([]string, error) {
 	}
 	slices.Sort(tags)
 	return tags, nil
-}
-
-// pushError gives a registry's answer docker's text.
-func pushError(named reference.Named, err error) error {
-	switch {
-	case errdefs.IsUnauthorized(err):
-		return messageError{"unauthorized: " + answer(err, "authentication required"), errdefs.ErrUnauthenticated}
-	case errdefs.IsPermissionDenied(err):
-		return messageError{"denied: " + answer(err, "requested access to the resource is denied"), errdefs.ErrPermissionDenied}
-	}
-	if isCode(err, registry.TooManyRequests) {
-		return refused(err)
-	}
-	return fmt.Errorf("push %s: %w", named.Familiar().String(), copyError(err))
 }

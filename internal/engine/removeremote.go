@@ -7,7 +7,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
-	"strake/internal/reference"
 	"strake/internal/registry"
 )
 
@@ -30,7 +29,7 @@ func RemoveRemote(ctx context.Context, env *Env, ref string) (RemoveResult, erro
 		return RemoveResult{Deleted: []digest.Digest{named.Digest()}}, nil
 	}
 	err = repo.Registry().DeleteTag(ctx, repo.Name(), named.TagOrDigest())
-	if isCode(err, registry.Unsupported) || isCode(err, registry.DigestInvalid) || isCode(err, registry.TagInvalid) {
+	if registry.HasCode(err, registry.Unsupported, registry.DigestInvalid, registry.TagInvalid) {
 		root, resolveErr := repo.Resolve(ctx, named.TagOrDigest())
 		if resolveErr != nil {
 			return RemoveResult{}, pullError(named, resolveErr)
@@ -43,15 +42,4 @@ func RemoveRemote(ctx context.Context, env *Env, ref string) (RemoveResult, erro
 		return RemoveResult{}, deleteError(named, err)
 	}
 	return RemoveResult{Untagged: []string{named.Familiar().String()}}, nil
-}
-
-// deleteError says plainly what a registry answers to a deletion.
-func deleteError(named reference.Named, err error) error {
-	switch {
-	case isCode(err, registry.Unsupported):
-		return messageError{fmt.Sprintf("registry %s does not allow deletion", named.Domain()), errdefs.ErrNotImplemented}
-	case errdefs.IsNotFound(err):
-		return pullError(named, err)
-	}
-	return pushError(named, err)
 }

@@ -91,7 +91,7 @@ func repositoryID(ctx context.Context, tx *sql.Tx, repo string) (int64, error) {
 // makeRepository returns the row of repo, a new one if need be.
 func makeRepository(ctx context.Context, tx *sql.Tx, repo string) (int64, error) {
 	id, err := repositoryID(ctx, tx, repo)
-	if e, ok := errors.AsType[*registry.Error](err); !ok || e.Code != registry.NameUnknown {
+	if !registry.HasCode(err, registry.NameUnknown) {
 		return id, err
 	}
 	err = tx.QueryRowContext(ctx, `INSERT INTO repositories (name) VALUES ($1) RETURNING id`, repo).Scan(&id)

@@ -54,7 +54,7 @@ func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, off
 
 // StatManifest implements registry.Reader.
 func (h *Hub) StatManifest(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
-	if err := checkRef(repo, ref); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(ref)); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	var row manifestRow
@@ -63,13 +63,6 @@ func (h *Hub) StatManifest(ctx context.Context, repo, ref string) (ocispec.Descr
 		return err
 	})
 	return row.desc, err
-}
-
-func checkRef(repo, ref string) error {
-	if registry.IsDigest(ref) {
-		return errors.Join(registry.CheckName(repo), registry.CheckDigest(digest.Digest(ref)))
-	}
-	return errors.Join(registry.CheckName(repo), registry.CheckTag(ref))
 }
 
 // GetManifest implements registry.Reader.

@@ -250,7 +250,7 @@ func (h *Hub) DeleteBlob(ctx context.Context, repo string, dgst digest.Digest) e
 
 // DeleteManifest implements registry.Deleter.
 func (h *Hub) DeleteManifest(ctx context.Context, repo string, dgst digest.Digest) error {
-	if err := checkRef(repo, dgst.String()); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(dgst.String())); err != nil {
 		return err
 	}
 	return h.delete(ctx, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `

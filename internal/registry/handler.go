@@ -106,18 +106,11 @@ func (c *call) serve() error {
 			return err
 		}
 	case "manifest":
-		if err := checkReference(arg); err != nil {
+		if err := CheckReference(arg); err != nil {
 			return err
 		}
 	}
 	return answer(c)
-}
-
-func checkReference(ref string) error {
-	if IsDigest(ref) {
-		return CheckDigest(digest.Digest(ref))
-	}
-	return CheckTag(ref)
 }
 
 // parsePath takes a request's path apart. Repository names may contain any of

@@ -73,5 +73,14 @@ func CheckDigest(dgst digest.Digest) error {
 	return nil
 }
 
+// CheckReference fails unless ref is a tag or a digest, as CheckTag and
+// CheckDigest do.
+func CheckReference(ref string) error {
+	if IsDigest(ref) {
+		return CheckDigest(digest.Digest(ref))
+	}
+	return CheckTag(ref)
+}
+
 // IsDigest reports whether ref, a tag or a digest, is a digest.
 func IsDigest(ref string) bool { return strings.Contains(ref, ":") }

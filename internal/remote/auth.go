@@ -192,11 +192,7 @@ func (r *connection) tokenOnce(ctx context.Context, hr *http.Request, origin *ur
 		return token{}, fmt.Errorf("%s: %w", place(hr.URL), err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		_, again := retryAfter(resp, 0)
-		if err = answerError(resp); !again {
-			err = permanent(err)
-		}
-		return token{}, err
+		return token{}, answerError(resp)
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	var answer struct {

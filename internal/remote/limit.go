@@ -87,16 +87,3 @@ func parseRetryAfter(resp *http.Response) time.Duration {
 	}
 	return 0
 }
-
-// retryAfter reports whether resp's status may pass, and when. The registry may
-// ask for more time than wait, but not for more than maxWait.
-func retryAfter(resp *http.Response, wait time.Duration) (time.Duration, bool) {
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusRequestTimeout:
-	default:
-		return 0, false
-	}
-	wait = max(wait, parseRetryAfter(resp))
-	return wait, wait <= maxWait
-}

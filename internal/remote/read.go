@@ -73,7 +73,7 @@ func (r *Registry) OpenBlob(ctx context.Context, repo string, dgst digest.Digest
 
 // StatManifest implements registry.Reader.
 func (r *Registry) StatManifest(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
-	if err := checkNames(repo, ref); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(ref)); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	resp, err := r.do(ctx, request{
@@ -109,7 +109,7 @@ func (r *Registry) StatManifest(ctx context.Context, repo, ref string) (ocispec.
 
 // GetManifest implements registry.Reader.
 func (r *Registry) GetManifest(ctx context.Context, repo, ref string) (m registry.Manifest, err error) {
-	if err := checkNames(repo, ref); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(ref)); err != nil {
 		return m, err
 	}
 	resp, err := r.do(ctx, request{method: http.MethodGet, path: manifestPath(repo, ref), scopes: pull(repo), header: acceptManifests()})
@@ -138,13 +138,6 @@ func (r *Registry) GetManifest(ctx context.Context, repo, ref string) (m registr
 		m.MediaType = image.SniffMediaType(b)
 	}
 	return m, nil
-}
-
-func checkNames(repo, ref string) error {
-	if registry.IsDigest(ref) {
-		return errors.Join(registry.CheckName(repo), registry.CheckDigest(digest.Digest(ref)))
-	}
-	return errors.Join(registry.CheckName(repo), registry.CheckTag(ref))
 }
 
 func acceptManifests() http.Header {

@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,13 +13,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
 
 	"github.com/containerd/errdefs"
-
-	"strake/internal/registry"
 )
 
 // Bounds.
@@ -58,12 +54,12 @@ func (r *connection) do(ctx context.Context, req request) (*http.Response, error
 		if err == nil && slices.Contains(req.accept, resp.StatusCode) {
 			return resp, nil
 		}
-		wait, again := backoff(try), err != nil && passing(err)
+		wait := backoff(try)
 		if err == nil {
 			err = answerError(resp)
-			wait, again = retryAfter(resp, wait)
+			wait = max(wait, parseRetryAfter(resp))
 		}
-		if !again || req.once || try == r.tries() || ctx.Err() != nil {
+		if !passing(err) || wait > maxWait || req.once || try == r.tries() || ctx.Err() != nil {
 			return nil, err
 		}
 		r.client.opts.Log.Debug("registry request failed, trying again", "host", r.host, "method", req.method, "err", err)
@@ -89,39 +85,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return context.Cause(ctx)
 	}
 }
-
-// passing reports whether a request that failed without an answer may succeed
-// later: a connection that broke may, one that never came to be does not.
-func passing(err error) bool {
-	if _, ok := errors.AsType[permanentError](err); ok {
-		return false
-	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return false
-	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return false
-	}
-	if e, ok := errors.AsType[*net.DNSError](err); ok && e.IsNotFound {
-		return false
-	}
-	for _, kind := range []error{
-		context.Canceled, context.DeadlineExceeded, syscall.ECONNREFUSED, errdefs.ErrPermissionDenied,
-		errdefs.ErrUnauthenticated, errdefs.ErrInvalidArgument, errdefs.ErrNotFound,
-	} {
-		if errors.Is(err, kind) {
-			return false
-		}
-	}
-	return true
-}
-
-// permanentError is a failure that trying again does not mend.
-type permanentError struct{ error }
-
-func (e permanentError) Unwrap() error { return e.error }
-
-func permanent(err error) error { return permanentError{err} }
 
 // send sends req once: to where redirects lead, with a token where the origin
 // asks for one.
@@ -313,58 +276,6 @@ func checkPlace(origin, u *url.URL) error {
 func discard(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBody) // nothing of it is wanted
 	_ = resp.Body.Close()
-}
-
-// answerError makes an error of an answer with an unwanted status, and closes it.
-func answerError(resp *http.Response) error {
-	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // a broken body says as much as none
-	_ = resp.Body.Close()
-	var body struct {
-		Errors []struct {
-			Code    registry.Code   `json:"code"`
-			Message string          `json:"message"`
-			Detail  json.RawMessage `json:"detail"`
-		} `json:"errors"`
-	}
-	at := fmt.Sprintf("%s %s", resp.Request.Method, place(resp.Request.URL))
-	if json.Unmarshal(b, &body) == nil && len(body.Errors) > 0 && body.Errors[0].Code != "" {
-		e := body.Errors[0]
-		if (&registry.Error{Code: e.Code}).Status() == http.StatusInternalServerError {
-			e.Code = statusCode(resp) // a code of the server's own: the status says more
-		}
-		return &registry.Error{Code: e.Code, Message: printable(e.Message), Detail: e.Detail, Err: limitOf(resp, fmt.Errorf("%s: %s", at, printable(resp.Status)))}
-	}
-	return &registry.Error{Code: statusCode(resp), Err: limitOf(resp, fmt.Errorf("%s: unexpected status: %s", at, printable(resp.Status)))}
-}
-
-// statusCode is the code for an answer that brings none.
-func statusCode(resp *http.Response) registry.Code {
-	manifest := strings.Contains(resp.Request.URL.Path, "/manifests/")
-	switch resp.StatusCode {
-	case http.StatusUnauthorized:
-		return registry.Unauthorized
-	case http.StatusForbidden:
-		return registry.Denied
-	case http.StatusNotFound:
-		switch {
-		case manifest:
-			return registry.ManifestUnknown
-		case strings.Contains(resp.Request.URL.Path, "/blobs/uploads/"):
-			return registry.BlobUploadUnknown
-		case strings.Contains(resp.Request.URL.Path, "/blobs/"):
-			return registry.BlobUnknown
-		}
-		return registry.NameUnknown
-	case http.StatusRequestedRangeNotSatisfiable:
-		return registry.RangeInvalid
-	case http.StatusTooManyRequests:
-		return registry.TooManyRequests
-	case http.StatusMethodNotAllowed:
-		return registry.Unsupported
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return registry.Unavailable
-	}
-	return registry.Unknown
 }
 
 // printable keeps a server's words short and free of what a terminal could take

@@ -107,25 +107,6 @@ func (r uploader) pushFrom(ctx context.Context, desc ocispec.Descriptor, open im
 	return r.commit(ctx, location, desc.Digest)
 }
 
-// lost reports whether an upload failed because of what the registry holds of
-// it: other bytes, another number of them, or nothing.
-func lost(err error) bool {
-	return hasCode(err, registry.DigestInvalid) || hasCode(err, registry.RangeInvalid) ||
-		hasCode(err, registry.BlobUploadUnknown) || hasCode(err, registry.BlobUploadInvalid)
-}
-
-// interrupted reports whether an upload that failed may go on later.
-func interrupted(err error) bool {
-	if _, ok := errors.AsType[*registry.Error](err); ok {
-		return hasCode(err, registry.Unavailable) || hasCode(err, registry.TooManyRequests)
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return true
-	}
-	_, final := errors.AsType[permanentError](err)
-	return err != nil && !final && !errdefs.IsPermissionDenied(err)
-}
-
 // remembered returns the upload of key that is unfinished and nobody's, and how
 // many bytes of it the registry holds: 0 when there is none that could be taken
 // up. It is the caller's then.
@@ -328,7 +309,7 @@ func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry
 	if tag == "" {
 		ref = desc.Digest.String()
 	}
-	if err := checkNames(repo, ref); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(ref)); err != nil {
 		return desc, err
 	}
 	req := request{
@@ -339,7 +320,7 @@ func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry
 	resp, err := r.do(ctx, req) //nolint:bodyclose // discard does
 	// The digest is right. distribution's file system driver says otherwise when
 	// somebody else writes the same manifest meanwhile.
-	for try := 1; hasCode(err, registry.DigestInvalid) && try < maxTries; try++ {
+	for try := 1; registry.HasCode(err, registry.DigestInvalid) && try < maxTries; try++ {
 		if err := sleep(ctx, backoff(try)); err != nil {
 			return desc, err
 		}
@@ -353,11 +334,6 @@ func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry
 		return desc, fmt.Errorf("put manifest %s: the registry stored %s: %w", desc.Digest, printable(got), errdefs.ErrFailedPrecondition)
 	}
 	return desc, nil
-}
-
-func hasCode(err error, code registry.Code) bool {
-	e, ok := errors.AsType[*registry.Error](err)
-	return ok && e.Code == code
 }
 
 // DeleteBlob implements registry.Deleter.
