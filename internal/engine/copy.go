@@ -198,17 +198,13 @@ func onePlatform(ctx context.Context, src image.Source, root ocispec.Descriptor,
 	if image.IsIndex(root.MediaType) {
 		return image.FindManifest(ctx, src, root, want)
 	}
-	manifest, _, err := image.ReadManifest(ctx, src, root)
+	have, err := configPlatform(ctx, src, root)
 	if err != nil {
 		return root, err
 	}
-	config, _, err := image.ReadConfig(ctx, src, manifest.Config)
-	if err != nil {
-		return root, err
-	}
-	if !matches(want, config.Platform) {
+	if !matches(want, have) {
 		return root, messageError{fmt.Sprintf("the image is for %s, not for %s",
-			platforms.FormatAll(config.Platform), platforms.FormatAll(want)), errdefs.ErrNotFound}
+			platforms.FormatAll(have), platforms.FormatAll(want)), errdefs.ErrNotFound}
 	}
 	return root, nil
 }

@@ -157,21 +157,27 @@ func choose(ctx context.Context, src image.Source, root ocispec.Descriptor, name
 	if image.IsIndex(root.MediaType) || len(wanted) == 0 {
 		return list, nil
 	}
-	manifest, _, err := image.ReadManifest(ctx, src, root)
-	if err != nil {
-		return nil, pullError(named, err)
-	}
-	config, _, err := image.ReadConfig(ctx, src, manifest.Config)
+	have, err := configPlatform(ctx, src, root)
 	if err != nil {
 		return nil, pullError(named, err)
 	}
 	for _, platform := range wanted {
-		if !matches(platform, config.Platform) {
+		if !matches(platform, have) {
 			return nil, messageError{fmt.Sprintf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
-				named.Familiar().String(), platforms.FormatAll(config.Platform), platforms.FormatAll(platform)), errdefs.ErrNotFound}
+				named.Familiar().String(), platforms.FormatAll(have), platforms.FormatAll(platform)), errdefs.ErrNotFound}
 		}
 	}
 	return list, nil
+}
+
+// configPlatform is the platform that the config of an image's manifest says.
+func configPlatform(ctx context.Context, src image.Source, desc ocispec.Descriptor) (ocispec.Platform, error) {
+	manifest, _, err := image.ReadManifest(ctx, src, desc)
+	if err != nil {
+		return ocispec.Platform{}, err
+	}
+	config, _, err := image.ReadConfig(ctx, src, manifest.Config)
+	return config.Platform, err
 }
 
 // layerRecorder notes the layers of a copy, which are at both ends then.

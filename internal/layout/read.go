@@ -106,7 +106,7 @@ func (a *Archive) place(ctx context.Context, r io.Reader, opts ReadOptions) erro
 		if head := make([]byte, 6); fi.Mode().IsRegular() {
 			if at, err := f.Seek(0, io.SeekCurrent); err == nil && at == 0 {
 				n, _ := f.ReadAt(head, 0) // what is too short is no tar either
-				if compressed(head[:n]) == "" {
+				if archive.Detect(head[:n]) == archive.None {
 					a.file = f
 					return nil
 				}
@@ -147,19 +147,6 @@ func until(ctx context.Context, r io.Reader) io.Reader {
 		}
 		return r.Read(p)
 	})
-}
-
-// compressed returns the media type's suffix for what head begins; "" is plain.
-func compressed(head []byte) string {
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		return "+gzip"
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		return "+zstd"
-	case bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		return "+other"
-	}
-	return ""
 }
 
 // loadOCI reads index.json. Names that it has not, manifest.json may have.
@@ -352,11 +339,15 @@ func (a *Archive) describeLayer(name string, diffID digest.Digest) (ocispec.Desc
 	if err != nil && !errors.Is(err, io.EOF) {
 		return ocispec.Descriptor{}, err
 	}
-	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer + compressed(head[:n]), Digest: diffID, Size: r.Size()}
-	switch {
-	case d.MediaType == ocispec.MediaTypeImageLayer:
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: diffID, Size: r.Size()}
+	switch archive.Detect(head[:n]) {
+	case archive.None:
 		return d, nil
-	case strings.HasSuffix(d.MediaType, "+other"):
+	case archive.Gzip:
+		d.MediaType = ocispec.MediaTypeImageLayerGzip
+	case archive.Zstd:
+		d.MediaType = ocispec.MediaTypeImageLayerZstd
+	default:
 		return d, fmt.Errorf("layer %.200q: neither plain nor gzip nor zstd: %w", name, errdefs.ErrNotImplemented)
 	}
 	if d.Digest, err = digest.FromReader(r); err != nil {
