@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -17,6 +19,7 @@ import (
 
 	"strake/internal/conformance"
 	"strake/internal/image"
+	"strake/internal/layout"
 )
 
 var (
@@ -43,7 +46,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestCVE_2021_41190_Ambiguous are bytes that two parsers could read in two ways.
+// TestCVE_2021_41190_Ambiguous (and GHSA-qq97-vm5h-rrhg, GHSA-77vh-xpmg-72qh) are bytes that two parsers could read in two ways.
 func TestCVE_2021_41190_Ambiguous(t *testing.T) {
 	replace := func(old, by string) string {
 		s := strings.Replace(good, old, by, 1)
@@ -182,6 +185,76 @@ func TestReadAllVerifies(t *testing.T) {
 	d.Size = 1 << 40
 	if _, err := image.ReadAll(t.Context(), source{}, d, 100); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("huge: %v", err)
+	}
+}
+
+// endless is a source of blobs without an end, and counts what is read.
+type endless struct {
+	source
+	read int64
+}
+
+func (e *endless) Fetch(context.Context, ocispec.Descriptor, int64) (io.ReadCloser, error) {
+	return io.NopCloser(e), nil
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.read += int64(len(p))
+	return len(p), nil
+}
+
+// TestCVE_2024_29903_HugeAttachment has blobs that never end, and descriptors of
+// exabytes: no more is read, and no more memory taken, than what may be there.
+func TestCVE_2024_29903_HugeAttachment(t *testing.T) {
+	d := image.Bytes("x/y", []byte("right"))
+	src := &endless{}
+	if _, err := image.ReadAll(t.Context(), src, d, 1<<20); !errdefs.IsFailedPrecondition(err) || src.read > 1<<10 {
+		t.Errorf("without an end: %v after %d bytes", err, src.read)
+	}
+	for _, size := range []int64{1<<20 + 1, 1 << 40, 1<<63 - 1} {
+		d.Size, src.read = size, 0
+		if _, err := image.ReadAll(t.Context(), src, d, 1<<20); !errdefs.IsResourceExhausted(err) || src.read > 0 {
+			t.Errorf("%d bytes: %v after %d bytes", size, err, src.read)
+		}
+	}
+}
+
+// TestCVE_2024_36623_Progress copies many blobs at once: one goroutine at a time
+// is told how far they are, and nobody when the copy has ended.
+func TestCVE_2024_36623_Progress(t *testing.T) {
+	s := source{}
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	m.SchemaVersion = 2
+	for i := range 200 {
+		b := fmt.Appendf(nil, "layer %d", i)
+		m.Config = image.Bytes(ocispec.MediaTypeImageConfig, b)
+		m.Layers = append(m.Layers, image.Bytes(ocispec.MediaTypeImageLayer, b))
+		s[m.Config.Digest] = b
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := image.Bytes(m.MediaType, b)
+	s[root.Digest] = b
+	l, err := layout.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var busy, overlaps, told atomic.Int32
+	opts := image.CopyOptions{Concurrency: 8, Progress: func(image.Event) {
+		defer busy.Add(-1)
+		if busy.Add(1) > 1 {
+			overlaps.Add(1)
+		}
+		told.Add(1)
+		runtime.Gosched()
+	}}
+	if err := image.CopyGraph(t.Context(), s, l, root, opts); err != nil {
+		t.Fatal(err)
+	}
+	if n := told.Load(); overlaps.Load() > 0 || n < 400 {
+		t.Errorf("told %d times, %d of them at once", n, overlaps.Load())
 	}
 }
 

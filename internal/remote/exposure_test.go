@@ -272,8 +272,8 @@ func TestCVE_2025_65965_CredentialAsJSON(t *testing.T) {
 	}
 }
 
-// TestCVE_2023_46737_EndlessLists also is CVE-2024-29902: a registry that lists
-// without an end is not followed for ever.
+// TestCVE_2023_46737_EndlessLists also is CVE-2024-29902, CVE-2023-33957 and
+// CVE-2023-33958: a registry that lists without an end is not followed for ever.
 func TestCVE_2023_46737_EndlessLists(t *testing.T) {
 	pages := 0
 	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
