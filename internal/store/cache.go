@@ -73,13 +73,10 @@ func (c *cache) use(ctx context.Context, query, note, arg string) ([]byte, error
 	if err != nil || time.Since(used) < useGrain {
 		return value, err
 	}
-	err = c.db.Note(ctx, func(tx *sql.Tx) error {
+	_ = c.db.Note(ctx, func(tx *sql.Tx) error { // on a full disk, or on one that is read-only, it is at worst collected sooner
 		_, err := tx.ExecContext(ctx, note, arg, now())
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("cache of %q: %w", arg, err)
-	}
 	return value, nil
 }
 
