@@ -229,7 +229,10 @@ func (l *caseLayer) line(h *tar.Header, name string, r io.Reader) (string, error
 			return "", err
 		}
 		detail = fmt.Sprintf(" %q", content)
-		if len(content) > 80 {
+		switch {
+		case len(content) > 1<<20: // the system's busybox
+			detail = " large"
+		case len(content) > 80:
 			detail = fmt.Sprintf(" %d bytes %.12x", len(content), sha256.Sum256(content))
 		}
 	case "l":
@@ -239,10 +242,13 @@ func (l *caseLayer) line(h *tar.Header, name string, r io.Reader) (string, error
 	case "c", "b":
 		detail = fmt.Sprintf(" %d,%d", h.Devmajor, h.Devminor)
 	}
+	if name == "." {
+		name = "" // the root
+	}
 	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
 		if attr, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
 			detail += fmt.Sprintf(" %s=%q", attr, h.PAXRecords[k])
 		}
 	}
-	return fmt.Sprintf("%s %04o %d:%d %s /%s%s", kind, h.Mode&0o7777, h.Uid, h.Gid, stamp(h.ModTime), strings.TrimPrefix(name, "."), detail), nil
+	return fmt.Sprintf("%s %04o %d:%d %s /%s%s", kind, h.Mode&0o7777, h.Uid, h.Gid, stamp(h.ModTime), name, detail), nil
 }
