@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
+	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 
 	"strake/internal/progress"
@@ -33,6 +35,9 @@ type LazyContext struct {
 	once sync.Once
 	ctx  *Context
 	err  error
+
+	ignores func() ([]string, error) // the patterns of the ignore file, read once
+	matcher func() (*patternmatcher.PatternMatcher, error)
 }
 
 // LazyContextOptions say which context.
@@ -52,7 +57,34 @@ func (s *Solver) LazyContext(opts LazyContextOptions) *LazyContext {
 	if opts.Dockerfile != "" {
 		l.ignore = opts.Dockerfile + ".dockerignore"
 	}
+	l.ignores = sync.OnceValues(func() ([]string, error) {
+		p := s.Begin(l.label + "load .dockerignore")
+		patterns, err := l.patterns(p)
+		return patterns, p.End(context.Background(), err)
+	})
+	l.matcher = sync.OnceValues(func() (*patternmatcher.PatternMatcher, error) {
+		patterns, err := l.ignores()
+		if err != nil || len(patterns) == 0 {
+			return nil, err
+		}
+		return patternmatcher.New(patterns)
+	})
 	return l
+}
+
+// LeavesOut reports whether the ignore file leaves out name, a clean path or
+// pattern, whatever files there are. An ignore file with exceptions may not.
+func (l *LazyContext) LeavesOut(name string) (bool, error) {
+	m, err := l.matcher()
+	if err != nil || m == nil || m.Exclusions() {
+		return false, err
+	}
+	if (name == "." || name == "/") && !slices.ContainsFunc(m.Patterns(), func(p *patternmatcher.Pattern) bool {
+		return p.String() == "*" || p.String() == "**" || p.String() == "**/*"
+	}) {
+		return false, nil
+	}
+	return m.MatchesOrParentMatches(name)
 }
 
 // Want says that a step copies path, which may have wildcards. It is called
@@ -78,12 +110,11 @@ func (l *LazyContext) Close() error {
 }
 
 func (l *LazyContext) load(ctx context.Context) (*Context, error) {
-	p := l.solver.Begin(l.label + "load .dockerignore")
-	ignore, err := l.patterns(p)
-	if err = p.End(ctx, err); err != nil {
+	ignore, err := l.ignores()
+	if err != nil {
 		return nil, err
 	}
-	p = l.solver.Begin(l.label + "load build context")
+	p := l.solver.Begin(l.label + "load build context")
 	c, err := LoadContext(ctx, ContextOptions{
 		Dir: l.dir, Ignore: ignore, Paths: l.want, Index: l.index, Now: l.solver.opts.Now,
 	})

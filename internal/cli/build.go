@@ -29,6 +29,8 @@ type buildOptions struct {
 	iidFile   string
 	quiet     bool
 	explain   bool
+	check     bool
+	call      string
 
 	outputs      []string
 	annotations  []string
@@ -87,6 +89,8 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.BoolVar(&opts.load, "load", false, `Shorthand for "--output=type=docker"`)
 	flags.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
 	opts.add(flags)
+	flags.BoolVar(&opts.check, "check", false, `Shorthand for "--call=check"`)
+	flags.StringVar(&opts.call, "call", "build", `Set method for evaluating build ("check", "outline", "targets")`)
 	obsolete(flags, "disable-content-trust")
 	obsolete(flags, "rm")
 	obsolete(flags, "force-rm")
@@ -116,6 +120,10 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		return err
 	}
 	build, err := buildInput(s, opts)
+	var call buildCall
+	if err == nil {
+		call, err = opts.asked()
+	}
 	if err == nil {
 		err = removeStale(opts.iidFile)
 	}
@@ -135,9 +143,18 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	if opts.explain {
 		build.Explain = why.add
 	}
+	if call.question != "" {
+		return runCall(ctx, s, env, build, call, show)
+	}
 	result, err := engine.Build(ctx, env, build)
 	if closeErr := show.Close(); err == nil {
 		err = closeErr
+	}
+	if failed := (*engine.BuildError)(nil); errors.As(err, &failed) {
+		result.Warnings = failed.Warnings
+	}
+	if mode != progress.ModeQuiet {
+		tellWarnings(s, result.Warnings)
 	}
 	if opts.explain && (err == nil || len(why.list) > 0) {
 		why.write(s.Err)
@@ -146,6 +163,17 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		return buildError(err)
 	}
 	return tellBuild(s, opts, result)
+}
+
+// asked is what to do in place of a build.
+func (o buildOptions) asked() (buildCall, error) {
+	if o.check && o.call != "build" {
+		return buildCall{}, errors.New("--check and --call are the same: give one of them")
+	}
+	if o.check {
+		return parseCall("check")
+	}
+	return parseCall(o.call)
 }
 
 // buildInput turns the flags into what to build.

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/buildkit/util/suggest"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -35,6 +36,7 @@ type Options struct {
 	NoCache       bool     // every step runs
 	NoCacheStages []string // the steps of these stages run
 	Pull          bool     // look for newer base images
+	AllStages     bool     // compile, and so check, those too that the target does not need
 
 	Network    string // of RUN: "host", "none", "" or "default" (host)
 	ExtraHosts []executor.Host
@@ -67,6 +69,7 @@ type compiler struct {
 	target  ocispec.Platform
 	native  ocispec.Platform
 	globals *envList
+	outline map[string]argInfo // the ARGs before the first FROM
 	proxies []string
 	stageList
 	implicit bool // no platform was asked for
@@ -78,15 +81,27 @@ type compiler struct {
 // Compile resolves the base images that the target needs and makes its
 // definition. Its errors are located in the Dockerfile where they can be.
 func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, error) {
+	c, target, err := compile(ctx, f, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.lint.Error(); err != nil {
+		return nil, err
+	}
+	return c.definition(target), nil
+}
+
+// compile compiles all that the target needs.
+func compile(ctx context.Context, f *File, opts Options) (*compiler, *stage, error) {
 	if syntax, ok := opts.BuildArgs["BUILDKIT_SYNTAX"]; ok && syntax != "" {
 		if err := checkSyntax(syntax); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	switch opts.Network {
 	case "", "default", executor.NetworkHost, executor.NetworkNone:
 	default:
-		return nil, fmt.Errorf("network mode %q not supported by buildkit - use host, none or default", opts.Network)
+		return nil, nil, fmt.Errorf("network mode %q not supported by buildkit - use host, none or default", opts.Network)
 	}
 	c := &compiler{
 		opts: opts, file: f, lex: shell.NewLex(f.escape),
@@ -98,37 +113,37 @@ func Compile(ctx context.Context, f *File, opts Options) (*build.Definition, err
 		c.target = *opts.Platform
 	}
 	if err := c.globalArgs(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.proxies = proxies(opts.BuildArgs)
 	if err := c.addStages(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	target, err := c.findTarget()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if opts.Files != nil {
 		c.context = &stage{title: "context", vertex: opts.Files, external: true, resolved: true, dispatched: true}
 	}
 	if err := c.linkStages(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	reach, err := c.resolve(ctx, target)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, s := range c.stages {
-		if reach[s] && !s.dispatched {
+		if opts.AllStages && !reach[s] {
+			c.unresolved(s)
+		}
+		if (reach[s] || opts.AllStages) && !s.dispatched {
 			if err := c.dispatchStage(s); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
-	if err := f.lint.Error(); err != nil {
-		return nil, err
-	}
-	return c.definition(target), nil
+	return c, target, nil
 }
 
 // definition finishes the target's image.
@@ -185,23 +200,39 @@ func (c *compiler) globalArgs() error {
 		}
 		c.globals.set(kv[0], kv[1])
 	}
+	defaults := c.globals.clone()
+	if _, err := c.declareGlobals(&defaults, nil); err == nil {
+		c.checkDefaults(&defaults)
+	}
+	var err error
+	c.outline, err = c.declareGlobals(c.globals, c.opts.BuildArgs)
+	return err
+}
+
+// declareGlobals adds the ARGs before the first FROM to env.
+func (c *compiler) declareGlobals(env *envList, given map[string]string) (map[string]argInfo, error) {
+	infos := map[string]argInfo{}
 	for _, cmd := range c.file.args {
 		for _, arg := range cmd.Args {
-			if v, ok := c.opts.BuildArgs[arg.Key]; ok {
-				c.globals.set(arg.Key, v)
-				continue
+			info := argInfo{doc: arg.DocComment, at: cmd.Location()}
+			if v, ok := given[arg.Key]; ok {
+				info.value = v
+				env.set(arg.Key, v)
+			} else if arg.Value != nil {
+				if err := checkExpansion(*arg.Value, env); err != nil {
+					return nil, parser.WithLocation(err, cmd.Location())
+				}
+				res, err := c.lex.ProcessWordWithMatches(*arg.Value, env)
+				if err != nil {
+					return nil, parser.WithLocation(err, cmd.Location())
+				}
+				info.value, info.deps = res.Result, res.Matched
+				env.set(arg.Key, res.Result)
 			}
-			if arg.Value == nil {
-				continue
-			}
-			v, err := expandWord(c.lex, *arg.Value, c.globals)
-			if err != nil {
-				return parser.WithLocation(err, cmd.Location())
-			}
-			c.globals.set(arg.Key, v)
+			infos[arg.Key] = info
 		}
 	}
-	return nil
+	return infos, nil
 }
 
 // proxies are the build arguments that RUN sees without an ARG and that are
@@ -220,20 +251,21 @@ func proxies(args map[string]string) (env []string) {
 // addStages makes the stages and numbers their steps.
 func (c *compiler) addStages() error {
 	for i, st := range c.file.stages {
-		name, err := expandWord(c.lex, st.BaseName, c.globals)
+		res, err := c.expandFrom(st, st.BaseName)
 		if err != nil {
 			return parser.WithLocation(err, st.Location)
 		}
+		name := res.Result
 		if name == "" {
 			return parser.WithLocation(fmt.Errorf("base name (%s) should not be blank", st.BaseName), st.Location)
 		}
 		st.BaseName = name
-		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform}
+		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform, outline: newOutline(c.outline, res.Matched)}
 		if st.Name == "" {
 			s.title = fmt.Sprintf("stage-%d", i)
 		}
 		if st.Platform != "" {
-			if s.platform, err = c.stagePlatform(st); err != nil {
+			if s.platform, err = c.stagePlatform(st, &s.outline); err != nil {
 				return parser.WithLocation(err, st.Location)
 			}
 		}
@@ -257,18 +289,30 @@ func (c *compiler) addStages() error {
 	return nil
 }
 
-func (c *compiler) stagePlatform(st instructions.Stage) (*ocispec.Platform, error) {
-	v, err := expandWord(c.lex, st.Platform, c.globals)
+// mean adds which argument may have been meant by one that is not declared.
+func (c *compiler) mean(err error, unmatched map[string]struct{}) error {
+	for _, name := range sortedKeys(unmatched) {
+		if ok, err := suggest.WrapErrorMaybe(err, name, c.globals.Keys(), true); ok {
+			return err
+		}
+	}
+	return err
+}
+
+func (c *compiler) stagePlatform(st instructions.Stage, used *outline) (*ocispec.Platform, error) {
+	res, err := c.expandFrom(st, st.Platform)
+	c.checkPlatform(st, res)
 	if err != nil {
-		return nil, fmt.Errorf("failed to process arguments for platform %s: %w", st.Platform, err)
+		return nil, fmt.Errorf("failed to process arguments for platform %s: %w", res.Result, err)
 	}
-	if v == "" {
-		return nil, fmt.Errorf("empty platform value from expression %s", st.Platform)
+	if res.Result == "" {
+		return nil, c.mean(fmt.Errorf("empty platform value from expression %s", st.Platform), res.Unmatched)
 	}
-	p, err := platforms.Parse(v)
+	p, err := platforms.Parse(res.Result)
 	if err != nil {
-		return nil, fmt.Errorf("failed to parse platform %s: %w", st.Platform, err)
+		return nil, fmt.Errorf("failed to parse platform %s: %w", st.Platform, c.mean(err, res.Unmatched))
 	}
+	used.use(res.Matched)
 	return &p, nil
 }
 
@@ -288,6 +332,24 @@ func (c *stageList) add(s *stage) {
 	}
 }
 
+// stageNames are the names of the stages so far.
+func (c *compiler) stageNames() (names []string) {
+	for _, s := range c.stages {
+		if s.title != "" {
+			names = append(names, s.title)
+		}
+	}
+	return names
+}
+
+// unresolved stands in for the base image of a stage that is only checked.
+func (c *compiler) unresolved(s *stage) {
+	if s.base == nil {
+		s.image, s.vertex = emptyImage(c.target), &build.Vertex{Op: &build.Base{}}
+		s.dispatched = s.external
+	}
+}
+
 func (c *compiler) findTarget() (*stage, error) {
 	if c.opts.Target == "" {
 		return c.stages[len(c.stages)-1], nil
@@ -299,10 +361,7 @@ func (c *compiler) findTarget() (*stage, error) {
 		return c.stages[i], nil
 	}
 	err := fmt.Errorf("target stage %q could not be found", c.opts.Target)
-	if near := nearest(c.opts.Target, slices.Collect(maps.Keys(c.byName))); near != "" {
-		err = fmt.Errorf("%w (did you mean %s?)", err, near)
-	}
-	return nil, err
+	return nil, suggest.WrapError(err, c.opts.Target, c.stageNames(), true)
 }
 
 // linkStages finds the stages and images that instructions copy from.
@@ -430,7 +489,7 @@ func (c *compiler) resolve(ctx context.Context, target *stage) (map[*stage]bool,
 		more := false
 		for _, s := range slices.Clone(c.stages) {
 			if reach[s] {
-				s.begin()
+				s.begin(c.file.lint)
 			}
 			if !reach[s] || s.triggered || s.external {
 				continue

@@ -25,6 +25,9 @@ func (c *compiler) copy(s *stage, cmd command, in *instructions.CopyCommand) err
 		cmd: cmd, verb: "COPY", SourcesAndDest: in.SourcesAndDest, source: in.String(), chown: in.Chown, chmod: in.Chmod,
 		exclude: in.ExcludePatterns, link: in.Link, parents: in.Parents,
 	}
+	if err := c.checkIgnored(s, cmd, "Copy", in.SourcePaths); err != nil {
+		return err
+	}
 	for _, src := range in.SourcePaths {
 		if _, is, err := addedGit(src); err != nil {
 			return err
@@ -55,6 +58,9 @@ func pivot(src string) (root, pattern string) {
 
 // addFiles adds an ADD.
 func (c *compiler) addFiles(s *stage, cmd command, in *instructions.AddCommand) error {
+	if err := c.checkIgnored(s, cmd, "Add", in.SourcePaths); err != nil {
+		return err
+	}
 	if in.Checksum != "" {
 		if len(in.SourcePaths) != 1 {
 			return errors.New("checksum can't be specified for multiple sources")

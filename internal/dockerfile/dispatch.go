@@ -16,6 +16,7 @@ import (
 
 // dispatch adds one instruction to its stage.
 func (c *compiler) dispatch(s *stage, cmd command) error {
+	s.lint = c.file.lint.WithMergedConfigFromComments(cmd.Comments())
 	if err := c.expand(s, cmd); err != nil {
 		return err
 	}
@@ -28,12 +29,15 @@ func (c *compiler) dispatch(s *stage, cmd command) error {
 	case *instructions.AddCommand:
 		return c.addFiles(s, cmd, in)
 	case *instructions.WorkdirCommand:
+		s.checkWorkdir(in)
 		c.workdir(s, cmd, in)
 	case *instructions.ArgCommand:
 		return c.arg(s, in)
 	case *instructions.EnvCommand:
 		text := "ENV"
 		for _, e := range in.Env {
+			s.checkPair(in, e.NoDelim)
+			s.checkSecret(in, "ENV", e.Key)
 			text += " " + e.String()
 			s.env.set(e.Key, e.Value)
 			cfg.Env = setEnv(cfg.Env, e.Key, e.Value)
@@ -45,6 +49,7 @@ func (c *compiler) dispatch(s *stage, cmd command) error {
 			cfg.Labels = map[string]string{}
 		}
 		for _, l := range in.Labels {
+			s.checkPair(in, l.NoDelim)
 			text += " " + l.String()
 			cfg.Labels[l.Key] = l.Value
 		}
@@ -64,17 +69,19 @@ func (s *stage) setting(cmd command) error {
 	cfg := &s.image.Config
 	switch in := cmd.Command.(type) {
 	case *instructions.CmdCommand:
+		s.checkShellForm(in, in.ShellDependantCmdLine)
 		cfg.Cmd = s.shellForm(in.ShellDependantCmdLine)
 		cfg.ArgsEscaped = true //nolint:staticcheck // docker's config has it
-		s.cmdSet = true
 		s.record(fmt.Sprintf("CMD %q", cfg.Cmd), false)
 	case *instructions.EntrypointCommand:
+		s.checkShellForm(in, in.ShellDependantCmdLine)
 		cfg.Entrypoint = s.shellForm(in.ShellDependantCmdLine)
-		if !s.cmdSet {
+		if s.last["CMD"] == nil {
 			cfg.Cmd = nil
 		}
 		s.record(fmt.Sprintf("ENTRYPOINT %q", cfg.Entrypoint), false)
 	case *instructions.HealthCheckCommand:
+		s.checkOnce(in)
 		cfg.Healthcheck = &dockerspec.HealthcheckConfig{
 			Test: in.Health.Test, Interval: in.Health.Interval, Timeout: in.Health.Timeout,
 			StartPeriod: in.Health.StartPeriod, StartInterval: in.Health.StartInterval, Retries: in.Health.Retries,
@@ -110,7 +117,7 @@ func (c *compiler) expand(s *stage, cmd command) error {
 	}
 	if ex, ok := cmd.Command.(instructions.SupportsSingleWordExpansion); ok {
 		err := ex.Expand(func(word string) (string, error) {
-			return expandWord(c.lex, word, &s.env)
+			return s.expand(c.lex, cmd, word)
 		})
 		if err != nil {
 			return err
@@ -120,10 +127,21 @@ func (c *compiler) expand(s *stage, cmd command) error {
 		return ex.ExpandRaw(func(word string) (string, error) {
 			lex := shell.NewLex('\\')
 			lex.SkipProcessQuotes = true
-			return expandWord(lex, word, &s.env)
+			return s.expand(lex, cmd, word)
 		})
 	}
 	return nil
+}
+
+// expand replaces the variables of one word of an instruction, and tells of those
+// that are not set.
+func (s *stage) expand(lex *shell.Lex, cmd instructions.Command, word string) (string, error) {
+	if err := checkExpansion(word, &s.env); err != nil {
+		return "", err
+	}
+	w, unmatched, err := lex.ProcessWord(word, &s.env)
+	s.checkVars(cmd, unmatched)
+	return w, err
 }
 
 // maxExpansion bounds what one word may become, in bytes: a few lines of
@@ -159,21 +177,24 @@ func checkExpansion(word string, env *envList) error {
 func (c *compiler) arg(s *stage, in *instructions.ArgCommand) error {
 	text := "ARG"
 	for _, a := range in.Args {
+		s.checkSecret(in, "ARG", a.Key)
 		v, given := c.opts.BuildArgs[a.Key]
+		inherited := false
 		switch {
 		case given:
 			a.Value = &v
 		case a.Value != nil:
-			w, err := expandWord(c.lex, *a.Value, &s.env)
+			w, err := s.expand(c.lex, in, *a.Value)
 			if err != nil {
 				return err
 			}
 			a.Value = &w
 		default:
 			if g, ok := c.globals.Get(a.Key); ok {
-				a.Value = &g
+				a.Value, inherited = &g, true
 			}
 		}
+		s.outline.declare(a, in.Location(), inherited)
 		text += " " + a.Key
 		if a.Value != nil {
 			s.env.set(a.Key, *a.Value)

@@ -42,13 +42,15 @@ type File struct {
 	stages []instructions.Stage
 	args   []instructions.ArgCommand
 	lint   *linter.Linter
-	warned []string
+	warned []Warning
+	asked  string // of the checks, in place of the directive
 }
 
 // Parse parses a Dockerfile; name is what errors call it. Its errors have a
-// Location, which the File that comes with them has an Excerpt of.
-func Parse(name string, source []byte) (*File, error) {
-	f := &File{name: name, source: source}
+// Location, which the File that comes with them has an Excerpt of. checks are
+// the options of the checks; "" leaves them to the file's check directive.
+func Parse(name string, source []byte, checks string) (*File, error) {
+	f := &File{name: name, source: source, asked: checks}
 	if len(source) > maxSize {
 		return f, fmt.Errorf("%s is larger than %d bytes", name, maxSize)
 	}
@@ -60,16 +62,9 @@ func Parse(name string, source []byte) (*File, error) {
 			return f, parser.WithLocation(err, loc)
 		}
 	}
-	check, _, loc, _ := parser.ParseDirective("check", source)
-	config, err := linter.ParseLintOptions(check)
-	if err != nil {
-		return f, parser.WithLocation(fmt.Errorf("failed to parse check options: %w", err), loc)
+	if err := f.newLint(checks); err != nil {
+		return f, err
 	}
-	config.Warn = func(rule, _, _, msg string, at []parser.Range) {
-		f.warned = append(f.warned, linter.LintFormatShort(rule, msg, firstLine(at)))
-	}
-	f.lint = linter.New(config)
-
 	ast, err := parser.Parse(bytes.NewReader(source))
 	if err != nil {
 		return f, err
@@ -94,14 +89,16 @@ func Parse(name string, source []byte) (*File, error) {
 	if len(f.stages) > maxStages || commands > maxCommands {
 		return f, fmt.Errorf("%s has %d stages and %d instructions: too many", name, len(f.stages), commands)
 	}
+	f.checkNames()
 	return f, nil
 }
 
 // Again parses the same file for another Compile.
-func (f *File) Again() (*File, error) { return Parse(f.name, f.source) }
+func (f *File) Again() (*File, error) { return Parse(f.name, f.source, f.asked) }
 
-// Warnings are remarks of the checks on the Dockerfile, one line each.
-func (f *File) Warnings() []string { return f.warned }
+// Warnings are what the checks have to say: those of the words when it is
+// parsed, the others when it is compiled.
+func (f *File) Warnings() []Warning { return f.warned }
 
 // checkSyntax accepts the frontends that are built in. Nothing is fetched.
 func checkSyntax(ref string) error {
@@ -155,10 +152,12 @@ func firstLine(loc []parser.Range) int {
 
 // Excerpt shows the lines of the Dockerfile that err is about with those around
 // them, as BuildKit prints it. It is "" when err is about no line.
-func (f *File) Excerpt(err error) string {
+func (f *File) Excerpt(err error) string { return f.excerpt(Lines(err)) }
+
+func (f *File) excerpt(about []int) string {
 	marked := map[int]bool{}
 	start, end := 0, 0
-	for _, l := range Lines(err) {
+	for _, l := range about {
 		marked[l] = true
 		if start == 0 || l < start {
 			start = l

@@ -88,7 +88,7 @@ func compileCase(t *testing.T, dir string) string {
 	}
 	solver := build.NewSolver(build.Options{})
 	var b strings.Builder
-	f, err := Parse("Dockerfile", source)
+	f, err := Parse("Dockerfile", source, "")
 	var def *build.Definition
 	if err == nil {
 		def, err = Compile(t.Context(), f, Options{

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 )
 
 // maxPorts bounds one EXPOSE: every port of every protocol.
@@ -24,7 +25,7 @@ func (c *compiler) expose(s *stage, in *instructions.ExposeCommand) error {
 			return err
 		}
 		for _, spec := range specs {
-			p, err := parsePort(spec)
+			p, err := s.port(in, spec)
 			if err != nil {
 				return err
 			}
@@ -42,6 +43,18 @@ func (c *compiler) expose(s *stage, in *instructions.ExposeCommand) error {
 	}
 	s.record(fmt.Sprintf("EXPOSE %v", ports), false)
 	return nil
+}
+
+// port is parsePort with the checks.
+func (s *stage) port(in *instructions.ExposeCommand, spec string) ([]string, error) {
+	ip, host, port := splitPort(spec)
+	if _, proto, _ := strings.Cut(port, "/"); proto != strings.ToLower(proto) {
+		s.lint.Run(&linter.RuleExposeProtoCasing, in.Location(), linter.RuleExposeProtoCasing.Format(spec))
+	}
+	if ip != "" || host != "" {
+		s.lint.Run(&linter.RuleExposeInvalidFormat, in.Location(), linter.RuleExposeInvalidFormat.Format(spec))
+	}
+	return parsePort(spec)
 }
 
 // parsePort reads [[ip:][host]:]port[-port][/proto] and returns "port/proto"

@@ -21,6 +21,7 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 		Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
 		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, ShmSize: c.opts.ShmSize,
 	}
+	s.outline.mounts(in)
 	if err := c.opts.runFlags(op, in); err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func (m *machine) build(ctx context.Context, source string, opts Options) (build
 			m.t.Error(err)
 		}
 	}()
-	f, err := Parse("Dockerfile", []byte(source))
+	f, err := Parse("Dockerfile", []byte(source), "")
 	if err != nil {
 		return build.Built{}, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -50,7 +51,12 @@ type stage struct {
 	vertex *build.Vertex
 	env    envList // of the image and of the ARGs so far
 	args   []instructions.KeyValuePairOptional
-	cmdSet bool
+
+	lint       *linter.Linter            // as the comments before the instruction have it
+	last       map[string][]parser.Range // where CMD, ENTRYPOINT and HEALTHCHECK are
+	workdirSet bool                      // by this file
+	asked      *ocispec.Platform         // of the base image; nil: any
+	outline    outline
 
 	prefixed     bool // the names of steps have the platform
 	noCache      bool
@@ -101,6 +107,9 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 	if platform == nil {
 		platform = &c.target
 	}
+	if s.platform != nil || !c.implicit {
+		s.asked = platform
+	}
 	whole := s.named == nil && !s.external // steps of its own follow
 	if s.named == nil {
 		s.named, _ = c.opts.namedContext(s.BaseName)
@@ -149,9 +158,12 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 
 // begin makes the vertex of the stage's base image. It is called for one stage
 // after the other: the first gives a shared base its name.
-func (s *stage) begin() {
+func (s *stage) begin(lint *linter.Linter) {
 	if s.from == nil || s.vertex != nil {
 		return
+	}
+	if s.asked != nil && len(s.from.img.Layers) > 0 {
+		s.checkBase(lint, s.BaseName, *s.asked)
 	}
 	title := "FROM " + s.from.name
 	if d := s.from.img.Manifest.Digest; d != "" {
@@ -228,6 +240,7 @@ func (s *stage) inherit() {
 	s.platform, s.vertex = b.platform, b.whole()
 	s.env = b.env.clone()
 	s.args = slices.Concat(s.args, b.args)
+	s.workdirSet = b.workdirSet
 }
 
 func cloneImage(src dockerspec.DockerOCIImage) dockerspec.DockerOCIImage {
@@ -364,39 +377,4 @@ func (s *stage) record(text string, hasLayer bool) {
 	s.image.History = append(s.image.History, ocispec.History{
 		CreatedBy: text, Comment: historyComment, EmptyLayer: !hasLayer,
 	})
-}
-
-// nearest is the option within two edits of word, or "".
-func nearest(word string, options []string) string {
-	best, at := "", 3
-	for _, o := range slices.Sorted(slices.Values(options)) {
-		if d := distance(word, o, at); d < at {
-			best, at = o, d
-		}
-	}
-	return best
-}
-
-// distance is the edit distance of a and b; limit or more is as good as limit.
-func distance(a, b string, limit int) int {
-	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost++
-			}
-			diag = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -83,10 +83,18 @@ type BuildResult struct {
 	Provenance map[string]json.RawMessage // SLSA's predicate, by platform; "" where no platform was asked for
 }
 
+// Warning is what a check has to say about a place in the Dockerfile.
+type Warning = dockerfile.Warning
+
+// checksArg is the build argument that takes the place of the check directive.
+const checksArg = "BUILDKIT_DOCKERFILE_CHECK"
+
 // BuildError is why a build failed, and where in the Dockerfile.
 type BuildError struct {
 	Err     error
 	Excerpt string // the lines that it is about with those around them; "" for none
+	// Warnings are what the checks said until then.
+	Warnings []Warning
 }
 
 func (e *BuildError) Error() string { return e.Err.Error() }
@@ -156,7 +164,7 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 	if exchange.Remote, err = importCaches(ctx, env, solver, opts.CacheFrom, targets); err != nil {
 		return BuildResult{}, err
 	}
-	file, err := dockerfile.Parse(input.name, input.source)
+	file, err := dockerfile.Parse(input.name, input.source, opts.BuildArgs[checksArg])
 	if err == nil {
 		x.built, err = solve(ctx, bases, input, file, targets, given)
 	}
@@ -168,7 +176,7 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult
 		err = x.finish(ctx, opts)
 	}
 	if err != nil {
-		return BuildResult{}, &BuildError{Err: err, Excerpt: file.Excerpt(err)}
+		return BuildResult{}, &BuildError{Err: err, Excerpt: file.Excerpt(err), Warnings: file.Warnings()}
 	}
 	result.Warnings = file.Warnings()
 	result.Cached = !slices.ContainsFunc(x.built, func(b build.Built) bool { return !b.Cached })

@@ -138,7 +138,7 @@ func (k *buildKit) ctl(args ...string) *exec.Cmd {
 // arguments are what buildctl is told of a case.
 func (k *buildKit) arguments(c *conformance.DockerfileCase, out string) []string {
 	args := []string{
-		"build", "--frontend", "dockerfile.v0", "--progress", "plain", "--no-cache",
+		"build", "--frontend", "dockerfile.v0", "--progress", "rawjson", "--no-cache",
 		"--local", "context=" + c.Dir, "--local", "dockerfile=" + filepath.Dir(filepath.Join(c.Dir, c.Dockerfile)),
 		"--opt", "filename=" + path.Base(c.Dockerfile),
 	}
@@ -183,9 +183,7 @@ func (k *buildKit) build(t *testing.T, c *conformance.DockerfileCase) (built con
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if c.Call == "" {
-		for _, m := range warnLine.FindAllStringSubmatch(stderr.String(), -1) {
-			built.Warnings = append(built.Warnings, m[1])
-		}
+		built.Warnings = warningsOf(stderr.String())
 	}
 	if err != nil {
 		_, text, ok := strings.Cut(stderr.String(), "error: failed to solve: ")
@@ -202,10 +200,23 @@ func (k *buildKit) build(t *testing.T, c *conformance.DockerfileCase) (built con
 	return built
 }
 
-var (
-	warnLine = regexp.MustCompile(`(?m)^#\d+ WARN: (.*)$`)
-	excerpts = regexp.MustCompile(`(?m)^\S+:\d+\n-{20}\n(?: +\d+ \| .*\n)+-{20}\n`)
-)
+// warningsOf are the warnings in what buildctl told of its progress.
+func warningsOf(progress string) (list []string) {
+	for line := range strings.Lines(progress) {
+		var status struct {
+			Warnings []struct{ Short []byte }
+		}
+		if json.Unmarshal([]byte(line), &status) != nil {
+			continue
+		}
+		for _, w := range status.Warnings {
+			list = append(list, string(w.Short))
+		}
+	}
+	return list
+}
+
+var excerpts = regexp.MustCompile(`(?m)^\S+:\d+\n-{20}\n(?: +\d+ \| .*\n)+-{20}\n`)
 
 // readLayout reads the config and layers of the one image of an archive.
 func readLayout(t *testing.T, name string) (config []byte, layer func(digest.Digest) (io.ReadCloser, error)) {

@@ -54,13 +54,26 @@ func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built con
 	if c.Platform != "" {
 		opts.Platforms = []string{c.Platform}
 	}
-	result, err := Build(t.Context(), env, opts)
-	built.Warnings = result.Warnings
-	if err != nil {
-		built.Err = err.Error()
-		if failed := (*BuildError)(nil); errors.As(err, &failed) {
-			built.Err = failed.Excerpt + built.Err
+	for id, file := range c.Secrets {
+		opts.Run.Secrets = append(opts.Run.Secrets, Secret{ID: id, File: file})
+	}
+	if c.Call != "" {
+		answer, err := AskBuild(t.Context(), env, opts, c.Call)
+		if err != nil {
+			built.Err = errorText(err)
 		}
+		built.Shown = answer.Text
+		return built
+	}
+	result, err := Build(t.Context(), env, opts)
+	if failed := (*BuildError)(nil); errors.As(err, &failed) {
+		result.Warnings = failed.Warnings
+	}
+	for _, w := range result.Warnings {
+		built.Warnings = append(built.Warnings, w.String())
+	}
+	if err != nil {
+		built.Err = errorText(err)
 		return built
 	}
 	blob := func(id digest.Digest) string { return filepath.Join(env.Store.Root(), "blobs", "sha256", id.Encoded()) }
@@ -69,4 +82,11 @@ func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built con
 	}
 	built.Layer = func(id digest.Digest) (io.ReadCloser, error) { return os.Open(blob(id)) }
 	return built
+}
+
+func errorText(err error) string {
+	if failed := (*BuildError)(nil); errors.As(err, &failed) {
+		return failed.Excerpt + err.Error()
+	}
+	return err.Error()
 }

@@ -156,7 +156,7 @@ func applyChanges(ctx context.Context, changes []string) (imagespec.DockerOCIIma
 }
 
 func configOf(ctx context.Context, changes []string) (imagespec.DockerOCIImageConfig, error) {
-	file, err := dockerfile.Parse("changes", []byte("FROM scratch\n"+strings.Join(changes, "\n")))
+	file, err := dockerfile.Parse("changes", []byte("FROM scratch\n"+strings.Join(changes, "\n")), "")
 	if err != nil {
 		return imagespec.DockerOCIImageConfig{}, err
 	}

@@ -1,0 +1,76 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/build"
+	"strake/internal/dockerfile"
+)
+
+// BuildAnswer is what a Dockerfile says of itself.
+type BuildAnswer struct {
+	Value    any    // for JSON, in the form of BuildKit's subrequests
+	Text     string // the same for people
+	Warnings int    // of a check
+	Failed   string // of a check: why the Dockerfile cannot be built, and where; "" if it can
+}
+
+// AskBuild answers a question about a build in place of it: "check" runs the
+// checks on all stages, or those of the target, "outline" says what arguments,
+// secrets and keys the target takes, "targets" lists the stages. Base images
+// are pulled where a check or an outline needs them. It fails with a
+// *BuildError, or with errdefs.ErrInvalidArgument for another question.
+func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string) (answer BuildAnswer, err error) {
+	targets, err := parsePlatforms(opts.Platforms)
+	if err != nil {
+		return BuildAnswer{}, err
+	}
+	bases := &baseImages{env: env}
+	solver := build.NewSolver(build.Options{Store: env.Store, Missed: bases.hold, Progress: opts.Progress})
+	defer closing(&err, solver.Close)
+	input, err := openInput(ctx, env, solver, &opts)
+	if err != nil {
+		return BuildAnswer{}, err
+	}
+	defer closing(&err, input.close)
+	options := dockerfile.Options{
+		Target: opts.Target, BuildArgs: opts.BuildArgs, Network: opts.Run.Network, Allow: opts.Run.Allow, Pull: opts.Pull,
+		Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named,
+	}
+	if len(targets) > 0 {
+		options.Platform = &ocispec.Platform{}
+		*options.Platform = targets[0]
+	}
+	file, err := dockerfile.Parse(input.name, input.source, opts.BuildArgs[checksArg])
+	if question == "check" {
+		if err == nil {
+			options.AllStages = opts.Target == ""
+			_, err = dockerfile.Compile(ctx, file, options)
+		}
+		checked := file.Check(err)
+		return BuildAnswer{Value: checked, Text: checked.Text(), Warnings: len(checked.Warnings), Failed: checked.ErrorText()}, nil
+	}
+	if err == nil {
+		answer, err = ask(ctx, file, options, question)
+	}
+	if err != nil {
+		return BuildAnswer{}, &BuildError{Err: err, Excerpt: file.Excerpt(err)}
+	}
+	return answer, nil
+}
+
+func ask(ctx context.Context, file *dockerfile.File, options dockerfile.Options, question string) (BuildAnswer, error) {
+	switch question {
+	case "targets":
+		list := file.Targets()
+		return BuildAnswer{Value: list, Text: list.Text()}, nil
+	case "outline":
+		out, err := dockerfile.GetOutline(ctx, file, options)
+		return BuildAnswer{Value: out, Text: out.Text()}, err
+	}
+	return BuildAnswer{}, fmt.Errorf("unknown call %q: %w", question, errdefs.ErrInvalidArgument)
+}
