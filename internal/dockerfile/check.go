@@ -12,11 +12,10 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/util/suggest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"strake/internal/reference"
+	"strake/internal/build"
 )
 
 // Warning is what a check has to say about a place in the Dockerfile.
@@ -103,57 +102,11 @@ func (f *File) checkNames() {
 	})
 }
 
-// checkDefaults checks that base images have names without build arguments.
-func (c *compiler) checkDefaults(globals *envList) {
-	for _, st := range c.file.stages {
-		name, err := expandWord(c.lex, st.BaseName, globals)
-		if err != nil {
-			return
-		}
-		if _, err := reference.Parse(name); err != nil {
-			c.file.lint.Run(&linter.RuleInvalidDefaultArgInFrom, st.Location, linter.RuleInvalidDefaultArgInFrom.Format(st.BaseName))
-		}
-	}
-}
-
-// expandFrom replaces the variables of a word of FROM. It reports which it found
-// and which it did not.
-func (c *compiler) expandFrom(st instructions.Stage, word string) (shell.ProcessWordResult, error) {
-	if err := checkExpansion(word, c.globals); err != nil {
-		return shell.ProcessWordResult{}, err
-	}
-	res, err := c.lex.ProcessWordWithMatches(word, c.globals)
-	known := c.globals.Keys()
-	for name := range c.outline {
-		known = append(known, name)
-	}
-	slices.Sort(known)
-	for _, name := range sortedKeys(res.Unmatched) {
-		if slices.Contains(known, name) {
-			continue
-		}
-		near, _ := suggest.Search(name, known, true)
-		lint := c.file.lint.WithMergedConfigFromComments(st.Comments)
-		lint.Run(&linter.RuleUndefinedArgInFrom, st.Location, linter.RuleUndefinedArgInFrom.Format(name, near))
-	}
-	return res, err
-}
-
-// checkPlatform checks the --platform of a FROM.
-func (c *compiler) checkPlatform(st instructions.Stage, res shell.ProcessWordResult) {
-	lint := c.file.lint.WithMergedConfigFromComments(st.Comments)
-	switch {
-	case len(res.Matched) == 1 && len(res.Unmatched) == 0:
-		target, _ := c.globals.Get("TARGETPLATFORM")
-		if _, ok := res.Matched["TARGETPLATFORM"]; ok && res.Result == target {
-			lint.Run(&linter.RuleRedundantTargetPlatform, st.Location, linter.RuleRedundantTargetPlatform.Format(st.Platform))
-		}
-	case len(res.Matched) == 0 && len(res.Unmatched) == 0:
-		p, err := platforms.Parse(res.Result)
-		if err == nil && !strings.Contains(st.Name, p.OS) && !strings.Contains(st.Name, p.Architecture) {
-			lint.Run(&linter.RuleFromPlatformFlagConstDisallowed, st.Location, linter.RuleFromPlatformFlagConstDisallowed.Format(res.Result))
-		}
-	}
+// checks are those of a stage, as far as it is compiled.
+type checks struct {
+	lint       *linter.Linter            // as the comments before the instruction have it
+	last       map[string][]parser.Range // where CMD, ENTRYPOINT and HEALTHCHECK are
+	workdirSet bool                      // by this file
 }
 
 // checkBase checks that the image is for the platform that was asked for.
@@ -179,7 +132,7 @@ func (s *stage) checkVars(cmd instructions.Command, unmatched map[string]struct{
 }
 
 // checkOnce tells of an instruction that a later one of its kind makes useless.
-func (s *stage) checkOnce(cmd instructions.Command) {
+func (s *checks) checkOnce(cmd instructions.Command) {
 	kind := strings.ToUpper(cmd.Name())
 	if at, ok := s.last[kind]; ok {
 		s.lint.Run(&linter.RuleMultipleInstructionsDisallowed, at, linter.RuleMultipleInstructionsDisallowed.Format(cmd.Name()))
@@ -205,7 +158,7 @@ func (s *stage) checkWorkdir(in *instructions.WorkdirCommand) {
 	s.workdirSet = true
 }
 
-func (s *stage) checkPair(cmd instructions.Command, legacy bool) {
+func (s *checks) checkPair(cmd instructions.Command, legacy bool) {
 	if legacy {
 		s.lint.Run(&linter.RuleLegacyKeyValueFormat, cmd.Location(), linter.RuleLegacyKeyValueFormat.Format(cmd.Name()))
 	}
@@ -221,7 +174,7 @@ var secretNames = sync.OnceValue(func() (re struct{ secret, harmless *regexp.Reg
 })
 
 // checkSecret tells of a variable that seems to hold a secret.
-func (s *stage) checkSecret(cmd instructions.Command, verb, name string) {
+func (s *checks) checkSecret(cmd instructions.Command, verb, name string) {
 	if re := secretNames(); re.secret.MatchString(name) && !re.harmless.MatchString(name) {
 		s.lint.Run(&linter.RuleSecretsUsedInArgOrEnv, cmd.Location(), linter.RuleSecretsUsedInArgOrEnv.Format(verb, name))
 	}
@@ -237,8 +190,8 @@ func sortedKeys(m map[string]struct{}) []string {
 }
 
 // checkIgnored tells of sources that the ignore file leaves out.
-func (c *compiler) checkIgnored(s *stage, cmd command, verb string, sources []string) error {
-	if cmd.from != nil || c.opts.Context == nil {
+func (s *checks) checkIgnored(files *build.LazyContext, cmd command, verb string, sources []string) error {
+	if cmd.from != nil || files == nil {
 		return nil
 	}
 	for _, src := range sources {
@@ -246,7 +199,7 @@ func (c *compiler) checkIgnored(s *stage, cmd command, verb string, sources []st
 			continue
 		}
 		name := path.Clean(src)
-		left, err := c.opts.Context.LeavesOut(name)
+		left, err := files.LeavesOut(name)
 		if err != nil {
 			return err
 		}

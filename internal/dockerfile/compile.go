@@ -68,8 +68,7 @@ type compiler struct {
 	lex     *shell.Lex
 	target  ocispec.Platform
 	native  ocispec.Platform
-	globals *envList
-	outline map[string]argInfo // the ARGs before the first FROM
+	globals *globals
 	proxies []string
 	stageList
 	implicit bool // no platform was asked for
@@ -135,7 +134,7 @@ func compile(ctx context.Context, f *File, opts Options) (*compiler, *stage, err
 	}
 	for _, s := range c.stages {
 		if opts.AllStages && !reach[s] {
-			c.unresolved(s)
+			s.unresolved(c.target)
 		}
 		if (reach[s] || opts.AllStages) && !s.dispatched {
 			if err := c.dispatchStage(s); err != nil {
@@ -181,7 +180,7 @@ func (c *compiler) globalArgs() error {
 	if target == "" {
 		target = "default"
 	}
-	c.globals = &envList{}
+	c.globals = &globals{lex: c.lex, lint: c.file.lint}
 	for _, kv := range [][2]string{
 		{"BUILDPLATFORM", platforms.Format(c.native)},
 		{"BUILDOS", c.native.OS},
@@ -200,39 +199,11 @@ func (c *compiler) globalArgs() error {
 		}
 		c.globals.set(kv[0], kv[1])
 	}
-	defaults := c.globals.clone()
-	if _, err := c.declareGlobals(&defaults, nil); err == nil {
-		c.checkDefaults(&defaults)
+	defaults := &globals{envList: c.globals.clone(), lex: c.lex, lint: c.file.lint}
+	if err := defaults.declare(c.file.args, nil); err == nil {
+		defaults.checkBases(c.file.stages)
 	}
-	var err error
-	c.outline, err = c.declareGlobals(c.globals, c.opts.BuildArgs)
-	return err
-}
-
-// declareGlobals adds the ARGs before the first FROM to env.
-func (c *compiler) declareGlobals(env *envList, given map[string]string) (map[string]argInfo, error) {
-	infos := map[string]argInfo{}
-	for _, cmd := range c.file.args {
-		for _, arg := range cmd.Args {
-			info := argInfo{doc: arg.DocComment, at: cmd.Location()}
-			if v, ok := given[arg.Key]; ok {
-				info.value = v
-				env.set(arg.Key, v)
-			} else if arg.Value != nil {
-				if err := checkExpansion(*arg.Value, env); err != nil {
-					return nil, parser.WithLocation(err, cmd.Location())
-				}
-				res, err := c.lex.ProcessWordWithMatches(*arg.Value, env)
-				if err != nil {
-					return nil, parser.WithLocation(err, cmd.Location())
-				}
-				info.value, info.deps = res.Result, res.Matched
-				env.set(arg.Key, res.Result)
-			}
-			infos[arg.Key] = info
-		}
-	}
-	return infos, nil
+	return c.globals.declare(c.file.args, c.opts.BuildArgs)
 }
 
 // proxies are the build arguments that RUN sees without an ARG and that are
@@ -251,7 +222,7 @@ func proxies(args map[string]string) (env []string) {
 // addStages makes the stages and numbers their steps.
 func (c *compiler) addStages() error {
 	for i, st := range c.file.stages {
-		res, err := c.expandFrom(st, st.BaseName)
+		res, err := c.globals.expand(st, st.BaseName)
 		if err != nil {
 			return parser.WithLocation(err, st.Location)
 		}
@@ -260,7 +231,7 @@ func (c *compiler) addStages() error {
 			return parser.WithLocation(fmt.Errorf("base name (%s) should not be blank", st.BaseName), st.Location)
 		}
 		st.BaseName = name
-		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform, outline: newOutline(c.outline, res.Matched)}
+		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform, outline: newOutline(c.globals.args, res.Matched)}
 		if st.Name == "" {
 			s.title = fmt.Sprintf("stage-%d", i)
 		}
@@ -289,28 +260,18 @@ func (c *compiler) addStages() error {
 	return nil
 }
 
-// mean adds which argument may have been meant by one that is not declared.
-func (c *compiler) mean(err error, unmatched map[string]struct{}) error {
-	for _, name := range sortedKeys(unmatched) {
-		if ok, err := suggest.WrapErrorMaybe(err, name, c.globals.Keys(), true); ok {
-			return err
-		}
-	}
-	return err
-}
-
 func (c *compiler) stagePlatform(st instructions.Stage, used *outline) (*ocispec.Platform, error) {
-	res, err := c.expandFrom(st, st.Platform)
-	c.checkPlatform(st, res)
+	res, err := c.globals.expand(st, st.Platform)
+	c.globals.checkPlatform(st, res)
 	if err != nil {
 		return nil, fmt.Errorf("failed to process arguments for platform %s: %w", res.Result, err)
 	}
 	if res.Result == "" {
-		return nil, c.mean(fmt.Errorf("empty platform value from expression %s", st.Platform), res.Unmatched)
+		return nil, c.globals.mean(fmt.Errorf("empty platform value from expression %s", st.Platform), res.Unmatched)
 	}
 	p, err := platforms.Parse(res.Result)
 	if err != nil {
-		return nil, fmt.Errorf("failed to parse platform %s: %w", st.Platform, c.mean(err, res.Unmatched))
+		return nil, fmt.Errorf("failed to parse platform %s: %w", st.Platform, c.globals.mean(err, res.Unmatched))
 	}
 	used.use(res.Matched)
 	return &p, nil
@@ -333,8 +294,8 @@ func (c *stageList) add(s *stage) {
 }
 
 // stageNames are the names of the stages so far.
-func (c *compiler) stageNames() (names []string) {
-	for _, s := range c.stages {
+func (l *stageList) names() (names []string) {
+	for _, s := range l.stages {
 		if s.title != "" {
 			names = append(names, s.title)
 		}
@@ -343,9 +304,9 @@ func (c *compiler) stageNames() (names []string) {
 }
 
 // unresolved stands in for the base image of a stage that is only checked.
-func (c *compiler) unresolved(s *stage) {
+func (s *stage) unresolved(target ocispec.Platform) {
 	if s.base == nil {
-		s.image, s.vertex = emptyImage(c.target), &build.Vertex{Op: &build.Base{}}
+		s.image, s.vertex = emptyImage(target), &build.Vertex{Op: &build.Base{}}
 		s.dispatched = s.external
 	}
 }
@@ -361,7 +322,7 @@ func (c *compiler) findTarget() (*stage, error) {
 		return c.stages[i], nil
 	}
 	err := fmt.Errorf("target stage %q could not be found", c.opts.Target)
-	return nil, suggest.WrapError(err, c.opts.Target, c.stageNames(), true)
+	return nil, suggest.WrapError(err, c.opts.Target, c.names(), true)
 }
 
 // linkStages finds the stages and images that instructions copy from.

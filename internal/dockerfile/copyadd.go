@@ -25,7 +25,7 @@ func (c *compiler) copy(s *stage, cmd command, in *instructions.CopyCommand) err
 		cmd: cmd, verb: "COPY", SourcesAndDest: in.SourcesAndDest, source: in.String(), chown: in.Chown, chmod: in.Chmod,
 		exclude: in.ExcludePatterns, link: in.Link, parents: in.Parents,
 	}
-	if err := c.checkIgnored(s, cmd, "Copy", in.SourcePaths); err != nil {
+	if err := s.checkIgnored(c.opts.Context, cmd, "Copy", in.SourcePaths); err != nil {
 		return err
 	}
 	for _, src := range in.SourcePaths {
@@ -58,7 +58,7 @@ func pivot(src string) (root, pattern string) {
 
 // addFiles adds an ADD.
 func (c *compiler) addFiles(s *stage, cmd command, in *instructions.AddCommand) error {
-	if err := c.checkIgnored(s, cmd, "Add", in.SourcePaths); err != nil {
+	if err := s.checkIgnored(c.opts.Context, cmd, "Add", in.SourcePaths); err != nil {
 		return err
 	}
 	if in.Checksum != "" {

@@ -52,11 +52,9 @@ type stage struct {
 	env    envList // of the image and of the ARGs so far
 	args   []instructions.KeyValuePairOptional
 
-	lint       *linter.Linter            // as the comments before the instruction have it
-	last       map[string][]parser.Range // where CMD, ENTRYPOINT and HEALTHCHECK are
-	workdirSet bool                      // by this file
-	asked      *ocispec.Platform         // of the base image; nil: any
-	outline    outline
+	checks
+	asked   *ocispec.Platform // of the base image; nil: any
+	outline outline
 
 	prefixed     bool // the names of steps have the platform
 	noCache      bool
