@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -54,6 +56,7 @@ func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built con
 	if c.Platform != "" {
 		opts.Platforms = []string{c.Platform}
 	}
+	opts.Contexts = c.Contexts
 	for id, file := range c.Secrets {
 		opts.Run.Secrets = append(opts.Run.Secrets, Secret{ID: id, File: file})
 	}
@@ -89,4 +92,29 @@ func errorText(err error) string {
 		return failed.Excerpt + err.Error()
 	}
 	return err.Error()
+}
+
+// TestCorpusDifferences looks for each known difference in the documents.
+func TestCorpusDifferences(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(corpus + "/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reason, differs := strings.CutPrefix(string(text), "differs ")
+		reason, _, _ = strings.Cut(reason, "\n")
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		row := regexp.MustCompile(`(?m)^\| ` + regexp.QuoteMeta(reason) + ` \|.*\b` + name + `\b`)
+		if differs && !row.Match(doc) {
+			t.Errorf("docs/compatibility.md has no row %q with %s", reason, name)
+		}
+	}
 }
