@@ -77,8 +77,7 @@ type BuildResult struct {
 	Root      *ocispec.Descriptor // its manifest or index
 	ImageName string              // its names, comma-separated
 	Cached    bool                // no step ran
-	// Warnings are remarks of the checks on the Dockerfile, one line each.
-	Warnings []string
+	Warnings  []Warning           // of the checks on the Dockerfile
 
 	Provenance map[string]json.RawMessage // SLSA's predicate, by platform; "" where no platform was asked for
 }

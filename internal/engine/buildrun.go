@@ -136,9 +136,9 @@ func (o openedRun) apply(compile *dockerfile.Options) {
 const secretsRule = "SecretsUsedInArgOrEnv: "
 
 // check fails where a build is strict and the checks of its Dockerfile warned of secrets.
-func (o openedRun) check(warnings []string) error {
+func (o openedRun) check(warnings []Warning) error {
 	for _, w := range warnings {
-		if what, ok := strings.CutPrefix(w, secretsRule); ok && o.Strict {
+		if what, ok := strings.CutPrefix(w.String(), secretsRule); ok && o.Strict {
 			return invalid("%s: give it to RUN by --mount=type=secret", what)
 		}
 	}
