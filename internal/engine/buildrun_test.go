@@ -10,10 +10,13 @@ import (
 
 // TestStrict: what the checks say of ARG and ENV fails a strict build, and no other.
 func TestStrict(t *testing.T) {
-	warnings := []string{"StageNameCasing: x (line 1)", `SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data (ENV "API_KEY") (line 3)`}
+	warnings := []Warning{
+		{Rule: "StageNameCasing", Detail: "x"},
+		{Rule: "SecretsUsedInArgOrEnv", Detail: `Do not use ARG or ENV instructions for sensitive data (ENV "API_KEY")`},
+	}
 	for strict, want := range map[bool]string{
 		false: "",
-		true:  `Do not use ARG or ENV instructions for sensitive data (ENV "API_KEY") (line 3): give it to RUN by --mount=type=secret`,
+		true:  `Do not use ARG or ENV instructions for sensitive data (ENV "API_KEY"): give it to RUN by --mount=type=secret`,
 	} {
 		got := ""
 		if err := (openedRun{BuildRun: BuildRun{Strict: strict}}).check(warnings); err != nil {
