@@ -232,7 +232,7 @@ func resumeGroup() group {
 				}
 			}
 			err = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
-			<-ended // killed
+			<-ended //nolint:errcheck // killed
 			return err
 		},
 		steps: []step{pullSmall("resume", "The pull that was killed at 90 % of its bytes, over the link again", ratioGoal(1),

@@ -24,7 +24,7 @@ type commoner struct {
 
 func newCommoner(t *testing.T, through ...string) *commoner {
 	w := newWorld(t)
-	home, err := os.MkdirTemp("", "home")
+	home, err := os.MkdirTemp("", "home") //nolint:usetesting // which others than root may not enter
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +41,10 @@ func newCommoner(t *testing.T, through ...string) *commoner {
 
 // cmd is strake, run by the user.
 func (c *commoner) cmd(args ...string) *exec.Cmd {
-	user := []string{"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups",
-		"env", "-i", "-C", c.home, "PATH=" + os.Getenv("PATH"), "HOME=" + c.home, c.home + "/strake"}
+	user := []string{
+		"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups",
+		"env", "-i", "-C", c.home, "PATH=" + os.Getenv("PATH"), "HOME=" + c.home, c.home + "/strake",
+	}
 	line := append(append(append([]string{}, c.through...), user...), args...)
 	cmd := exec.CommandContext(c.Context(), line[0], line[1:]...)
 	cmd.Dir = c.home
@@ -183,7 +185,7 @@ func (c *commoner) wantOwners(want map[string]string) {
 func (c *commoner) exits() {
 	c.Helper()
 	err := c.cmd("run", "--rm", "busybox", "sh", "-c", "exit 7").Run()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 7 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 7 {
 		c.Errorf("exit 7 gives %v", err)
 	}
 	cat := c.cmd("run", "--rm", "-i", "busybox", "cat")
@@ -207,7 +209,7 @@ func (c *commoner) exits() {
 		c.Error(err)
 	}
 	err = sleep.Wait()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 9 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 9 {
 		c.Errorf("a container that traps SIGTERM ended with %v", err)
 	}
 }

@@ -46,7 +46,6 @@ type Solver struct {
 	vertices map[*Vertex]*future
 	keys     map[string]*future
 	sizes    map[digest.Digest]int64 // of layers, once they are known
-	used     map[string]CacheRecord  // the steps that were found or made, by key
 	ids      int
 }
 

@@ -62,7 +62,7 @@ func writeSquashed(ctx context.Context, w *Work, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	below, above := base.(*chainTree), all.(*chainTree) //nolint:forcetypeassert // what chain makes
+	below, above := base.(*chainTree), all.(*chainTree) //nolint:forcetypeassert,errcheck // what chain makes
 	tw := newTarWriter(out, w.solver.opts.Epoch)
 	links := map[uint64]string{}
 	removed := "" // the directory whose removal is written

@@ -294,8 +294,8 @@ func (c *stageList) add(s *stage) {
 }
 
 // stageNames are the names of the stages so far.
-func (l *stageList) names() (names []string) {
-	for _, s := range l.stages {
+func (c *stageList) names() (names []string) {
+	for _, s := range c.stages {
 		if s.title != "" {
 			names = append(names, s.title)
 		}

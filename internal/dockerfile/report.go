@@ -173,7 +173,7 @@ func (l Targets) Text() string {
 		}
 		fmt.Fprintf(w, "%s\t%s\n", name, t.Description)
 	}
-	w.Flush()
+	_ = w.Flush() // into memory
 	return b.String()
 }
 
@@ -183,7 +183,7 @@ func (o Outline) Text() string {
 	table := func(padding int, rows func(w *tabwriter.Writer)) {
 		w := tabwriter.NewWriter(&b, 0, 0, padding, ' ', 0)
 		rows(w)
-		w.Flush()
+		_ = w.Flush() // into memory
 		b.WriteByte('\n')
 	}
 	if o.Name != "" || o.Description != "" {

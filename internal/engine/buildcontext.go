@@ -61,7 +61,7 @@ func (b *buildInput) open(ctx context.Context) error {
 	for name, value := range b.opts.Contexts {
 		short, err := dockerfile.ContextName(name)
 		if err == nil {
-			b.named[short], err = b.namedContext(short, value)
+			b.named[short], err = b.namedContext(short, value) //nolint:contextcheck // reading has the reader's
 		}
 		if err != nil {
 			return err
@@ -153,7 +153,7 @@ func (b *buildInput) openDir(ctx context.Context) error {
 	if name == "" {
 		name = filepath.Join(b.opts.Context, "Dockerfile")
 	}
-	b.dir = b.solver.LazyContext(build.LazyContextOptions{Dir: b.opts.Context, Dockerfile: localFile(name), Index: b.env.Store})
+	b.dir = b.solver.LazyContext(build.LazyContextOptions{Dir: b.opts.Context, Dockerfile: localFile(name), Index: b.env.Store}) //nolint:contextcheck // reading has the reader's
 	b.closes = append(b.closes, b.dir.Close)
 	return b.readLocal(ctx, name)
 }

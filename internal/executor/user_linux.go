@@ -53,9 +53,11 @@ func findAccount(root *os.File, spec string) (account, error) {
 	}
 	if ids := userns.IDs(); ids > 0 {
 		if found.Uid >= ids || found.Gid >= ids {
-			return account{}, &StartError{Code: CodeFailed, Message: fmt.Sprintf(
-				"user %s has the ids %d:%d, and this user's namespace has %d (strake doctor says how to get more)", spec, found.Uid, found.Gid, ids),
-				Err: errdefs.ErrFailedPrecondition}
+			return account{}, &StartError{
+				Code: CodeFailed, Message: fmt.Sprintf(
+					"user %s has the ids %d:%d, and this user's namespace has %d (strake doctor says how to get more)", spec, found.Uid, found.Gid, ids),
+				Err: errdefs.ErrFailedPrecondition,
+			}
 		}
 		found.Sgids = slices.DeleteFunc(found.Sgids, func(id int) bool { return id >= ids })
 	}

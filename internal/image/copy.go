@@ -309,7 +309,7 @@ func (c *copier) push(ctx context.Context, desc ocispec.Descriptor, open Opener)
 		if _, ok := errors.AsType[*CopyError](err); ok {
 			return err
 		}
-		err, again := doubt(c.src, desc, err)
+		again, err := doubt(c.src, desc, err)
 		if !again {
 			return &CopyError{Side: SideTarget, Op: "push", Desc: desc, Err: err}
 		}

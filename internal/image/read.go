@@ -27,7 +27,7 @@ func ReadAll(ctx context.Context, src Fetcher, desc ocispec.Descriptor, limit in
 		if err == nil {
 			return b, nil
 		}
-		err, again := doubt(src, desc, err)
+		again, err := doubt(src, desc, err)
 		if !again {
 			return nil, fmt.Errorf("read %s: %w", desc.Digest, err)
 		}
@@ -49,16 +49,16 @@ func readOnce(ctx context.Context, src Fetcher, desc ocispec.Descriptor) ([]byte
 // doubt returns what became of taking in what src gave as desc, which failed
 // with err: where the bytes may be the reason, the error says where they came
 // from, and whether another try gets others is told.
-func doubt(src Fetcher, desc ocispec.Descriptor, err error) (failed error, again bool) {
+func doubt(src Fetcher, desc ocispec.Descriptor, err error) (again bool, failed error) {
 	d, ok := src.(Doubter)
 	if !ok || !errdefs.IsFailedPrecondition(err) && !errdefs.IsDataLoss(err) && !errdefs.IsInvalidArgument(err) && !errdefs.IsOutOfRange(err) {
-		return err, false
+		return false, err
 	}
 	from, again := d.Doubt(desc)
 	if from == "" {
-		return err, false
+		return false, err
 	}
-	return fmt.Errorf("bytes from %s: %w", from, err), again
+	return again, fmt.Errorf("bytes from %s: %w", from, err)
 }
 
 // verify fails with errdefs.ErrFailedPrecondition unless b is desc's bytes.

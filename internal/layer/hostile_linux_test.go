@@ -16,9 +16,12 @@ import (
 // from it.
 func TestCVE_2026_28406_DotDot(t *testing.T) {
 	for _, h := range []tar.Header{
-		{Name: "../evil", Typeflag: tar.TypeReg}, {Name: "a/../../evil", Typeflag: tar.TypeReg}, {Name: "..", Typeflag: tar.TypeDir},
+		{Name: "../evil", Typeflag: tar.TypeReg},
+		{Name: "a/../../evil", Typeflag: tar.TypeReg},
+		{Name: "..", Typeflag: tar.TypeDir},
 		{Name: "./../evil/", Typeflag: tar.TypeDir},
-		{Name: "hard", Linkname: "../evil", Typeflag: tar.TypeLink}, {Name: "hard", Linkname: "f/../../evil", Typeflag: tar.TypeLink},
+		{Name: "hard", Linkname: "../evil", Typeflag: tar.TypeLink},
+		{Name: "hard", Linkname: "f/../../evil", Typeflag: tar.TypeLink},
 	} {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)

@@ -61,7 +61,7 @@ func testMirrors(t *testing.T) {
 				return
 			}
 			tarpit.Add(1)
-			go io.Copy(io.Discard, c) //nolint:errcheck // ends with the connection
+			go io.Copy(io.Discard, c) // ends with the connection
 		}
 	}()
 	repo := mem.repository(t, remote.Options{

@@ -60,12 +60,12 @@ func (n *memNet) serve(t *testing.T, h http.Handler) string {
 	host := fmt.Sprintf("127.0.0.1:%d", 5000+len(n.hosts))
 	l := n.listen(host)
 	var answers sync.WaitGroup
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // of a test
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answers.Add(1)
 		defer answers.Done()
 		h.ServeHTTP(w, r)
 	})}
-	go s.Serve(l) //nolint:errcheck // ends with Close
+	go s.Serve(l) // ends with Close
 	t.Cleanup(func() {
 		_ = s.Close()
 		answers.Wait()

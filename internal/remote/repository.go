@@ -172,9 +172,9 @@ func (r *Repository) mirror(s site) *mirrorSite {
 	return r.mirrors[i]
 }
 
-func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+func (s site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	if isGraph(desc) {
-		m, err := r.reg.GetManifest(ctx, r.name, desc.Digest.String())
+		m, err := s.reg.GetManifest(ctx, s.name, desc.Digest.String())
 		if err != nil {
 			return nil, err
 		}
@@ -190,9 +190,9 @@ func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
 	if desc.Size-offset >= bigBlob {
-		return r.fetchPieces(ctx, desc, offset)
+		return s.fetchPieces(ctx, desc, offset)
 	}
-	b := newBlobReader(ctx, r.reg, r.name, desc.Digest, offset, &version{size: desc.Size})
+	b := newBlobReader(ctx, s.reg, s.name, desc.Digest, offset, &version{size: desc.Size})
 	if err := b.open(); err != nil {
 		return nil, err
 	}
@@ -200,8 +200,8 @@ func (r site) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) 
 }
 
 // fetchPieces is fetch for a big blob.
-func (r site) fetchPieces(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	p := newPieceReader(ctx, r.reg, r.name, desc.Digest, offset, desc.Size)
+func (s site) fetchPieces(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	p := newPieceReader(ctx, s.reg, s.name, desc.Digest, offset, desc.Size)
 	if err := p.stream.open(); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}

@@ -118,7 +118,7 @@ func addKey(keys agent.Agent, path string) (err error) {
 
 func socket(path string) lender {
 	return func() (agent.Agent, func() error, error) {
-		conn, err := net.DialTimeout("unix", path, dialTime) //nolint:gosec // the user names the socket
+		conn, err := (&net.Dialer{Timeout: dialTime}).Dial("unix", path) // the user names the socket
 		if err != nil {
 			return nil, nil, fmt.Errorf("connect to the ssh agent: %w", err)
 		}

@@ -30,10 +30,12 @@ const gateVariable = "STRAKE_USERNS_GATE"
 // NewPlan looks at the machine. A file that cannot be read is an error; what is not there is the Plan's Missing.
 func NewPlan() (p Plan, err error) {
 	for i, name := range []string{"newuidmap", "newgidmap"} {
-		if p.helpers[i], err = exec.LookPath(name); err != nil {
+		path, lookErr := exec.LookPath(name)
+		if lookErr != nil {
 			p.Missing = name + " is not in PATH: install the package uidmap"
-			return p, nil
+			return p, nil //nolint:nilerr // which is no failure
 		}
+		p.helpers[i] = path
 	}
 	names := []string{strconv.Itoa(UID())}
 	if who, err := user.LookupId(names[0]); err == nil {
@@ -107,7 +109,7 @@ func (p Plan) Enter(ctx context.Context, args []string, stdin io.Reader, stdout,
 		return 0, fmt.Errorf("make a user namespace: %w", err)
 	}
 	defer func() { _ = ready.Close() }()
-	cmd := exec.Command("/proc/self/exe", args...) //nolint:gosec,noctx // this program; the signal that cancels ctx is passed on
+	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // this program; the signal that cancels ctx is passed on
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d:%d", variable, p.IDs(), os.Getuid()), gateVariable+"=1")
