@@ -52,6 +52,13 @@ type LayerStore interface {
 	// StageLayer takes in the tar that write writes, all of it or nothing. write
 	// makes many small writes.
 	StageLayer(ctx context.Context, write func(io.Writer) error) (layer.Staged, error)
+	// CommitLayers puts staged layers into the store with the cache records that
+	// come with them, as SaveCache does: all, durably, or none.
+	CommitLayers(ctx context.Context, commits []layer.Commit) error
+	// LockStep waits until no other process makes the step of a cache key, and
+	// keeps others from it until release is called, or the process dies. Where it
+	// has to wait it calls busy first.
+	LockStep(ctx context.Context, key string, busy func()) (release func() error, err error)
 	// Layer finds a stored layer, or fails with errdefs.ErrNotFound.
 	Layer(ctx context.Context, diffID digest.Digest) (layer.Files, error)
 	// HoldLayers keeps stored layers from being removed until the store is

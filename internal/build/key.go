@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/layer"
 )
 
 // keyFormat is part of every key; a change of what inputs or layers mean
@@ -118,28 +120,35 @@ func (s *Solver) layerSize(ctx context.Context, id digest.Digest) (int64, error)
 	return files.Size, nil
 }
 
-// save records what a step made. The listings go first: a record refers to them.
-func (s *Solver) save(ctx context.Context, key, slot string, r record) error {
+// records are the cache records of what a step made: that of its key, and the
+// listings that it refers to before it.
+func (r record) records(key, slot string) ([]layer.Record, error) {
+	var list []layer.Record
 	for _, in := range r.Inputs {
-		if in.Listing == nil {
-			continue
-		}
-		k := listingKey(in.Value)
-		if err := s.opts.Store.SaveCache(ctx, k, k, r.Layers, in.Listing); err != nil {
-			return fmt.Errorf("save the cache record: %w", err)
+		if in.Listing != nil {
+			k := listingKey(in.Value)
+			list = append(list, layer.Record{Key: k, Slot: k, Value: in.Listing})
 		}
 	}
 	b, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("save the cache record: %w", err)
+		return nil, fmt.Errorf("make the cache record: %w", err)
 	}
 	if slot == "" {
 		slot = key
 	}
-	if err := s.opts.Store.SaveCache(ctx, key, slot, r.Layers, b); err != nil {
-		return fmt.Errorf("save the cache record: %w", err)
+	return append(list, layer.Record{Key: key, Slot: slot, Value: b}), nil
+}
+
+// save saves the records of what was made elsewhere.
+func (r record) save(ctx context.Context, store CacheStore, key, slot string) error {
+	records, err := r.records(key, slot)
+	for _, c := range records {
+		if err == nil {
+			err = store.SaveCache(ctx, c.Key, c.Slot, r.Layers, c.Value)
+		}
 	}
-	return nil
+	return err
 }
 
 func listingKey(value string) string { return "listing:" + value }

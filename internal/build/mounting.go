@@ -292,7 +292,7 @@ func (s *Solver) contextLayer(ctx context.Context, w *Work, one Mount) (layer.Fi
 	defer s.shownMu.Unlock()
 	key := shown{c, one.Source}
 	if l, ok := s.shown[key]; ok {
-		return l.Files, nil
+		return l.Files(), nil
 	}
 	o, err := openSource(ctx, w, one.source(), nil)
 	if err != nil {
@@ -306,7 +306,7 @@ func (s *Solver) contextLayer(ctx context.Context, w *Work, one Mount) (layer.Fi
 		s.shown = map[shown]layer.Staged{}
 	}
 	s.shown[key] = l
-	return l.Files, nil
+	return l.Files(), nil
 }
 
 // shown names files of a context.

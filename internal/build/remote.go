@@ -70,7 +70,7 @@ func fetchRecord(ctx context.Context, s *Solver, v *Vertex, key string, inputs [
 			continue
 		}
 		r := &record{Layers: found.Layers, Created: found.Created.UTC(), Inputs: inputs}
-		return r, s.save(ctx, key, v.Slot, *r)
+		return r, r.save(ctx, s.opts.Store, key, v.Slot)
 	}
 	return nil, nil //nolint:nilnil // none is no error
 }

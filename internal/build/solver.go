@@ -69,6 +69,7 @@ func NewSolver(opts Options) *Solver {
 	}
 	return &Solver{
 		opts:     opts,
+		commits:  commits{store: opts.Store, files: map[digest.Digest]layer.Files{}},
 		slot:     make(chan struct{}, opts.Parallel),
 		vertices: map[*Vertex]*future{},
 		keys:     map[string]*future{},
@@ -92,7 +93,7 @@ func (s *Solver) Close() error {
 		errs = append(errs, l.Close())
 		delete(s.shown, key)
 	}
-	return errors.Join(append(errs, s.commits.release())...)
+	return errors.Join(append(errs, s.commits.close())...)
 }
 
 // runtime is Options.Runtime, asked once.
@@ -152,8 +153,9 @@ func (s *Solver) Solve(ctx context.Context, v *Vertex) (Result, error) {
 		res, err = s.solve(attempt, v) // what it finds is held: it is the last
 		cancel()
 	}
-	if waitErr := s.commits.wait(); err == nil {
-		err = waitErr
+	// What is finished is kept, whatever becomes of the rest of the build.
+	if commitErr := s.commits.flush(context.WithoutCancel(ctx)); err == nil {
+		err = commitErr
 	}
 	return res, err
 }
@@ -255,42 +257,63 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 	return f.res, f.err
 }
 
-// keyed finds the result of a prepared step in the cache, or makes it.
+// keyed finds the result of a prepared step in the cache, or makes it. Where
+// another process makes it now, that one's is taken.
 func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key string, inputs []Input, p *Reporter) (Result, error) {
-	reason := "the cache is off for it"
+	reason, release := "the cache is off for it", func() error { return nil }
 	if !v.NoCache {
 		r, why, err := s.lookup(ctx, key)
-		if err == nil && r == nil {
+		if r == nil && err == nil {
+			release, err = s.opts.Store.LockStep(ctx, key, func() { fmt.Fprintln(w.Log, "another build runs this step: waiting for it") })
+			if err != nil {
+				return Result{}, fmt.Errorf("wait for the same step: %w", err)
+			}
+			r, why, err = s.lookup(ctx, key)
+		}
+		if r == nil && err == nil {
 			r, err = fetchRecord(ctx, s, v, key, inputs, p)
 		}
-		if err != nil {
-			return Result{}, err
-		}
-		if r != nil {
-			s.opts.Exchange.use(key, *r)
-			return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}, nil
+		if r != nil || err != nil {
+			return found(s.opts.Exchange, w, key, r), errors.Join(err, release())
 		}
 		reason = why
 	}
 	s.explain(ctx, v, inputs, reason)
+	staged, err := s.stage(ctx, step)
+	if err != nil {
+		return Result{}, errors.Join(err, release())
+	}
+	r := record{Layers: []digest.Digest{staged.Files().DiffID}, Created: s.created(), Inputs: inputs}
+	records, err := r.records(key, v.Slot)
+	if err != nil {
+		return Result{}, errors.Join(err, staged.Close(), release())
+	}
+	s.opts.Exchange.use(key, r)
+	s.commits.add(ctx, queued{v, layer.Commit{Staged: staged, Records: records}, release})
+	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
+}
 
+// found is the result that a record, or none, tells of.
+func found(x *Exchange, w *Work, key string, r *record) Result {
+	if r == nil {
+		return Result{}
+	}
+	x.use(key, *r)
+	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}
+}
+
+// stage makes the layer of a step when one more may run.
+func (s *Solver) stage(ctx context.Context, step Step) (layer.Staged, error) {
 	select {
 	case s.slot <- struct{}{}:
 		defer func() { <-s.slot }()
 	case <-ctx.Done():
-		return Result{}, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if err := errors.Join(s.missed(ctx), s.commits.failed()); err != nil {
-		return Result{}, err
+		return nil, err
 	}
-	staged, err := s.opts.Store.StageLayer(ctx, func(out io.Writer) error { return step.Make(ctx, out) })
-	if err != nil {
-		return Result{}, err
-	}
-	r := record{Layers: []digest.Digest{staged.DiffID}, Created: s.created(), Inputs: inputs}
-	s.opts.Exchange.use(key, r)
-	s.commits.commit(ctx, v, staged, func(ctx context.Context) error { return s.save(ctx, key, v.Slot, r) })
-	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
+	return s.opts.Store.StageLayer(ctx, func(out io.Writer) error { return step.Make(ctx, out) })
 }
 
 // created is the time that a layer made now bears.

@@ -31,6 +31,7 @@ type dirStore struct {
 	held   []digest.Digest
 
 	commit func() error // stands for the wait for the disk; nil: there is none
+	lock   func(ctx context.Context, key string, busy func()) (func() error, error)
 }
 
 func newDirStore(t testing.TB) *dirStore {
@@ -90,15 +91,38 @@ func (s *dirStore) WriteLayer(ctx context.Context, write func(io.Writer) error) 
 	return files, nil
 }
 
+// dirStaged is a layer that was written at once.
+type dirStaged struct{ files layer.Files }
+
+func (l dirStaged) Files() layer.Files { return l.files }
+func (l dirStaged) Close() error       { return nil }
+
 func (s *dirStore) StageLayer(ctx context.Context, write func(io.Writer) error) (layer.Staged, error) {
 	files, err := s.WriteLayer(ctx, write)
-	commit := func(context.Context) error {
-		if s.commit == nil {
-			return nil
+	return dirStaged{files}, err
+}
+
+func (s *dirStore) CommitLayers(ctx context.Context, commits []layer.Commit) error {
+	for _, c := range commits {
+		if s.commit != nil {
+			if err := s.commit(); err != nil {
+				return err
+			}
 		}
-		return s.commit()
+		for _, r := range c.Records {
+			if err := s.SaveCache(ctx, r.Key, r.Slot, []digest.Digest{c.Files().DiffID}, r.Value); err != nil {
+				return err
+			}
+		}
 	}
-	return layer.Staged{Files: files, Commit: commit, Close: func() error { return nil }}, err
+	return nil
+}
+
+func (s *dirStore) LockStep(ctx context.Context, key string, busy func()) (func() error, error) {
+	if s.lock != nil {
+		return s.lock(ctx, key, busy)
+	}
+	return func() error { return nil }, nil
 }
 
 func (s *dirStore) Layer(_ context.Context, id digest.Digest) (layer.Files, error) {

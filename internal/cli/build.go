@@ -24,6 +24,7 @@ type buildOptions struct {
 	target    string
 	platforms []string
 	noCache   bool
+	noStages  []string // whose steps are not looked up in the cache
 	pull      bool
 	progress  string
 	iidFile   string
@@ -69,6 +70,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.target, "target", "", "Set the target build stage to build")
 	flags.StringArrayVar(&opts.platforms, "platform", defaultPlatforms(), "Set target platform for build")
 	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
+	flags.StringArrayVar(&opts.noStages, "no-cache-filter", nil, "Do not cache specified stages")
 	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
 	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
 		`Set type of progress output ("auto", "plain", "quiet", "tty"). Use plain to show container output`)
@@ -147,6 +149,9 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		return runCall(ctx, s, env, build, call, show)
 	}
 	result, err := engine.Build(ctx, env, build)
+	if result.Unrecorded != nil {
+		defer func() { fmt.Fprintf(s.Err, "WARNING: %v\n", result.Unrecorded) }()
+	}
 	if closeErr := show.Close(); err == nil {
 		err = closeErr
 	}
@@ -187,6 +192,12 @@ func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
 	var err error
 	if build.Run, err = opts.run(allow); err != nil {
 		return build, err
+	}
+	for _, list := range opts.noStages {
+		build.NoCacheStages = append(build.NoCacheStages, strings.Split(list, ",")...)
+	}
+	if opts.noCache && len(opts.noStages) > 0 {
+		return build, errors.New("--no-cache and --no-cache-filter cannot currently be used together")
 	}
 	for _, arg := range opts.buildArgs {
 		key, value, set := strings.Cut(arg, "=")

@@ -44,10 +44,13 @@ func newHelpCommand() *cobra.Command {
 	}
 }
 
+// isGroup reports whether a command does nothing but what its subcommands do.
+func isGroup(cmd *cobra.Command) bool { return cmd.HasSubCommands() && cmd.Use == cmd.Name() }
+
 // usage is a command's help.
 func usage(cmd *cobra.Command) string {
 	var b strings.Builder
-	if cmd.HasSubCommands() {
+	if isGroup(cmd) {
 		options := ""
 		if cmd.HasAvailableFlags() {
 			options = " [OPTIONS]"
@@ -71,7 +74,7 @@ func usage(cmd *cobra.Command) string {
 	if !cmd.HasParent() {
 		writeFlags(&b, cmd, "Global Options")
 	}
-	if cmd.HasSubCommands() {
+	if isGroup(cmd) {
 		fmt.Fprintf(&b, "\nRun '%s COMMAND --help' for more information on a command.\n", cmd.CommandPath())
 	}
 	if !cmd.HasParent() {
@@ -109,7 +112,7 @@ func writeCommands(b *strings.Builder, cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		switch {
 		case !sub.IsAvailableCommand():
-		case sub.HasSubCommands():
+		case isGroup(sub):
 			groups = append(groups, sub)
 		case sub.Annotations[topKey] != "" && !cmd.HasParent():
 			top = append(top, sub)

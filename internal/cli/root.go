@@ -71,7 +71,7 @@ func commands(s *session) []node {
 		{names: "inspect", make: newInspectIndexCommand},
 	}
 	builder := []node{
-		build,
+		build, buildHistory(),
 		{names: "du", make: newBuilderUsageCommand},
 		{names: "imagetools", about: "Commands to work on images in registry", subs: index},
 		{names: "prune", make: newBuilderPruneCommand},
@@ -81,7 +81,8 @@ func commands(s *session) []node {
 		flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	}
 	return []node{
-		build, copying, events, history, importing, info, layers, load, pull, push, run, save, tag, tags,
+		{names: build.names, make: build.make, subs: []node{buildHistory()}},
+		copying, events, history, importing, info, layers, load, pull, push, run, save, tag, tags,
 		{names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},
 		{names: "inspect", make: newInspectCommand},
@@ -126,6 +127,15 @@ func commands(s *session) []node {
 	}
 }
 
+func buildHistory() node {
+	return node{names: "history", about: "Commands to work on build records", subs: []node{
+		{names: "inspect", make: newInspectBuildCommand},
+		{names: "logs", make: newBuildLogsCommand},
+		{names: "ls", make: newListBuildsCommand},
+		{names: "rm", make: newRemoveBuildsCommand},
+	}}
+}
+
 // grow adds to cmd the one of nodes that args, cmd's command line, names, or
 // all of them where it names none: for help, completion and what is not known.
 func grow(s *session, cmd *cobra.Command, nodes []node, args []string) {
@@ -154,6 +164,7 @@ func grow(s *session, cmd *cobra.Command, nodes []node, args []string) {
 		sub := n.make(s)
 		sub.Use = names[0] + sub.Use[len(sub.Name()):]
 		sub.Aliases = names[1:]
+		grow(s, sub, n.subs, args)
 		cmd.AddCommand(sub)
 	}
 }

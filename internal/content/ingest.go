@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -21,8 +20,6 @@ import (
 const (
 	maxRef    = 4096 // bytes of a ref
 	refSuffix = ".ref"
-
-	flushSize = 8 << 20 // bytes after which writing to the disk begins
 )
 
 // checkRef refuses what no ref can be.
@@ -38,10 +35,6 @@ func (d *Dir) ingestPath(ref string) string {
 	h := sha256.Sum256([]byte(ref))
 	return filepath.Join(d.ingests(), hex.EncodeToString(h[:]))
 }
-
-// OpenIngest opens what is written of the ingest ref, which its Writer holds: the
-// bytes stay readable whatever becomes of the ingest.
-func (d *Dir) OpenIngest(ref string) (*os.File, error) { return os.Open(d.ingestPath(ref)) }
 
 // Writer implements Ingester. The digest of the bytes that an earlier attempt
 // left is computed again from the disk, so a part that the machine lost in a
@@ -61,7 +54,7 @@ func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Write
 	if err != nil {
 		return nil, fmt.Errorf("ingest %q: %w", ref, err)
 	}
-	w := &dirWriter{dir: d, ref: ref, path: path, lock: lock, size: opts.Size, hash: sha256.New()}
+	w := &dirWriter{part: part{dir: d, name: fmt.Sprintf("ingest %q", ref), path: path, hash: sha256.New()}, ref: ref, lock: lock, size: opts.Size}
 	// Whoever held the ref until now may have committed it.
 	if err := d.absent(ctx, opts.Expected); err != nil {
 		return nil, errors.Join(err, w.drop())
@@ -70,6 +63,21 @@ func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Write
 		return nil, errors.Join(fmt.Errorf("ingest %q: %w", ref, err), unlock(lock))
 	}
 	return w, nil
+}
+
+// Lock holds ref as a Writer does, and writes nothing: of all who are to make one
+// thing, in any process, one does. It fails with errdefs.ErrUnavailable while
+// another holds it. A process that dies gives it up.
+func (d *Dir) Lock(ref string) (release func() error, err error) {
+	if err := checkRef(ref); err != nil {
+		return nil, err
+	}
+	path := d.ingestPath(ref)
+	lock, err := lockRef(path+refSuffix, ref)
+	if err != nil {
+		return nil, fmt.Errorf("lock %q: %w", ref, err)
+	}
+	return func() error { return errors.Join(removeIngest(path), unlock(lock)) }, nil
 }
 
 // absent fails with errdefs.ErrAlreadyExists when dgst (unless empty) is stored.
@@ -148,15 +156,10 @@ func readRef(f io.ReaderAt) (string, error) {
 
 // dirWriter is the Writer of a Dir.
 type dirWriter struct {
-	dir    *Dir
-	ref    string
-	path   string
-	lock   *os.File // nil: closed
-	file   *os.File
-	hash   hash.Hash // sha256 of the bytes held
-	offset int64
-	flush  int64 // the offset up to which writing to the disk was begun
-	size   int64 // most bytes to take; 0: no limit
+	part
+	ref  string
+	lock *os.File // nil: closed
+	size int64    // most bytes to take; 0: no limit
 }
 
 // open opens the part, reading what it holds.
@@ -172,10 +175,6 @@ func (w *dirWriter) open() error {
 	return nil
 }
 
-func (w *dirWriter) Offset() int64 { return w.offset }
-
-func (w *dirWriter) Digest() digest.Digest { return sum(digest.SHA256, w.hash) }
-
 // Write appends p. It fails with errdefs.ErrOutOfRange, taking nothing, where p
 // passes the size that the Writer was opened with.
 func (w *dirWriter) Write(p []byte) (int, error) {
@@ -185,47 +184,7 @@ func (w *dirWriter) Write(p []byte) (int, error) {
 	if err := checkRoom(w.ref, w.offset, int64(len(p)), w.size); err != nil {
 		return 0, err
 	}
-	n, err := w.file.Write(p)
-	if errors.Is(err, syscall.ENOSPC) && w.dir.Full != nil && w.makeRoom(w.offset+int64(n)) == nil {
-		var more int
-		more, err = w.file.Write(p[n:])
-		n += more
-	}
-	w.hash.Write(p[:n])
-	w.offset += int64(n)
-	if err != nil {
-		return n, fmt.Errorf("write ingest %q: %w", w.ref, err)
-	}
-	if w.offset-w.flush >= flushSize {
-		startFlush(w.file, w.flush, w.offset-w.flush)
-		w.flush = w.offset
-	}
-	return n, nil
-}
-
-// lent is how many bytes of a part make way for those who free space: they may
-// have to write a little first.
-const lent = 2 << 20
-
-// makeRoom calls Full while the last bytes of the part, which has size, are in
-// memory alone.
-func (w *dirWriter) makeRoom(size int64) error {
-	tail := make([]byte, min(size, lent))
-	from := size - int64(len(tail))
-	if _, err := w.file.ReadAt(tail, from); err != nil {
-		return err
-	}
-	if err := w.file.Truncate(from); err != nil {
-		return err
-	}
-	room := w.dir.Full()
-	if _, err := w.file.WriteAt(tail, from); err != nil {
-		return err
-	}
-	if !room {
-		return syscall.ENOSPC
-	}
-	return nil
+	return w.part.Write(p)
 }
 
 func (w *dirWriter) ReadAt(p []byte, offset int64) (int, error) {
@@ -286,27 +245,13 @@ func (w *dirWriter) Commit(ctx context.Context, size int64, expected digest.Dige
 	}
 	// Where publish fails late, the part is a blob already: nothing may change
 	// it through this Writer any more.
-	if err := w.publish(dgst); err != nil {
+	if err = w.publish(dgst, os.Rename); err == nil {
+		err = syncDir(filepath.Dir(w.dir.Path(dgst)))
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("commit ingest %q: %w", w.ref, err), w.Close())
 	}
 	return w.drop()
-}
-
-// publish makes the durable part the blob dgst, durably.
-func (w *dirWriter) publish(dgst digest.Digest) error {
-	target := w.dir.Path(dgst)
-	dir := filepath.Dir(target)
-	if err := makeDir(dir); err != nil {
-		return err
-	}
-	// A blob that is there stays, as others may have it mapped or mounted,
-	// unless it is damaged in a way that shows.
-	if fi, err := os.Lstat(target); err != nil || !fi.Mode().IsRegular() || fi.Size() != w.offset {
-		if err := os.Rename(w.path, target); err != nil {
-			return err
-		}
-	}
-	return syncDir(dir)
 }
 
 // verify returns the digest under which the bytes in r are to be stored. The
@@ -338,16 +283,9 @@ func (w *dirWriter) Close() error {
 	if w.lock == nil {
 		return nil
 	}
-	err := errors.Join(w.closeFile(), unlock(w.lock))
+	err := errors.Join(w.part.Close(), unlock(w.lock))
 	w.lock = nil
 	return err
-}
-
-func (w *dirWriter) closeFile() error {
-	if w.file == nil {
-		return nil
-	}
-	return w.file.Close()
 }
 
 // drop removes the ingest, the lock last, and closes the Writer.

@@ -45,8 +45,10 @@ type BuildOptions struct {
 	Labels    map[string]string
 	Platforms []string // none is this machine's; several make an index
 	NoCache   bool
-	Pull      bool
-	Run       BuildRun
+	// NoCacheStages are names of stages whose steps run, whatever was built before.
+	NoCacheStages []string
+	Pull          bool
+	Run           BuildRun
 
 	// Outputs are where the result goes; none is the store.
 	Outputs []Output
@@ -78,6 +80,9 @@ type BuildResult struct {
 	ImageName string              // its names, comma-separated
 	Cached    bool                // no step ran
 	Warnings  []Warning           // of the checks on the Dockerfile
+	// Unrecorded is why no record of the build was kept, or nil; it is told with a
+	// failed build too.
+	Unrecorded error
 
 	Provenance map[string]json.RawMessage // SLSA's predicate, by platform; "" where no platform was asked for
 }
@@ -106,7 +111,16 @@ const maxDockerfile = 16 << 20
 
 // Build builds an image from a Dockerfile, for each platform, and takes it to the
 // outputs. Steps that finished are cached even when it fails, with a *BuildError.
-func Build(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult, err error) {
+// A record of it is kept.
+func Build(ctx context.Context, env *Env, opts BuildOptions) (BuildResult, error) {
+	r := newRecorder(opts)
+	r.watch(&opts)
+	result, err := runBuild(ctx, env, opts)
+	result.Unrecorded = r.save(ctx, env, result, err)
+	return result, err
+}
+
+func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult, err error) {
 	targets, err := parsePlatforms(opts.Platforms)
 	if err != nil {
 		return BuildResult{}, err
@@ -242,7 +256,7 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 		}
 		compile := dockerfile.Options{
 			Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
-			NoCache: opts.NoCache, Pull: opts.Pull,
+			NoCache: opts.NoCache, NoCacheStages: opts.NoCacheStages, Pull: opts.Pull,
 			Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
 		}
 		given.apply(&compile)

@@ -66,7 +66,10 @@ func (m *stubMaker) makeOne(parent, name string, isDir bool) error {
 	} else {
 		err = unix.Mknodat(fd, name, unix.S_IFREG|mode, 0)
 	}
-	if err := errors.Join(err, unix.Fchmodat(fd, name, mode, 0)); err != nil { // whatever the umask
+	if err == nil {
+		err = unix.Fchmodat(fd, name, mode, 0) // whatever the umask
+	}
+	if err != nil {
 		return err
 	}
 	m.stubs = append(m.stubs, stub{parent: parent, name: name})

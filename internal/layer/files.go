@@ -1,10 +1,6 @@
 package layer
 
-import (
-	"context"
-
-	"github.com/opencontainers/go-digest"
-)
+import "github.com/opencontainers/go-digest"
 
 // Files says where a layer's files are. They never change once written.
 type Files struct {
@@ -17,12 +13,23 @@ type Files struct {
 
 // Staged is a layer that is whole and can be read and mounted, but is not in a
 // store yet.
-type Staged struct {
-	Files // good until Close, whether it is committed or not
+type Staged interface {
+	// Files are the layer's: good until Close, whether it is committed or not.
+	Files() Files
+	// Close gives the files up, and drops a layer that was not committed.
+	Close() error
+}
 
-	// Commit puts the layer into the store, durably, or fails and leaves nothing.
-	// It is called once.
-	Commit func(ctx context.Context) error
-	// Close releases the files, and drops a layer that was not committed.
-	Close func() error
+// Commit is a staged layer that is to be put into its store, and what is to be
+// remembered of it there.
+type Commit struct {
+	Staged
+	Records []Record
+}
+
+// Record is a value that a store remembers under a key. It keeps the layer that
+// it comes with; slot names the place of which it is the last record.
+type Record struct {
+	Key, Slot string
+	Value     []byte
 }

@@ -10,11 +10,13 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/layer"
 	"strake/internal/sqldb"
 )
 
 // cache keeps what builds remember. Losing the last of it to a loss of power
-// costs a step that runs again, so nothing here waits for the disk.
+// costs a step that runs again, so nothing here waits for the disk. The record
+// of a step comes with its layer (CommitLayers).
 type cache struct{ db *sqldb.DB }
 
 // useGrain is how far what is noted of a record's last use may lag behind: a
@@ -31,25 +33,26 @@ func (c *cache) LoadCache(ctx context.Context, key string) ([]byte, error) {
 // SaveCache saves value under key. The record keeps the layers from GC; slot
 // names the step that it belongs to, for LastCache.
 func (c *cache) SaveCache(ctx context.Context, key, slot string, layers []digest.Digest, value []byte) error {
-	err := c.db.Note(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO cache (key, slot, value, created, used) VALUES ($1, $2, $3, $4, $4)
-			ON CONFLICT (key) DO UPDATE SET slot = excluded.slot, value = excluded.value,
-			created = excluded.created, used = excluded.used`, key, slot, value, now())
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM cache_layers WHERE key = $1", key); err != nil {
-			return err
-		}
-		for _, id := range layers {
-			if _, err := tx.ExecContext(ctx, "INSERT INTO cache_layers (key, diff_id) VALUES ($1, $2)", key, id.String()); err != nil {
-				return err
-			}
-		}
-		return nil
+	return c.db.Note(ctx, func(tx *sql.Tx) error {
+		return saveRecord(ctx, tx, layer.Record{Key: key, Slot: slot, Value: value}, layers...)
 	})
+}
+
+// saveRecord is SaveCache within a transaction.
+func saveRecord(ctx context.Context, tx *sql.Tx, r layer.Record, layers ...digest.Digest) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO cache (key, slot, value, created, used) VALUES ($1, $2, $3, $4, $4)
+		ON CONFLICT (key) DO UPDATE SET slot = excluded.slot, value = excluded.value,
+		created = excluded.created, used = excluded.used`, r.Key, r.Slot, r.Value, now())
+	if err == nil {
+		_, err = tx.ExecContext(ctx, "DELETE FROM cache_layers WHERE key = $1", r.Key)
+	}
+	for _, id := range layers {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "INSERT INTO cache_layers (key, diff_id) VALUES ($1, $2)", r.Key, id.String())
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("cache record %s: %w", key, err)
+		return fmt.Errorf("cache record %s: %w", r.Key, err)
 	}
 	return nil
 }

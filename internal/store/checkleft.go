@@ -15,7 +15,7 @@ import (
 // known tells the entries of a store's directory from others.
 func known(entry string) bool {
 	switch entry {
-	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "gate", "damaged":
+	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "builds", "gate", "damaged":
 		return true
 	}
 	return false
@@ -110,5 +110,5 @@ func namesIn(dir string) ([]string, error) {
 // made reports whether an ingest is of something that is made here: a later
 // process has no use for a part of it.
 func made(ref string) bool {
-	return strings.HasPrefix(ref, refUnpack) || strings.HasPrefix(ref, refBuild) || strings.HasPrefix(ref, refRepair)
+	return strings.HasPrefix(ref, refUnpack) || strings.HasPrefix(ref, refRepair) || strings.HasPrefix(ref, refStep)
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"errors"
@@ -19,7 +18,6 @@ import (
 	"strake/internal/archive"
 	"strake/internal/content"
 	"strake/internal/image"
-	"strake/internal/layer"
 )
 
 // streamBuffer is how many bytes move at a time between the stages of an
@@ -30,8 +28,8 @@ const streamBuffer = 256 << 10
 // are of no use to a later process.
 const (
 	refUnpack = "unpack-"
-	refBuild  = "build-"
 	refRepair = "repair-"
+	refStep   = "step-" // a lock, no part
 )
 
 // pollInterval is how often a blob that another process is taking in is looked
@@ -270,7 +268,7 @@ func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 	if err := p.readFrom(ctx, tar); err != nil {
 		return errors.Join(err, p.discard(ctx))
 	}
-	if err := p.sync(); err != nil {
+	if err := p.sync(ctx); err != nil {
 		return err
 	}
 	diffID := p.w.Digest()
@@ -286,7 +284,7 @@ func (s *contents) unpack(ctx context.Context, desc ocispec.Descriptor, r io.Rea
 		if err := recordBlob(ctx, tx, desc); err != nil {
 			return err
 		}
-		if err := recordLayer(ctx, tx, diffID, p); err != nil {
+		if err := recordLayer(ctx, tx, diffID, p.sizes); err != nil {
 			return err
 		}
 		return recordCompressed(ctx, tx, desc, diffID, "")
@@ -300,7 +298,7 @@ func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar 
 		return err
 	}
 	defer closing(&err, p.Close)
-	if err := errors.Join(p.readFrom(ctx, tar), p.sync()); err != nil {
+	if err := errors.Join(p.readFrom(ctx, tar), p.sync(ctx)); err != nil {
 		return err
 	}
 	return s.commit(ctx, func() error {
@@ -308,75 +306,7 @@ func (s *contents) indexPlain(ctx context.Context, desc ocispec.Descriptor, tar 
 			return err
 		}
 		return p.commitIndex(desc.Digest)
-	}, func(tx *sql.Tx) error { return recordLayer(ctx, tx, desc.Digest, p) })
-}
-
-// WriteLayer takes in the layer whose tar write writes. It is hashed and
-// indexed as it is written, and becomes visible whole or not at all.
-func (s *contents) WriteLayer(ctx context.Context, write func(w io.Writer) error) (files layer.Files, err error) {
-	staged, err := s.StageLayer(ctx, write)
-	if err != nil {
-		return layer.Files{}, err
-	}
-	defer closing(&err, staged.Close)
-	if err := staged.Commit(ctx); err != nil {
-		return layer.Files{}, err
-	}
-	return s.Layer(ctx, staged.DiffID)
-}
-
-// StageLayer writes, hashes and indexes a layer and waits for nothing to be on
-// disk: that is for Commit to do.
-func (s *contents) StageLayer(ctx context.Context, write func(w io.Writer) error) (layer.Staged, error) {
-	p, err := s.newLayer(ctx, "")
-	if err != nil {
-		return layer.Staged{}, err
-	}
-	failed := func(err error) (layer.Staged, error) {
-		return layer.Staged{}, errors.Join(err, p.discard(ctx), p.Close())
-	}
-	pr, pw := io.Pipe()
-	go func() {
-		buf := bufio.NewWriterSize(pw, streamBuffer)
-		err := write(buf)
-		if err == nil {
-			err = buf.Flush()
-		}
-		if err != nil {
-			err = &writeError{err}
-		}
-		pw.CloseWithError(err)
-	}()
-	err = p.readFrom(ctx, pr)
-	pr.CloseWithError(errors.New("layer writer stopped")) // frees the writer when reading failed
-	if told, ok := errors.AsType[*writeError](err); ok {
-		return failed(told.error)
-	}
-	if err != nil {
-		return failed(fmt.Errorf("write layer: %w", err))
-	}
-	files, tar, err := p.staged()
-	if err != nil {
-		return failed(fmt.Errorf("write layer: %w", err))
-	}
-	committed := false
-	return layer.Staged{
-		Files: files,
-		Commit: func(ctx context.Context) error {
-			if err := p.commit(ctx, files.DiffID); err != nil {
-				return fmt.Errorf("write layer: %w", err)
-			}
-			committed = true
-			return nil
-		},
-		Close: func() error {
-			var err error
-			if !committed {
-				err = p.discard(context.WithoutCancel(ctx))
-			}
-			return errors.Join(err, tar.Close(), p.Close())
-		},
-	}, nil
+	}, func(tx *sql.Tx) error { return recordLayer(ctx, tx, desc.Digest, p.sizes) })
 }
 
 // resume reads what open gives from offset on, and opens again where a read
@@ -451,7 +381,3 @@ func (r *resuming) release() error {
 	r.r = nil
 	return err
 }
-
-// writeError marks an error of the function that writes a layer: the caller
-// gets it back as it is.
-type writeError struct{ error }

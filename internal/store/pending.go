@@ -3,13 +3,11 @@ package store
 import (
 	"bufio"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -27,8 +25,11 @@ type pending struct {
 	w     content.Writer
 	index *os.File
 	side  *os.File
-	tar   int64 // bytes
+	sizes sizes
 }
+
+// sizes are those of a layer's files, in bytes.
+type sizes struct{ tar, index, side int64 }
 
 // newIndex begins an index alone.
 func (s *contents) newIndex(ctx context.Context) (*pending, error) {
@@ -46,22 +47,16 @@ func (s *contents) newIndex(ctx context.Context) (*pending, error) {
 	return p, nil
 }
 
-// newLayer begins a layer whose tar is written as the ingest ref, or as one of
-// its own when ref is empty. What an earlier attempt left of it is dropped: tar
-// and index are made in one pass. It fails with errBusy while another process
-// writes the ref.
+// newLayer begins a layer whose tar is written as the ingest ref. What an
+// earlier attempt left of it is dropped: tar and index are made in one pass. It
+// fails with errBusy while another process writes the ref.
 func (s *contents) newLayer(ctx context.Context, ref string) (*pending, error) {
 	p, err := s.newIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if p.ref = ref; ref == "" {
-		p.ref = refBuild + filepath.Base(filepath.Dir(p.dir)) + "-" + filepath.Base(p.dir)
-	}
-	p.w, err = s.blobs.Writer(ctx, p.ref, content.WriterOptions{})
-	for ref == "" && errdefs.IsUnavailable(err) && sleep(ctx, time.Millisecond) == nil {
-		p.w, err = s.blobs.Writer(ctx, p.ref, content.WriterOptions{}) // GC looked whether it has an owner
-	}
+	p.ref = ref
+	p.w, err = s.blobs.Writer(ctx, ref, content.WriterOptions{})
 	if errdefs.IsUnavailable(err) {
 		err = errBusy
 	}
@@ -76,32 +71,44 @@ func (s *contents) newLayer(ctx context.Context, ref string) (*pending, error) {
 
 // readFrom reads a layer tar to its end.
 func (p *pending) readFrom(ctx context.Context, tar io.Reader) error {
+	var copied io.Writer
+	if p.w != nil {
+		copied = p.w
+	}
+	return p.readCopy(ctx, tar, copied)
+}
+
+// readCopy reads a layer tar to its end and copies it, unless copied is nil.
+func (p *pending) readCopy(ctx context.Context, tar io.Reader, copied io.Writer) error {
 	counted := &counter{r: tar}
 	var r io.Reader = counted
-	if p.w != nil {
-		r = io.TeeReader(r, p.w)
+	if copied != nil {
+		r = io.TeeReader(r, copied)
 	}
 	r = bufio.NewReaderSize(r, streamBuffer)
-	if _, err := layer.WriteIndex(ctx, r, p.index, p.side); err != nil {
+	info, err := layer.WriteIndex(ctx, r, p.index, p.side)
+	if err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return err
 	}
-	p.tar = counted.n
+	p.sizes = sizes{tar: counted.n, index: info.IndexSize, side: info.SideSize}
 	return nil
 }
 
+// written are the files that hold something: index and side data.
+func (p *pending) written() []*os.File {
+	if p.sizes.side > 0 {
+		return []*os.File{p.index, p.side}
+	}
+	return []*os.File{p.index}
+}
+
 // sync makes index and side data durable.
-func (p *pending) sync() error {
-	for _, f := range []*os.File{p.index, p.side} {
-		info, err := f.Stat()
-		if err == nil && info.Size() > 0 {
-			err = f.Sync()
-		}
-		if err != nil {
-			return fmt.Errorf("make index: %w", err)
-		}
+func (p *pending) sync(ctx context.Context) error {
+	if err := content.SyncAll(ctx, p.written()...); err != nil {
+		return fmt.Errorf("make index: %w", err)
 	}
 	return nil
 }
@@ -117,78 +124,34 @@ func (c *counter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// staged opens the tar and says where the three files are, by descriptors: they
-// are the same whatever names the files get and lose.
-func (p *pending) staged() (files layer.Files, tar *os.File, err error) {
-	if tar, err = p.s.blobs.OpenIngest(p.ref); err != nil {
-		return files, nil, err
-	}
-	path := func(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
-	files = layer.Files{DiffID: p.w.Digest(), Size: p.tar, Tar: path(tar), Index: path(p.index)}
-	side, err := p.side.Stat()
-	if err != nil {
-		return files, nil, errors.Join(err, tar.Close())
-	}
-	if side.Size() > 0 {
-		files.Side = path(p.side)
-	}
-	return files, tar, nil
-}
-
-// commit is the Commit of a staged layer.
-func (p *pending) commit(ctx context.Context, diffID digest.Digest) error {
-	if err := p.sync(); err != nil {
-		return err
-	}
-	l, err := p.s.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	// GC waits behind the gate, so the lease may come with the row.
-	return p.s.commit(ctx, func() error { return p.commitFiles(ctx, diffID) }, func(tx *sql.Tx) error {
-		if err := insertLease(ctx, tx, l.id, []digest.Digest{diffID}); err != nil {
-			return err
-		}
-		return recordLayer(ctx, tx, diffID, p)
-	})
-}
-
 // commitFiles gives tar and index their names, durably.
 func (p *pending) commitFiles(ctx context.Context, diffID digest.Digest) error {
-	if err := p.w.Commit(ctx, p.tar, diffID); err != nil {
+	if err := p.w.Commit(ctx, p.sizes.tar, diffID); err != nil {
 		return err
 	}
 	return p.commitIndex(diffID)
 }
 
+// commitIndex gives index and side data their names, durably.
 func (p *pending) commitIndex(diffID digest.Digest) error {
-	info, err := p.side.Stat()
-	if err != nil {
-		return fmt.Errorf("commit index: %w", err)
+	if err := p.nameIndex(diffID, os.Rename); err != nil {
+		return err
 	}
-	if info.Size() > 0 {
-		if err := os.Rename(p.side.Name(), p.s.sidePath(diffID)); err != nil {
+	return syncParent(p.s.indexPath(diffID))
+}
+
+// nameIndex gives index and side data their names, by move; the index, which
+// says that there is side data, last.
+func (p *pending) nameIndex(diffID digest.Digest, move func(from, to string) error) error {
+	if p.sizes.side > 0 {
+		if err := move(p.side.Name(), p.s.sidePath(diffID)); err != nil {
 			return fmt.Errorf("commit index: %w", err)
 		}
 	}
-	path := p.s.indexPath(diffID)
-	if err := os.Rename(p.index.Name(), path); err != nil {
+	if err := move(p.index.Name(), p.s.indexPath(diffID)); err != nil {
 		return fmt.Errorf("commit index: %w", err)
 	}
-	return syncParent(path)
-}
-
-// sizes are the bytes of the index and of the side data.
-func (p *pending) sizes() (index, side int64, err error) {
-	indexInfo, err := p.index.Stat()
-	if err != nil {
-		return 0, 0, err
-	}
-	sideInfo, err := p.side.Stat()
-	if err != nil {
-		return 0, 0, err
-	}
-	return indexInfo.Size(), sideInfo.Size(), nil
+	return nil
 }
 
 // discard drops the tar's ingest, which nothing could resume.
@@ -205,15 +168,22 @@ func (p *pending) discard(ctx context.Context) error {
 	return nil
 }
 
+// release closes the files, but not their tar's.
+func (p *pending) release() error {
+	var errs []error
+	for _, f := range []**os.File{&p.index, &p.side} {
+		if *f != nil {
+			errs = append(errs, (*f).Close())
+			*f = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Close releases the files, and removes those that were not committed but the
 // tar's, which discard drops.
 func (p *pending) Close() error {
-	var errs []error
-	for _, f := range []*os.File{p.index, p.side} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
+	errs := []error{p.release()}
 	if p.w != nil {
 		errs = append(errs, p.w.Close())
 	}

@@ -139,7 +139,7 @@ func randomStore(t *testing.T, s *Store, r *rand.Rand) {
 			t.Fatal(err)
 		}
 	}
-	w, err := s.blobs.Writer(t.Context(), refBuild+"dead", content.WriterOptions{})
+	w, err := s.blobs.Writer(t.Context(), refUnpack+"dead", content.WriterOptions{})
 	if err == nil {
 		_, err = w.Write(make([]byte, 10_000))
 	}

@@ -228,12 +228,12 @@ func (r *repairer) index(ctx context.Context, f Finding) (err error) {
 	defer closing(&err, p.Close)
 	err = p.readFrom(ctx, content.NewReader(io.NewSectionReader(tar, 0, tar.Size()), id, tar.Size()))
 	if err == nil {
-		err = p.sync()
+		err = p.sync(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", id, err)
 	}
-	err = r.commit(ctx, func() error { return p.commitIndex(id) }, func(tx *sql.Tx) error { return replaceLayerRow(ctx, tx, id, p) })
+	err = r.commit(ctx, func() error { return p.commitIndex(id) }, func(tx *sql.Tx) error { return replaceLayerRow(ctx, tx, id, p.sizes) })
 	if err != nil {
 		return err
 	}
@@ -242,11 +242,11 @@ func (r *repairer) index(ctx context.Context, f Finding) (err error) {
 }
 
 // replaceLayerRow records a layer anew: what its index weighs may be different.
-func replaceLayerRow(ctx context.Context, tx *sql.Tx, id digest.Digest, p *pending) error {
+func replaceLayerRow(ctx context.Context, tx *sql.Tx, id digest.Digest, is sizes) error {
 	if _, err := tx.ExecContext(ctx, "DELETE FROM layers WHERE diff_id = $1", id.String()); err != nil {
 		return err
 	}
-	return recordLayer(ctx, tx, id, p)
+	return recordLayer(ctx, tx, id, is)
 }
 
 // replaceLayer reads the layer desc from rc, which it closes, and puts the tar
@@ -267,7 +267,7 @@ func (r *repairer) replaceLayer(ctx context.Context, desc ocispec.Descriptor, id
 		err = fmt.Errorf("blob %s holds layer %s, not %s: %w", desc.Digest, p.w.Digest(), id, errdefs.ErrFailedPrecondition)
 	}
 	if err == nil {
-		err = p.sync()
+		err = p.sync(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, p.discard(ctx))
@@ -281,7 +281,7 @@ func (r *repairer) replaceLayer(ctx context.Context, desc ocispec.Descriptor, id
 		}
 		return p.commitFiles(ctx, id)
 	}, func(tx *sql.Tx) error {
-		if err := replaceLayerRow(ctx, tx, id, p); err != nil || desc.Digest == id {
+		if err := replaceLayerRow(ctx, tx, id, p.sizes); err != nil || desc.Digest == id {
 			return err
 		}
 		return recordCompressed(ctx, tx, desc, id, "")

@@ -46,16 +46,12 @@ func recordBlob(ctx context.Context, tx *sql.Tx, desc ocispec.Descriptor) error 
 }
 
 // recordLayer makes the rows of a layer whose tar and index are in place.
-func recordLayer(ctx context.Context, tx *sql.Tx, diffID digest.Digest, p *pending) error {
-	index, side, err := p.sizes()
-	if err != nil {
-		return fmt.Errorf("record layer %s: %w", diffID, err)
-	}
-	if err := recordBlob(ctx, tx, ocispec.Descriptor{Digest: diffID, Size: p.tar}); err != nil {
+func recordLayer(ctx context.Context, tx *sql.Tx, diffID digest.Digest, is sizes) error {
+	if err := recordBlob(ctx, tx, ocispec.Descriptor{Digest: diffID, Size: is.tar}); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO layers (diff_id, size, index_size, side_size) VALUES ($1, $2, $3, $4)
-		ON CONFLICT DO NOTHING`, diffID.String(), p.tar, index, side)
+	_, err := tx.ExecContext(ctx, `INSERT INTO layers (diff_id, size, index_size, side_size) VALUES ($1, $2, $3, $4)
+		ON CONFLICT DO NOTHING`, diffID.String(), is.tar, is.index, is.side)
 	if err != nil {
 		return fmt.Errorf("record layer %s: %w", diffID, err)
 	}

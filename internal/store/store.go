@@ -60,6 +60,8 @@ type Store struct {
 	db     *sqldb.DB
 	schema fs.FS // the migrations
 	*contents
+	stager
+	*builds
 	*cache
 	*cacheMounts
 	*elsewhere
@@ -103,8 +105,8 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	collect := &collector{debris{files}, undo, opts.MaxSize}
 	blobs.Full = func() bool { return collect.Reclaim(context.WithoutCancel(ctx)) }
 	return &Store{
-		root: root, db: db, schema: schema, contents: files, cache: &cache{db}, cacheMounts: &cacheMounts{root, held},
-		elsewhere: &elsewhere{db, held}, events: &events{db},
+		root: root, db: db, schema: schema, contents: files, stager: stager{files}, builds: &builds{root}, cache: &cache{db},
+		cacheMounts: &cacheMounts{root, held}, elsewhere: &elsewhere{db, held}, events: &events{db},
 		journal: undo, collector: collect,
 	}, nil
 }

@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/build"
+	"strake/internal/progress"
+)
+
+// The most that is kept of what steps print, in bytes; what comes after it is
+// left out.
+const (
+	maxStepLog  = 1 << 20
+	maxBuildLog = 8 << 20
+)
+
+// States of a build that is over.
+const (
+	BuildCompleted = "Completed"
+	BuildFailed    = "Error"
+	BuildCanceled  = "Canceled"
+)
+
+// BuildRecord is what is known of a build that is over.
+type BuildRecord struct {
+	Ref        string
+	Name       string // of the context and the target, or the Dockerfile's
+	Context    string
+	Dockerfile string
+	Target     string `json:",omitempty"`
+	Status     string
+	Created    time.Time
+	Completed  time.Time
+	Error      string        `json:",omitempty"`
+	Images     []string      `json:",omitempty"` // the names that were asked for
+	ID         digest.Digest `json:",omitempty"`
+	Steps      []BuildStep   // in the order in which they began
+	Misses     []Explanation `json:",omitempty"` // why steps were not in the cache
+}
+
+// BuildStep is one step of a build.
+type BuildStep struct {
+	Name      string
+	Cached    bool `json:",omitempty"`
+	Started   time.Time
+	Completed time.Time // zero: it was canceled
+	Error     string    `json:",omitempty"`
+	LogBytes  int       `json:",omitempty"`
+	LogCut    bool      `json:",omitempty"` // it printed more than is kept
+}
+
+// recorder makes the record of a build of what it tells. Its methods are called
+// by one goroutine at a time, but may be by several.
+type recorder struct {
+	mu     sync.Mutex
+	record BuildRecord
+	steps  map[string]int // by ID: place in the record
+	logs   []*bytes.Buffer
+	size   int // of logs
+}
+
+func newRecorder(opts BuildOptions) *recorder {
+	r := &recorder{steps: map[string]int{}, record: BuildRecord{
+		Ref: strings.ToLower(rand.Text())[:25], Context: build.Redact(opts.Context), Dockerfile: "Dockerfile", Target: opts.Target,
+		Created: time.Now(), Images: opts.Names,
+	}}
+	if opts.Dockerfile != "" {
+		r.record.Dockerfile = filepath.Base(build.Redact(opts.Dockerfile))
+	}
+	if info, err := os.Stat(opts.Context); err == nil && info.IsDir() {
+		if dir, err := filepath.Abs(opts.Context); err == nil {
+			r.record.Context = dir
+		}
+	}
+	r.record.Name = filepath.Base(r.record.Context)
+	if r.record.Dockerfile != "Dockerfile" {
+		r.record.Name += "/" + r.record.Dockerfile
+	}
+	if opts.Target != "" {
+		r.record.Name += " (" + opts.Target + ")"
+	}
+	return r
+}
+
+// watch has the events and explanations of a build told to r besides.
+func (r *recorder) watch(opts *BuildOptions) {
+	progressed, explained := opts.Progress, opts.Explain
+	opts.Progress = func(e progress.Event) {
+		r.event(e)
+		if progressed != nil {
+			progressed(e)
+		}
+	}
+	opts.Explain = func(x Explanation) {
+		r.mu.Lock()
+		r.record.Misses = append(r.record.Misses, x)
+		r.mu.Unlock()
+		if explained != nil {
+			explained(x)
+		}
+	}
+}
+
+func (r *recorder) event(e progress.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, ok := r.steps[e.ID]
+	if !ok {
+		at = len(r.record.Steps)
+		r.steps[e.ID] = at
+		r.record.Steps = append(r.record.Steps, BuildStep{Name: e.Name, Started: e.Time})
+		r.logs = append(r.logs, &bytes.Buffer{})
+	}
+	step := &r.record.Steps[at]
+	switch e.State {
+	case progress.Logged, progress.Warned:
+		room := max(0, min(len(e.Log), maxStepLog-r.logs[at].Len(), maxBuildLog-r.size))
+		r.logs[at].Write(e.Log[:room])
+		r.size += room
+		step.LogBytes, step.LogCut = step.LogBytes+room, step.LogCut || room < len(e.Log)
+	case progress.Cached, progress.Done, progress.Failed:
+		step.Completed, step.Cached = e.Time, e.State == progress.Cached
+		if e.Err != nil {
+			step.Error = e.Err.Error()
+		}
+	}
+}
+
+// save keeps the record of a build that ended so.
+func (r *recorder) save(ctx context.Context, env *Env, result BuildResult, buildErr error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.record.Completed, r.record.Status, r.record.ID = time.Now(), BuildCompleted, result.ID
+	if buildErr != nil {
+		r.record.Status, r.record.Error = BuildFailed, buildErr.Error()
+		if ctx.Err() != nil {
+			r.record.Status = BuildCanceled
+		}
+	}
+	var log bytes.Buffer
+	for _, l := range r.logs {
+		log.Write(l.Bytes())
+	}
+	value, err := json.Marshal(r.record)
+	if err != nil {
+		return fmt.Errorf("keep the record of the build: %w", err)
+	}
+	return env.Store.SaveBuild(context.WithoutCancel(ctx), r.record.Ref, value, log.Bytes())
+}
+
+// BuildHistory is the records of the builds that are over, the newest first. Some
+// of the oldest are removed as others come.
+func BuildHistory(ctx context.Context, env *Env) ([]BuildRecord, error) {
+	values, err := env.Store.Builds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []BuildRecord
+	for _, value := range values {
+		var r BuildRecord
+		if json.Unmarshal(value, &r) == nil && r.Ref != "" && filepath.Base(r.Ref) == r.Ref { // a crash may have cut it
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+// FindBuild is the record that ref names: by its beginning, as ^N the N-th before
+// the last, as "" the last. It fails with errdefs.ErrNotFound.
+func FindBuild(ctx context.Context, env *Env, ref string) (BuildRecord, error) {
+	list, err := BuildHistory(ctx, env)
+	if err != nil {
+		return BuildRecord{}, err
+	}
+	if back, ok := strings.CutPrefix(ref, "^"); ok || ref == "" {
+		n, err := strconv.Atoi("0" + back)
+		if err == nil && n < len(list) {
+			return list[n], nil
+		}
+		if err == nil && ref == "" {
+			return BuildRecord{}, fmt.Errorf("no records found: %w", errdefs.ErrNotFound)
+		}
+		list = nil
+	}
+	var found []BuildRecord
+	for _, r := range list {
+		if strings.HasPrefix(r.Ref, ref) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return BuildRecord{}, fmt.Errorf("no record found for ref %q: %w", ref, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return BuildRecord{}, fmt.Errorf("%d records begin with %q: %w", len(found), ref, errdefs.ErrInvalidArgument)
+}
+
+// BuildLogs tells the events of a build that is over again, step by step.
+func BuildLogs(_ context.Context, env *Env, r BuildRecord, tell func(progress.Event)) error {
+	log, err := env.Store.BuildLog(r.Ref)
+	if err != nil {
+		return err
+	}
+	for i, step := range r.Steps {
+		e := progress.Event{ID: strconv.Itoa(i + 1), Name: step.Name, State: progress.Started, Time: step.Started}
+		tell(e)
+		n := min(step.LogBytes, len(log))
+		if n > 0 {
+			e.State, e.Log = progress.Logged, log[:n]
+			tell(e)
+			log = log[n:]
+		}
+		e.Log = nil
+		if step.LogCut {
+			e.State, e.Log = progress.Logged, []byte("\n[the rest of the output was not kept]\n")
+			tell(e)
+			e.Log = nil
+		}
+		e.Time = step.Completed
+		switch {
+		case step.Error != "":
+			e.State, e.Err = progress.Failed, fmt.Errorf("%s", step.Error)
+		case step.Cached:
+			e.State = progress.Cached
+		case step.Completed.IsZero():
+			e.State, e.Time = progress.Canceled, step.Started
+		default:
+			e.State = progress.Done
+		}
+		tell(e)
+	}
+	return nil
+}
+
+// RemoveBuilds removes the records of builds, and their logs.
+func RemoveBuilds(_ context.Context, env *Env, refs ...string) error {
+	for _, ref := range refs {
+		if err := env.Store.RemoveBuild(ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Bounds of the history of builds; what is over them goes, the oldest first.
+const (
+	maxBuilds     = 100
+	maxBuildBytes = 128 << 20
+)
+
+// builds keeps what was built: a file builds/<id>.json for each build, and
+// <id>.log, with what its steps printed. Losing the last of them to a loss of
+// power costs nothing that is needed, so nothing here waits for the disk.
+type builds struct{ root string }
+
+func (b *builds) dir() string { return filepath.Join(b.root, "builds") }
+
+// SaveBuild keeps the record of a build, and its log unless that is empty, and
+// removes old ones that are too many. id is a file name. The record appears
+// whole or not at all.
+func (b *builds) SaveBuild(ctx context.Context, id string, value, log []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	path := filepath.Join(b.dir(), id)
+	err := os.MkdirAll(b.dir(), 0o700)
+	if err == nil && len(log) > 0 {
+		err = os.WriteFile(path+".log", log, 0o600)
+	}
+	if err == nil {
+		err = os.WriteFile(path+".new", value, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path+".json")
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("keep the record of the build: %w", err), b.RemoveBuild(id))
+	}
+	return b.trim()
+}
+
+// Builds are the records of the builds, the newest first.
+func (b *builds) Builds(ctx context.Context) (values [][]byte, err error) {
+	ids, err := b.ids()
+	for _, id := range ids {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			break
+		}
+		value, readErr := os.ReadFile(filepath.Join(b.dir(), id+".json"))
+		if errors.Is(readErr, fs.ErrNotExist) {
+			continue // removed since
+		}
+		values, err = append(values, value), readErr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("history of builds: %w", err)
+	}
+	return values, nil
+}
+
+// BuildLog is the log of a build; empty where it has none.
+func (b *builds) BuildLog(id string) ([]byte, error) {
+	log, err := os.ReadFile(filepath.Join(b.dir(), id+".log"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("log of build %s: %w", id, err)
+	}
+	return log, nil
+}
+
+// RemoveBuild removes what is kept of a build, the record first.
+func (b *builds) RemoveBuild(id string) error {
+	if id == "" || filepath.Base(id) != id {
+		return fmt.Errorf("build %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	for _, end := range []string{".json", ".log", ".new"} {
+		if err := os.Remove(filepath.Join(b.dir(), id+end)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the record of the build: %w", err)
+		}
+	}
+	return nil
+}
+
+// kept is what is kept of one build.
+type kept struct {
+	id     string
+	time   time.Time // when the record was made; the newest file's where there is none
+	bytes  int64
+	record bool
+}
+
+// list lists the builds, the newest first.
+func (b *builds) list() ([]kept, error) {
+	entries, err := os.ReadDir(b.dir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]*kept{}
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		end := filepath.Ext(e.Name())
+		id := strings.TrimSuffix(e.Name(), end)
+		if byID[id] == nil {
+			byID[id] = &kept{id: id}
+		}
+		k := byID[id]
+		k.bytes += info.Size()
+		if end == ".json" || !k.record {
+			k.time, k.record = info.ModTime(), end == ".json"
+		}
+	}
+	list := make([]kept, 0, len(byID))
+	for _, k := range byID {
+		list = append(list, *k)
+	}
+	slices.SortFunc(list, func(x, y kept) int { return y.time.Compare(x.time) })
+	return list, nil
+}
+
+func (b *builds) ids() (ids []string, err error) {
+	list, err := b.list()
+	for _, k := range list {
+		if k.record {
+			ids = append(ids, k.id)
+		}
+	}
+	return ids, err
+}
+
+// trim removes what is over the bounds, and what a build left that died while its
+// record was made.
+func (b *builds) trim() error {
+	list, err := b.list()
+	if err != nil {
+		return fmt.Errorf("history of builds: %w", err)
+	}
+	var count int
+	var bytes int64
+	for _, k := range list {
+		over := !k.record && time.Since(k.time) > time.Hour
+		if !over {
+			count, bytes = count+1, bytes+k.bytes
+			over = count > maxBuilds || count > 1 && bytes > maxBuildBytes
+		}
+		if over {
+			if err := b.RemoveBuild(k.id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
