@@ -145,9 +145,17 @@ func prettyBuild(out io.Writer, r engine.BuildRecord) error {
 		}
 	}
 	for _, line := range [][2]string{
-		{"Name", r.Name}, {"Build ID", r.Ref}, {"Context", r.Context}, {"Dockerfile", r.Dockerfile}, {"Target", r.Target},
-		{"Images", strings.Join(r.Images, ", ")}, {"Image ID", r.ID.String()},
-		{"Created", r.Created.Local().Format(time.DateTime)}, {"Duration", buildDuration(r)}, {"Status", r.Status}, {"Error", r.Error},
+		{"Name", r.Name},
+		{"Build ID", r.Ref},
+		{"Context", r.Context},
+		{"Dockerfile", r.Dockerfile},
+		{"Target", r.Target},
+		{"Images", strings.Join(r.Images, ", ")},
+		{"Image ID", r.ID.String()},
+		{"Created", r.Created.Local().Format(time.DateTime)},
+		{"Duration", buildDuration(r)},
+		{"Status", r.Status},
+		{"Error", r.Error},
 		{"Build Steps", fmt.Sprintf("%d/%d (%d%% cached)", done, len(r.Steps), 100*cached/max(1, len(r.Steps)))},
 	} {
 		if line[1] != "" {
