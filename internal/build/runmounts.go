@@ -109,6 +109,12 @@ func (m *Mount) canonical() string {
 		add("mode", strconv.FormatUint(uint64(m.Mode), 8))
 		add("uid", m.UID)
 		add("gid", m.GID)
+	case MountCache:
+		if m.Owned {
+			add("mode", strconv.FormatUint(uint64(m.Mode), 8))
+			add("uid", m.UID)
+			add("gid", m.GID)
+		}
 	case MountTmpfs:
 		add("size", m.Size)
 	}

@@ -339,13 +339,25 @@ func (c *compiler) linkStages() error {
 	}
 	for _, s := range c.stages {
 		if s.cyclic(map[*stage]bool{}, s) {
-			return parser.WithLocation(fmt.Errorf("circular dependency detected on stage: %s", s.title), s.Location)
+			return parser.WithLocation(fmt.Errorf("circular dependency detected on stage: %s", s.title), circleOf(s))
 		}
 	}
 	if len(c.stages) == 1 {
 		c.stages[0].title = ""
 	}
 	return nil
+}
+
+// circleOf is the place of the instruction that leads back to s.
+func circleOf(s *stage) []parser.Range {
+	for i, cmd := range s.commands {
+		for _, d := range cmd.stages() {
+			if d == s || d != nil && d.cyclic(map[*stage]bool{}, s) {
+				return s.Commands[i].Location()
+			}
+		}
+	}
+	return s.Location
 }
 
 // cyclic reports whether s leads back to goal.

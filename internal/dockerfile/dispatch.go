@@ -209,12 +209,15 @@ func (c *compiler) arg(s *stage, in *instructions.ArgCommand) error {
 func (c *compiler) workdir(s *stage, cmd command, in *instructions.WorkdirCommand) {
 	dir := absolute(s.image.Config.WorkingDir, in.Path)
 	s.image.Config.WorkingDir = dir
+	if path.IsAbs(in.Path) {
+		s.image.Config.WorkingDir = in.Path // as it is written, for BuildKit
+	}
 	if dir == "/" {
 		s.record("WORKDIR /", false)
 		return
 	}
 	c.advance(s, cmd, &build.Mkdir{Path: dir, User: s.image.Config.User}, s.stepName(cmd, c.lex, in.String()))
-	s.record("WORKDIR "+dir, true)
+	s.record("WORKDIR "+s.image.Config.WorkingDir, true)
 }
 
 // absolute is p as seen from dir, cleaned.

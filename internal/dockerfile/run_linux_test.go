@@ -218,7 +218,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := [][]string{{"dev/", "proc/", "sys/"}, {"app/"}, {"app/out"}, {"app/inline"}, {}, {}, {"app/", "app/.wh.out"}}
+	want := [][]string{{"dev/", "proc/", "sys/"}, {"app/"}, {"app/", "app/out"}, {"app/", "app/inline"}, {}, {}, {"app/", "app/.wh.out"}}
 	if diff := cmp.Diff(want, m.added(first)); diff != "" {
 		t.Error(diff)
 	}

@@ -72,10 +72,11 @@ func (l *lookout) strangers() error {
 			return isHash(name) || slices.ContainsFunc(suffixes, func(suffix string) bool { return isHash(strings.TrimSuffix(name, suffix)) })
 		}
 	}
+	trees := beside(".partial", ".gone")
 	algorithm := func(name string) bool { return digest.Algorithm(name).Available() }
 	places := map[string]func(string) bool{
 		".": known, "blobs": algorithm, "indexes": beside(".data"), "ingest": beside(".ref"),
-		filepath.Join("rootfs", "unpacked"): beside(".partial", ".gone"),
+		filepath.Join("rootfs", "unpacked"): func(name string) bool { return name == "mnt" || trees(name) }, // mnt: of a mounter
 	}
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
 		places[filepath.Join("blobs", alg.String())] = func(name string) bool { return alg.Validate(name) == nil }
