@@ -139,7 +139,7 @@ func sameConfig(a, b []byte, times bool) (bool, error) {
 	return slices.Equal(one, two), err
 }
 
-// unrecorded is a store without a build cache.
+// unrecorded is a store without a build cache. Layers get into it without their records.
 type unrecorded struct{ *store.Store }
 
 // LoadCache finds nothing.
@@ -151,4 +151,18 @@ func (unrecorded) LastCache(context.Context, string) ([]byte, error) { return ni
 // SaveCache records nothing.
 func (unrecorded) SaveCache(context.Context, string, string, []digest.Digest, []byte) error {
 	return nil
+}
+
+// CommitLayers records nothing.
+func (u unrecorded) CommitLayers(ctx context.Context, commits []layer.Commit) error {
+	bare := make([]layer.Commit, len(commits))
+	for i, c := range commits {
+		bare[i] = layer.Commit{Staged: c.Staged}
+	}
+	return u.Store.CommitLayers(ctx, bare)
+}
+
+// LockStep waits for nobody, as what others record is not looked for.
+func (unrecorded) LockStep(context.Context, string, func()) (release func() error, err error) {
+	return func() error { return nil }, nil
 }
