@@ -33,12 +33,13 @@ func (x *exporter) image(ctx context.Context, out Output) error {
 
 func (x *exporter) exportImage(ctx context.Context, step *build.Reporter, opts imageOptions) error {
 	x.warn(step, opts)
+	var id digest.Digest // of the store's image, whose names may be another's when it is pushed
 	if opts.store && !opts.byDigest {
 		// Layers that nobody asked to be compressed stay as they are until they leave.
 		compress := !opts.push && (opts.recipe != store.Recipe{} || opts.force || x.attest.stored())
 		a, err := x.assemble(ctx, step, forms{imageOptions: opts, compress: compress})
 		if err == nil {
-			err = x.name(ctx, step, a, opts)
+			id, err = x.name(ctx, step, a, opts)
 		}
 		if err != nil {
 			return err
@@ -48,7 +49,7 @@ func (x *exporter) exportImage(ctx context.Context, step *build.Reporter, opts i
 	if !opts.push {
 		return nil
 	}
-	return x.push(ctx, step, opts)
+	return x.push(ctx, step, opts, id)
 }
 
 // warn tells of what cannot be done.
@@ -59,37 +60,39 @@ func (x *exporter) warn(step *build.Reporter, opts imageOptions) {
 }
 
 // name writes the image and gives it its names, unless the store has it with
-// them already: then nothing is written.
-func (x *exporter) name(ctx context.Context, step *build.Reporter, a assembled, opts imageOptions) error {
+// them already: then nothing is written. It returns the image's ID.
+func (x *exporter) name(ctx context.Context, step *build.Reporter, a assembled, opts imageOptions) (id digest.Digest, err error) {
 	names := make([]string, len(opts.names))
 	for i, name := range opts.names {
 		named, err := ParseTarget(name)
 		if err != nil {
-			return err
+			return "", err
 		}
 		names[i] = named.String()
 	}
 	have := false
-	var err error
+	id = a.config
 	if a.config != "" {
 		if have, err = x.env.Store.HasImage(ctx, a.config, a.root.Digest, names); err != nil {
-			return err
+			return "", err
 		}
 	}
 	item(step, "exporting layers")
 	if !have {
 		if err := a.put(ctx, x.env.Store); err != nil {
-			return err
+			return "", err
 		}
-		if _, err := x.env.Store.AddImage(ctx, store.AddImageOptions{Action: "build", Root: a.root, Names: names}); err != nil {
-			return err
+		img, err := x.env.Store.AddImage(ctx, store.AddImageOptions{Action: "build", Root: a.root, Names: names})
+		if err != nil {
+			return "", err
 		}
+		id = img.ID
 	}
 	item(step, "writing image "+a.id().String())
 	for _, name := range names {
 		item(step, "naming to "+name)
 	}
-	return nil
+	return id, nil
 }
 
 // id is what the image is called by: the digest of its config, or of its index.
@@ -109,8 +112,9 @@ func (x *exporter) note(a assembled, names []string) {
 	}
 }
 
-// push compresses the layers and pushes the image under its names.
-func (x *exporter) push(ctx context.Context, step *build.Reporter, opts imageOptions) error {
+// push compresses the layers and pushes the image under its names. It is noted with
+// the store's image of that ID, unless that is "".
+func (x *exporter) push(ctx context.Context, step *build.Reporter, opts imageOptions, id digest.Digest) error {
 	targets := make([]*pushTarget, len(opts.names))
 	for i, name := range opts.names {
 		var err error
@@ -135,12 +139,8 @@ func (x *exporter) push(ctx context.Context, step *build.Reporter, opts imageOpt
 			return fmt.Errorf("failed to push %s: %w", t.name, err)
 		}
 		item(step, fmt.Sprintf("pushing manifest for %s@%s", t.named, a.root.Digest))
-		if opts.store && !opts.byDigest {
-			img, err := x.env.Store.Image(ctx, t.named.String())
-			if err == nil {
-				err = recordPush(ctx, x.env, t.named, img.ID, a.root)
-			}
-			if err != nil {
+		if id != "" {
+			if err := recordPush(ctx, x.env, t.named, id, a.root); err != nil {
 				return err
 			}
 		}
