@@ -165,15 +165,14 @@ func (r *Run) execute(ctx context.Context, w *Work, rt *Runtime, tmp string) (co
 	if err != nil {
 		return 0, nil, err
 	}
-	log := &mask{w: w.Log, texts: masked(m.secrets)}
-	spec := r.spec(rt.Spec, tmp, log)
+	spec := r.spec(rt.Spec, tmp)
 	spec.Mounts = slices.Concat(spec.Mounts, m.mounts)
 	spec.Env = slices.Concat(spec.Env, m.env)
 	if m.room != nil {
 		spec.Bundle = filepath.Join(m.room.Dir(), "bundle") // what is secret is on no disk
 	}
-	code, err = rt.Executor.Run(ctx, spec)
-	return code, m.secrets, errors.Join(err, log.Flush())
+	code, err = logged(ctx, rt.Executor, spec, w.Log, m.secrets)
+	return code, m.secrets, err
 }
 
 // diff writes what a step left in upper. In a namespace of one id every file is the user's: one that was there keeps the owner
@@ -209,7 +208,7 @@ func diff(ctx context.Context, upper string, chain []layer.Files, w *archive.Wri
 	}})
 }
 
-func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec {
+func (r *Run) spec(spec executor.Spec, tmp string) executor.Spec {
 	spec.Bundle = filepath.Join(tmp, "bundle")
 	spec.Rootfs = filepath.Join(tmp, "root")
 	spec.Args, spec.Cwd, spec.User = r.Args, r.Cwd, r.User
@@ -218,7 +217,6 @@ func (r *Run) spec(spec executor.Spec, tmp string, log io.Writer) executor.Spec 
 	spec.Insecure, spec.Limits, spec.CgroupParent = r.Insecure, r.Limits, r.CgroupParent
 	spec.Hostname = "buildkitsandbox"
 	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)
-	spec.Stdout, spec.Stderr = log, log
 	if len(r.Scripts) > 0 {
 		spec.Mounts = append(slices.Clone(spec.Mounts), executor.Mount{
 			Type: "bind", Source: filepath.Join(tmp, "scripts"), Target: ScriptDir, Options: []string{"bind", "ro"},

@@ -2,12 +2,15 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"strings"
+
+	"strake/internal/executor"
 )
 
 // minSecret is the length from which a secret can be told from other text, in bytes: a shorter one would hide half a log.
@@ -16,11 +19,28 @@ const minSecret = 4
 // minLine is that of one line of several, and of what is looked for in layers.
 const minLine = 8
 
+// maxLines bounds the lines that are looked for of one secret, as each is in every write; one that has more is hidden as a whole.
+const maxLines = 64
+
+// logged runs a command whose output goes to log, with secrets hidden.
+func logged(ctx context.Context, e executor.Executor, spec executor.Spec, log io.Writer, secrets [][]byte) (code int, err error) {
+	// Each stream has its mask: both are written at once, and what is held of one does not go on in the other.
+	texts := masked(secrets)
+	stdout, stderr := &mask{w: log, texts: texts}, &mask{w: log, texts: texts}
+	spec.Stdout, spec.Stderr = stdout, stderr
+	code, err = e.Run(ctx, spec)
+	return code, errors.Join(err, stdout.Flush(), stderr.Flush())
+}
+
 // masked are the texts to hide of secrets: their lines, for a log is shown by lines.
 func masked(secrets [][]byte) [][]byte {
 	var out [][]byte
 	for _, s := range secrets {
 		s = bytes.TrimSpace(s)
+		if bytes.Count(s, []byte("\n")) >= maxLines {
+			out = append(out, s)
+			continue
+		}
 		least := minSecret
 		if bytes.ContainsRune(s, '\n') {
 			least = minLine

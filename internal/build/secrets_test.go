@@ -2,11 +2,18 @@ package build
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"strake/internal/executor"
 )
 
 // TestMask writes a log in pieces of any size: what is hidden does not depend on them.
@@ -28,6 +35,84 @@ func TestMask(t *testing.T) {
 		if err := m.Flush(); err != nil || out.String() != want {
 			t.Fatalf("got %q, want %q, %v", out.String(), want, err)
 		}
+	}
+}
+
+// streams is an executor whose command writes to both of its streams at once.
+type streams struct{ stdout, stderr []string }
+
+func (x streams) Run(_ context.Context, spec executor.Spec) (int, error) {
+	var errs [2]error
+	var writing sync.WaitGroup
+	write := func(w io.Writer, pieces []string, err *error) {
+		writing.Go(func() {
+			for _, p := range pieces {
+				_, wrong := io.WriteString(w, p)
+				*err = errors.Join(*err, wrong)
+			}
+		})
+	}
+	write(spec.Stdout, x.stdout, &errs[0])
+	write(spec.Stderr, x.stderr, &errs[1])
+	writing.Wait()
+	return 0, errors.Join(errs[:]...)
+}
+
+// lockedLog keeps the pieces that a Reporter would tell.
+type lockedLog struct {
+	mu     sync.Mutex
+	pieces []string
+}
+
+func (l *lockedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pieces = append(l.pieces, string(b))
+	return len(b), nil
+}
+
+// TestMaskStreams: a secret is hidden in each of two streams that are written at once, and the halves that they end with are none.
+func TestMaskStreams(t *testing.T) {
+	var x streams
+	for range 500 {
+		x.stdout = append(x.stdout, "out hunter2-", "hunter2\n")
+		x.stderr = append(x.stderr, "err hunter2-hun", "ter2\n")
+	}
+	x.stdout, x.stderr = append(x.stdout, "hunter2-h"), append(x.stderr, "unter2")
+	log := &lockedLog{}
+	if _, err := logged(t.Context(), x, executor.Spec{}, log, [][]byte{[]byte("hunter2-hunter2")}); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(log.pieces, "")
+	for want, n := range map[string]int{"****": 1000, "out ": 500, "err ": 500} {
+		if strings.Count(text, want) != n {
+			t.Errorf("%d of %q, want %d", strings.Count(text, want), want, n)
+		}
+	}
+	if !slices.Contains(log.pieces, "hunter2-h") || !strings.Contains(text, "unter2") {
+		t.Error("the end of a stream is lost")
+	}
+}
+
+// TestMaskedLines: a secret of many lines is looked for as one text.
+func TestMaskedLines(t *testing.T) {
+	line := "a line of the secret\n"
+	for lines, want := range map[int]int{1: 1, maxLines: maxLines, maxLines + 1: 1, 10_000: 1} {
+		got := masked([][]byte{[]byte(strings.Repeat(line, lines))})
+		if len(got) != want {
+			t.Errorf("%d lines: %d texts, want %d", lines, len(got), want)
+		}
+	}
+	secret := strings.TrimSpace(strings.Repeat(line, maxLines+1))
+	var out bytes.Buffer
+	m := &mask{w: &out, texts: masked([][]byte{[]byte(secret)})}
+	for piece := range strings.Lines("a\n" + secret + "\nb\n") {
+		if _, err := io.WriteString(m, piece); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Flush(); err != nil || out.String() != "a\n****\nb\n" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }
 
