@@ -105,10 +105,7 @@ type kept struct {
 
 // list lists the builds, the newest first.
 func (b *builds) list() ([]kept, error) {
-	entries, err := os.ReadDir(b.dir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := readDir(b.dir())
 	if err != nil {
 		return nil, err
 	}

@@ -150,8 +150,8 @@ func (m *cacheMount) lock(ctx context.Context) (*os.File, error) {
 
 // copies lists the copies, and the highest number of one.
 func (m *cacheMount) copies() (paths []string, last int, err error) {
-	entries, err := os.ReadDir(m.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	entries, err := readDir(m.dir)
+	if err != nil {
 		return nil, 0, err
 	}
 	var numbers []int
@@ -223,9 +223,34 @@ func (s *cacheMounts) newCopy(ctx context.Context, final, label string, fill fun
 	return lock, nil
 }
 
+// mountPaths lists what is in the directories of all cache mounts. (No pattern does: the store's root may have its characters.)
+func (c *debris) mountPaths() (paths []string, err error) {
+	dirs, err := readDir(cacheMountsDir(c.files.root))
+	for _, dir := range dirs {
+		if !dir.IsDir() || err != nil {
+			continue
+		}
+		var copies []fs.DirEntry
+		copies, err = readDir(filepath.Join(cacheMountsDir(c.files.root), dir.Name()))
+		for _, e := range copies {
+			paths = append(paths, filepath.Join(cacheMountsDir(c.files.root), dir.Name(), e.Name()))
+		}
+	}
+	return paths, err
+}
+
+// readDir is os.ReadDir of a directory that may be gone: nothing is in it.
+func readDir(dir string) ([]fs.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
+}
+
 // cacheMounts lists the copies of all cache mounts.
 func (c *debris) cacheMounts() ([]CacheRecord, error) {
-	paths, err := filepath.Glob(filepath.Join(cacheMountsDir(c.files.root), "*", "*"))
+	paths, err := c.mountPaths()
 	if err != nil {
 		return nil, err
 	}
@@ -279,12 +304,15 @@ func (c *debris) cacheMountPath(id string) string {
 
 // deadMounts lists the copies that were not removed to their end.
 func (c *debris) deadMounts() ([]stray, error) {
-	paths, err := filepath.Glob(filepath.Join(cacheMountsDir(c.files.root), "*", "*"+goneSuffix))
+	paths, err := c.mountPaths()
 	if err != nil {
 		return nil, err
 	}
 	var list []stray
 	for _, path := range paths {
+		if !strings.HasSuffix(path, goneSuffix) {
+			continue
+		}
 		size, err := treeSize(path)
 		if err != nil {
 			return nil, err

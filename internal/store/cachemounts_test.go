@@ -38,7 +38,12 @@ func (m *mounts) use(sharing string) (dir string, release func()) {
 
 func openMounts(t *testing.T) *mounts {
 	t.Helper()
-	s, err := Open(t.Context(), Options{Root: t.TempDir()})
+	return openMountsIn(t, t.TempDir())
+}
+
+func openMountsIn(t *testing.T, root string) *mounts {
+	t.Helper()
+	s, err := Open(t.Context(), Options{Root: root})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,5 +183,29 @@ func TestCVE_2024_9675(t *testing.T) {
 	}
 	if err := end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCacheMountRoot: the store's directory may have the characters of a pattern.
+func TestCacheMountRoot(t *testing.T) {
+	for _, name := range []string{"a[b", "a[1]", "a*", `a\b`} {
+		t.Run(name, func(t *testing.T) {
+			m := openMountsIn(t, filepath.Join(t.TempDir(), name))
+			dir, end := m.use("shared")
+			end()
+			if err := os.Mkdir(filepath.Dir(dir)+goneSuffix, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			usage, err := m.Usage(t.Context())
+			if err != nil || len(usage.Records) != 1 {
+				t.Errorf("records: %v, %v", usage.Records, err)
+			}
+			if _, err := m.GC(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Lstat(filepath.Dir(dir) + goneSuffix); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("what was being removed is still there: %v", err)
+			}
+		})
 	}
 }

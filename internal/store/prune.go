@@ -3,10 +3,8 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -283,10 +281,7 @@ func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph) ([]Cach
 // unpackedChains lists the chains that were extracted. Who mounts one holds a
 // lock on it.
 func (c *debris) unpackedChains() ([]CacheRecord, error) {
-	entries, err := os.ReadDir(c.unpackedDir())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := readDir(c.unpackedDir())
 	if err != nil {
 		return nil, err
 	}

@@ -151,10 +151,7 @@ func (c *debris) unpackedDir() string { return filepath.Join(c.files.root, "root
 // deadTrees lists the chains that were not extracted to their end, or not
 // removed to theirs.
 func (c *debris) deadTrees() ([]stray, error) {
-	entries, err := os.ReadDir(c.unpackedDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := readDir(c.unpackedDir())
 	if err != nil {
 		return nil, err
 	}
