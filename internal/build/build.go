@@ -103,6 +103,9 @@ type Vertex struct {
 
 	// NoCache makes the step run even when its result is recorded.
 	NoCache bool
+	// Context says that the step makes a build context: its layer, which may hold
+	// what no stage copies, goes to no cache elsewhere.
+	Context bool
 	// Lines are the lines of the Dockerfile that the step comes from.
 	Lines []int
 }

@@ -76,16 +76,16 @@ func fetchRecord(ctx context.Context, s *Solver, v *Vertex, key string, inputs [
 }
 
 // use notes that the build used a step.
-func (x *Exchange) use(key string, r record) {
+func (x *Exchange) use(key string, layers []digest.Digest, created time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.used == nil {
 		x.used = map[digest.Digest]CacheRecord{}
 	}
-	x.used[recordKey(key)] = CacheRecord{Key: recordKey(key), Layers: r.Layers, Created: r.Created}
+	x.used[recordKey(key)] = CacheRecord{Key: recordKey(key), Layers: layers, Created: created}
 }
 
-// Used lists the steps that were solved, in the order of their keys.
+// Used lists the steps that were solved, but those that make contexts, in the order of their keys.
 func (x *Exchange) Used() []CacheRecord {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -226,7 +226,7 @@ func (s *Solver) vertex(ctx context.Context, v *Vertex) (Result, error) {
 }
 
 // step finds or makes the result of v.
-func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Reporter) (Result, error) {
+func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Reporter) (res Result, err error) {
 	w := &Work{Inputs: inputs, Log: p, solver: s, vertex: v}
 	step, err := v.Op.Prepare(ctx, w)
 	if err != nil {
@@ -248,13 +248,17 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 	}
 	s.mu.Unlock()
 	if running {
-		res, err := f.wait(ctx)
+		res, err = f.wait(ctx)
 		res.Cached = true
-		return res, err
+	} else {
+		f.res, f.err = s.keyed(ctx, v, w, step, key, all, p)
+		close(f.done)
+		res, err = f.res, f.err
 	}
-	f.res, f.err = s.keyed(ctx, v, w, step, key, all, p)
-	close(f.done)
-	return f.res, f.err
+	if err == nil && !v.Context {
+		s.opts.Exchange.use(key, res.Layers[len(w.parent().Layers):], res.Created)
+	}
+	return res, err
 }
 
 // keyed finds the result of a prepared step in the cache, or makes it. Where
@@ -274,7 +278,7 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 			r, err = fetchRecord(ctx, s, v, key, inputs, p)
 		}
 		if r != nil || err != nil {
-			return found(s.opts.Exchange, w, key, r), errors.Join(err, release())
+			return found(w, r), errors.Join(err, release())
 		}
 		reason = why
 	}
@@ -288,17 +292,15 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 	if err != nil {
 		return Result{}, errors.Join(err, staged.Close(), release())
 	}
-	s.opts.Exchange.use(key, r)
 	s.commits.add(ctx, queued{v, layer.Commit{Staged: staged, Records: records}, release})
 	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
 }
 
 // found is the result that a record, or none, tells of.
-func found(x *Exchange, w *Work, key string, r *record) Result {
+func found(w *Work, r *record) Result {
 	if r == nil {
 		return Result{}
 	}
-	x.use(key, *r)
 	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}
 }
 

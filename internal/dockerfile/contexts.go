@@ -70,7 +70,7 @@ func (s *stage) fromContext(platform ocispec.Platform, whole bool) {
 		Op: &build.Copy{
 			Sources: []build.Source{{Context: s.named.Dir.Load, Path: "."}}, Dest: "/", Instruction: "COPY /",
 		},
-		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: s.named.label + "copy its files", Lines: linesOf(s.Location),
+		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: s.named.label + "copy its files", Lines: linesOf(s.Location), Context: true,
 	}
 	s.files = s.named.Dir
 	if whole {

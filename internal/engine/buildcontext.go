@@ -94,7 +94,7 @@ func (b *buildInput) open(ctx context.Context) error {
 // user's ssh-agent may be asked.
 func gitVertex(git dockerfile.GitURL, name string) *build.Vertex {
 	git.Agent = os.Getenv("SSH_AUTH_SOCK")
-	return &build.Vertex{Op: &git.Git, Name: name}
+	return &build.Vertex{Op: &git.Git, Name: name, Context: true}
 }
 
 func isHTTP(s string) bool {
@@ -107,7 +107,7 @@ func remoteFile(address, name string) *build.Vertex {
 		Op: &build.Copy{
 			Sources: []build.Source{{URL: &build.URL{Address: address, Name: "context"}}}, Dest: "/", Instruction: "ADD /",
 		},
-		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: name,
+		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: name, Context: true,
 	}
 }
 
@@ -237,7 +237,7 @@ func (b *buildInput) spool(ctx context.Context, in io.Reader) (err error) {
 func unpack(source build.Source, from ...*build.Vertex) *build.Vertex {
 	return &build.Vertex{
 		Op:     &build.Copy{Sources: []build.Source{source}, Dest: "/", Instruction: "ADD /"},
-		Inputs: append([]*build.Vertex{{Op: &build.Base{}}}, from...), Name: "[internal] unpack the build context",
+		Inputs: append([]*build.Vertex{{Op: &build.Base{}}}, from...), Name: "[internal] unpack the build context", Context: true,
 	}
 }
 
