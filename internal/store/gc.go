@@ -61,8 +61,19 @@ func (p *plan) unneeded(g *graph, d disk) { p.compare(g, g, make(marks, len(g.di
 
 // free carries a plan out, which decide makes in one transaction. While it
 // does, no file gets its name: the files that the plan saw are those that go. A
-// dry run makes the plan on a copy of the rows.
+// dry run makes the plan on a copy of the rows, waits for nobody and keeps nobody
+// waiting: a file that gets its name just then it may take for one without a row.
 func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*plan, error)) (p *plan, err error) {
+	if dry {
+		err = c.files.db.Rehearse(ctx, func(tx *sql.Tx) error {
+			if err := c.files.forgetDead(ctx, tx); err != nil {
+				return err
+			}
+			p, err = decide(tx)
+			return err
+		})
+		return p, err
+	}
 	if err := c.files.reap(ctx); err != nil {
 		return nil, err
 	}
@@ -71,13 +82,6 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 		return nil, err
 	}
 	defer closing(&err, gate.Close)
-	if dry {
-		err = c.files.db.Rehearse(ctx, func(tx *sql.Tx) error {
-			p, err = decide(tx)
-			return err
-		})
-		return p, err
-	}
 	err = c.files.db.Update(ctx, func(tx *sql.Tx) error {
 		if p, err = decide(tx); err != nil {
 			return err

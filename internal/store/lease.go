@@ -178,6 +178,27 @@ func (s *leases) reap(ctx context.Context) error {
 	return nil
 }
 
+// forgetDead drops the rows of the leases whose owners are dead, and no file.
+func (s *leases) forgetDead(ctx context.Context, tx *sql.Tx) error {
+	var ids []string
+	err := eachRow(ctx, tx, "SELECT DISTINCT lease FROM leases", func(scan func(...any) error) error {
+		var id string
+		err := scan(&id)
+		ids = append(ids, id)
+		return err
+	})
+	for _, id := range ids {
+		var alive bool
+		if err == nil {
+			alive, err = s.alive(id)
+		}
+		if err == nil && !alive {
+			_, err = tx.ExecContext(ctx, "DELETE FROM leases WHERE lease = $1", id)
+		}
+	}
+	return err
+}
+
 // alive reports whether the owner of a lease lives.
 func (s *leases) alive(id string) (bool, error) {
 	if id == "" {

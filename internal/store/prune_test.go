@@ -3,6 +3,8 @@ package store
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
 	"strake/internal/reference"
@@ -191,6 +194,38 @@ func TestPruneDryRun(t *testing.T) {
 				t.Errorf("check: %+v, %v", left.Findings, err)
 			}
 		})
+	}
+}
+
+// A dry run waits for no commit and keeps none waiting; it reaps no lease, and tells what the real one frees that does.
+func TestPruneDryRunAlone(t *testing.T) {
+	s := open(t, t.TempDir())
+	desc, err := s.PutBlob(t.Context(), "text/plain", make([]byte, 10_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = again(t, s, Options{})
+	err = s.db.Note(t.Context(), func(tx *sql.Tx) error { return insertLease(t.Context(), tx, "dead", []digest.Digest{desc.Digest}) })
+	lease := filepath.Join(s.Root(), "leases", "dead")
+	if err := errors.Join(err, os.WriteFile(lease, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	gate, err := openGate(t.Context(), s.Root(), unix.LOCK_SH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	dry, err := s.Prune(ctx, PruneOptions{DryRun: true})
+	if err := errors.Join(err, gate.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(lease); err != nil {
+		t.Errorf("the dry run reaped: %v", err)
+	}
+	got, err := s.Prune(t.Context(), PruneOptions{})
+	if err != nil || dry.Freed == 0 || dry.Freed != got.Freed {
+		t.Errorf("dry run: %d bytes, real run: %d, %v", dry.Freed, got.Freed, err)
 	}
 }
 
