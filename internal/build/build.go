@@ -142,6 +142,7 @@ type Work struct {
 	Log    io.Writer
 	solver *Solver
 	vertex *Vertex
+	leak   *SecretError // of the secret that was found in what the op made
 }
 
 // Result is what a vertex made.

@@ -33,6 +33,7 @@ type record struct {
 	Layers  []digest.Digest `json:"layers"`
 	Created time.Time       `json:"created"`
 	Inputs  []Input         `json:"inputs"`
+	Leak    *SecretError    `json:"leak,omitempty"` // what was found in the layer; it goes nowhere else
 }
 
 // Explanation says why a step was not in the cache.

@@ -85,7 +85,7 @@ func (x *Exchange) use(key string, layers []digest.Digest, created time.Time) {
 	x.used[recordKey(key)] = CacheRecord{Key: recordKey(key), Layers: layers, Created: created}
 }
 
-// Used lists the steps that were solved, but those that make contexts, in the order of their keys.
+// Used lists the steps that were solved, but those that make contexts and those that leave secrets, in the order of their keys.
 func (x *Exchange) Used() []CacheRecord {
 	x.mu.Lock()
 	defer x.mu.Unlock()

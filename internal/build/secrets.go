@@ -191,7 +191,9 @@ func leaked(dir string, texts [][]byte) (err error) {
 }
 
 // SecretError tells that a layer holds the value of a secret.
-type SecretError struct{ Files []string }
+type SecretError struct {
+	Files []string `json:"files,omitempty"`
+}
 
 func (e *SecretError) Error() string {
 	where := "a name or an attribute"
@@ -201,12 +203,13 @@ func (e *SecretError) Error() string {
 	return "the value of a secret is in the image: the step left it in " + where
 }
 
-// secretFound warns of a secret that was found, or fails where builds are strict.
+// secretFound warns of a secret that was found, or fails where builds are strict. The step's record keeps it.
 func (w *Work) secretFound(err error) error {
 	found := (*SecretError)(nil)
 	if !errors.As(err, &found) || w.solver.opts.Strict {
 		return err
 	}
+	w.leak = found
 	if p, ok := w.Log.(*Reporter); ok {
 		p.Warn("%v\n", found)
 	}

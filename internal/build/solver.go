@@ -54,6 +54,7 @@ type future struct {
 	done chan struct{}
 	res  Result
 	err  error
+	leak bool // a secret was found in what a step made
 }
 
 // NewSolver makes a solver.
@@ -252,10 +253,11 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 		res.Cached = true
 	} else {
 		f.res, f.err = s.keyed(ctx, v, w, step, key, all, p)
+		f.leak = w.leak != nil
 		close(f.done)
 		res, err = f.res, f.err
 	}
-	if err == nil && !v.Context {
+	if err == nil && !v.Context && !f.leak {
 		s.opts.Exchange.use(key, res.Layers[len(w.parent().Layers):], res.Created)
 	}
 	return res, err
@@ -278,7 +280,8 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 			r, err = fetchRecord(ctx, s, v, key, inputs, p)
 		}
 		if r != nil || err != nil {
-			return found(w, r), errors.Join(err, release())
+			res, leak := found(w, r)
+			return res, errors.Join(err, leak, release())
 		}
 		reason = why
 	}
@@ -287,7 +290,7 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 	if err != nil {
 		return Result{}, errors.Join(err, release())
 	}
-	r := record{Layers: []digest.Digest{staged.Files().DiffID}, Created: s.created(), Inputs: inputs}
+	r := record{Layers: []digest.Digest{staged.Files().DiffID}, Created: s.created(), Inputs: inputs, Leak: w.leak}
 	records, err := r.records(key, v.Slot)
 	if err != nil {
 		return Result{}, errors.Join(err, staged.Close(), release())
@@ -296,12 +299,17 @@ func (s *Solver) keyed(ctx context.Context, v *Vertex, w *Work, step Step, key s
 	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created}, nil
 }
 
-// found is the result that a record, or none, tells of.
-func found(w *Work, r *record) Result {
+// found is the result that a record, or none, tells of. What was found in its layer is told again.
+func found(w *Work, r *record) (Result, error) {
 	if r == nil {
-		return Result{}
+		return Result{}, nil
 	}
-	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}
+	if r.Leak != nil {
+		if err := w.secretFound(r.Leak); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{Layers: extend(w.parent().Layers, r.Layers), Created: r.Created, Cached: true}, nil
 }
 
 // stage makes the layer of a step when one more may run.
