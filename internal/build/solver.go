@@ -44,7 +44,7 @@ type Solver struct {
 
 	mu       sync.Mutex // also serializes Progress and Explain
 	vertices map[*Vertex]*future
-	keys     map[string]*future
+	keys     stepFutures
 	sizes    map[digest.Digest]int64 // of layers, once they are known
 	ids      int
 }
@@ -55,6 +55,14 @@ type future struct {
 	res  Result
 	err  error
 	leak bool // a secret was found in what a step made
+}
+
+// stepFutures are what steps of one cache key share.
+type stepFutures map[stepKey]*future
+
+type stepKey struct {
+	key  string
+	anew bool // made in spite of a record
 }
 
 // NewSolver makes a solver.
@@ -73,7 +81,7 @@ func NewSolver(opts Options) *Solver {
 		commits:  commits{store: opts.Store, files: map[digest.Digest]layer.Files{}},
 		slot:     make(chan struct{}, opts.Parallel),
 		vertices: map[*Vertex]*future{},
-		keys:     map[string]*future{},
+		keys:     stepFutures{},
 		sizes:    map[digest.Digest]int64{},
 		trees:    map[digest.Digest]*chainTree{},
 	}
@@ -147,7 +155,7 @@ func (s *Solver) Solve(ctx context.Context, v *Vertex) (Result, error) {
 	if renew := s.hits.renew(); renew || errors.Is(err, errStale) {
 		if renew {
 			s.mu.Lock()
-			s.vertices, s.keys = map[*Vertex]*future{}, map[string]*future{}
+			s.vertices, s.keys = map[*Vertex]*future{}, stepFutures{}
 			s.mu.Unlock()
 		}
 		attempt, cancel = context.WithCancel(ctx)
@@ -242,11 +250,7 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 	}
 	key := cacheKey(all)
 	s.mu.Lock()
-	f, running := s.keys[key]
-	if !running {
-		f = &future{done: make(chan struct{})}
-		s.keys[key] = f
-	}
+	f, running := s.keys.join(key, v.NoCache)
 	s.mu.Unlock()
 	if running {
 		res, err = f.wait(ctx)
@@ -261,6 +265,21 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 		s.opts.Exchange.use(key, res.Layers[len(w.parent().Layers):], res.Created)
 	}
 	return res, err
+}
+
+// join returns the future of the steps of a key, and whether one of them makes it
+// already. One that has to be made anew joins only those that have to, as what
+// others give may be a record.
+func (s stepFutures) join(key string, anew bool) (f *future, running bool) {
+	f, running = s[stepKey{key, true}]
+	if !running && !anew {
+		f, running = s[stepKey{key, false}]
+	}
+	if !running {
+		f = &future{done: make(chan struct{})}
+		s[stepKey{key, anew}] = f
+	}
+	return f, running
 }
 
 // keyed finds the result of a prepared step in the cache, or makes it. Where

@@ -142,6 +142,36 @@ func TestSolverMergesEqualSteps(t *testing.T) {
 	}
 }
 
+// TestSolverNoCacheJoinsNoRecord: a step that has to run does so beside an equal one that was found, and once for all that have to; what
+// may be found takes what it made.
+func TestSolverNoCacheJoinsNoRecord(t *testing.T) {
+	s := newDirStore(t)
+	var made atomic.Int32
+	step := func(noCache bool) *Vertex {
+		return &Vertex{Op: &fakeOp{name: "a", input: "1", made: &made}, Inputs: []*Vertex{{Op: &Base{}}}, Name: "A", NoCache: noCache}
+	}
+	for _, run := range []struct {
+		noCache []bool
+		made    int32
+	}{
+		{[]bool{false}, 1},
+		{[]bool{false, true, true, false}, 1},
+		{[]bool{true, false, true}, 1},
+		{[]bool{false, false}, 0},
+	} {
+		made.Store(0)
+		solver := NewSolver(Options{Store: s})
+		for _, noCache := range run.noCache {
+			if _, err := solver.Solve(t.Context(), step(noCache)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if made.Load() != run.made {
+			t.Errorf("%v: made %d times, not %d", run.noCache, made.Load(), run.made)
+		}
+	}
+}
+
 func TestSolverFailureCancelsAndKeepsFinished(t *testing.T) {
 	s := newDirStore(t)
 	var made atomic.Int32
