@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -24,8 +25,9 @@ const maxGitOutput = 16 << 20
 // gitRun runs git for one repository. The checkout is dir/tree.
 type gitRun struct {
 	*Git
-	dir string
-	log io.Writer
+	dir   string
+	log   io.Writer
+	proxy string // its address while git speaks to the repository; "" is the user's
 }
 
 // checkout fetches what ref names and checks it out.
@@ -135,11 +137,30 @@ func (g *gitRun) remote(ctx context.Context, args ...string) (string, error) {
 	if err := g.checkHost(ctx); err != nil {
 		return "", fmt.Errorf("failed to fetch remote %s: %w", Redact(g.Remote), err)
 	}
-	out, err := g.run(ctx, args...)
+	out, err := g.guarded(ctx, args...)
 	if err != nil {
 		return "", fmt.Errorf("failed to fetch remote %s: %w", Redact(g.Remote), err)
 	}
 	return out, nil
+}
+
+// guarded runs git with a gitProxy, unless the user has a proxy: what that reaches is
+// its own business.
+func (g *gitRun) guarded(ctx context.Context, args ...string) (string, error) {
+	if _, is := userProxy(); is {
+		return g.run(ctx, args...)
+	}
+	p, err := newGitProxy(ctx)
+	if err != nil {
+		return "", err
+	}
+	with := *g
+	with.proxy = p.url
+	out, err := with.run(ctx, args...)
+	if refused := p.close(); refused != nil && ctx.Err() == nil {
+		return "", refused // which is why git fails
+	}
+	return out, err
 }
 
 // run runs git in the checkout and returns what it writes.
@@ -152,10 +173,11 @@ func (g *gitRun) run(ctx context.Context, args ...string) (string, error) {
 	cmd.Dir, cmd.Env = tree, g.environment()
 	out, errs := &limited{max: maxGitOutput}, &limited{max: 64 << 10}
 	cmd.Stdout, cmd.Stderr = out, errs
-	// Its helpers are in its process group, and end with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = gitProcess()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
+	runtime.LockOSThread() // whose end is git's
+	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
@@ -197,15 +219,8 @@ func (g *gitRun) environment() []string {
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull, "GIT_ATTR_NOSYSTEM=1",
 		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true",
 		"GIT_ALLOW_PROTOCOL=git:http:https:ssh", "GIT_CEILING_DIRECTORIES=" + g.dir,
-		"GIT_SSH_COMMAND=ssh -F " + os.DevNull + " -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o IdentityFile=none",
+		"GIT_SSH_COMMAND=" + g.ssh(),
 		"SSH_AUTH_SOCK=" + g.Agent,
-	}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"} {
-		for _, name := range []string{name, strings.ToLower(name)} {
-			if v, ok := os.LookupEnv(name); ok {
-				env = append(env, name+"="+v)
-			}
-		}
 	}
 	config := [][2]string{
 		{"core.hooksPath", os.DevNull},
@@ -214,6 +229,12 @@ func (g *gitRun) environment() []string {
 		{"gc.auto", "0"},
 		{"maintenance.auto", "false"},
 	}
+	if g.proxy == "" {
+		user, _ := userProxy()
+		env = append(env, user...)
+	} else {
+		config = append(config, [2]string{"http.proxy", g.proxy}, [2]string{"http.proxyAuthMethod", "basic"})
+	}
 	if clean := g.clean(); clean != g.Remote {
 		config = append(config, [2]string{"url." + g.Remote + ".insteadOf", clean})
 	}
@@ -221,6 +242,15 @@ func (g *gitRun) environment() []string {
 		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, kv[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, kv[1]))
 	}
 	return append(env, fmt.Sprintf("GIT_CONFIG_COUNT=%d", len(config)))
+}
+
+// ssh is the command for it, as a shell reads it. It reads the user's known hosts;
+// those that it learns are forgotten with the checkout.
+func (g *gitRun) ssh() string {
+	learnt := strings.NewReplacer("%", "%%", "'", `'\''`).Replace(filepath.Join(g.dir, "known_hosts"))
+	return "ssh -F " + os.DevNull + " -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o IdentityFile=none" +
+		` -o 'UserKnownHostsFile="` + learnt + `"'` +
+		" -o 'GlobalKnownHostsFile=~/.ssh/known_hosts ~/.ssh/known_hosts2 /etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2'"
 }
 
 // checkHost refuses a repository at a link-local address, where clouds serve
