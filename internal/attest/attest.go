@@ -12,10 +12,13 @@
 package attest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -146,12 +149,18 @@ func describe(mediaType string, b []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 }
 
-const redacted = "xxxxx"
+// Redacted stands where a secret was.
+const Redacted = "xxxxx"
+
+// minValue is the length from which a value is looked for elsewhere, in bytes: a shorter one is in much that is no secret.
+const minValue = 8
 
 var (
 	secretName  = regexp.MustCompile(`(?i)(^|[^a-z])(apikey|auth|credentials?|key|password|pword|passwd|secret|token)s?([^a-z]|$)`)
 	urlUserInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s"']+@`)
-	assignment  = regexp.MustCompile(`(?im)([A-Za-z_][A-Za-z0-9_]*)=("[^"\n]*"|'[^'\n]*'|[^\s"']+)`)
+	assignment  = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*=`)
+	// word is a word of a shell: parts that are quoted in some way or not at all.
+	word = regexp.MustCompile(`(?s)^(?:(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'\\])+|["'][^\n]*)`)
 )
 
 // LooksSecret reports whether a variable of this name holds a secret, by the rule
@@ -161,29 +170,46 @@ func LooksSecret(name string) bool { return secretName.MatchString(name) }
 // clean is the value of a variable without secrets.
 func clean(name, value string) string {
 	if LooksSecret(name) {
-		return redacted
+		return Redacted
 	}
 	return cleanURLs(value)
 }
 
 // cleanURLs takes the credentials out of URLs in a text.
-func cleanURLs(text string) string { return urlUserInfo.ReplaceAllString(text, "${1}"+redacted+"@") }
+func cleanURLs(text string) string { return urlUserInfo.ReplaceAllString(text, "${1}"+Redacted+"@") }
 
 // cleanSource takes secrets out of a Dockerfile: the values of variables that look
 // like them, credentials in URLs, and the values given.
 func cleanSource(source []byte, values []string) []byte {
-	text := cleanURLs(string(source))
-	text = assignment.ReplaceAllStringFunc(text, func(s string) string {
-		name, _, _ := strings.Cut(s, "=")
-		if LooksSecret(name) {
-			return name + "=" + redacted
-		}
-		return s
-	})
+	text := cleanAssignments(cleanURLs(string(source)))
 	for _, v := range values {
-		if v != "" {
-			text = strings.ReplaceAll(text, v, redacted)
-		}
+		text = strings.ReplaceAll(text, v, Redacted)
 	}
 	return []byte(text)
+}
+
+// cleanAssignments takes the values of variables that look like secrets out of a text.
+func cleanAssignments(text string) string {
+	var out strings.Builder
+	for at := assignment.FindStringIndex(text); at != nil; at = assignment.FindStringIndex(text) {
+		name, rest := text[at[0]:at[1]-1], text[at[1]:]
+		out.WriteString(text[:at[1]])
+		if value := word.FindString(rest); value != "" && LooksSecret(name) {
+			out.WriteString(Redacted)
+			rest = rest[len(value):]
+		}
+		text = rest
+	}
+	return out.String() + text
+}
+
+// telling are the values by which secrets can be found in a text, the longest first.
+func telling(values []string) []string {
+	values = slices.DeleteFunc(values, func(v string) bool {
+		_, notNumber := strconv.ParseFloat(v, 64)
+		_, notBool := strconv.ParseBool(v)
+		return len(v) < minValue || notNumber == nil || notBool == nil
+	})
+	slices.SortFunc(values, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	return values
 }

@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -55,6 +56,43 @@ func TestNoSecret(t *testing.T) {
 		}
 		if !strings.Contains(text, "pkg:docker/debian@bookworm?platform=linux%2Farm64") {
 			t.Errorf("no material: %s", text)
+		}
+	}
+}
+
+// TestCleanSource: what is given to a name that looks like a secret is left out as the shell reads it, and nothing else.
+func TestCleanSource(t *testing.T) {
+	values := telling([]string{"1", "true", "1.21", "12345678.5", "short", "swordfish", "swordfish-and-chips", ""})
+	for in, want := range map[string]string{
+		"ARG VERSION=1.21 USE=true":          "ARG VERSION=1.21 USE=true",
+		"RUN echo short 12345678.5":          "RUN echo short 12345678.5",
+		"RUN echo swordfish-and-chips; echo": "RUN echo xxxxx; echo",
+		`RUN TOKEN=ab"cd" make`:              "RUN TOKEN=xxxxx make",
+		`RUN TOKEN=a\ b make`:                "RUN TOKEN=xxxxx make",
+		`RUN TOKEN="a\" b"'c d' make`:        "RUN TOKEN=xxxxx make",
+		"RUN TOKEN=\"a\nb\" make":            "RUN TOKEN=xxxxx make",
+		"RUN TOKEN=\"a b\nRUN make":          "RUN TOKEN=xxxxx\nRUN make",
+		`RUN OPTS="-x TOKEN=abc" make`:       `RUN OPTS="-x TOKEN=xxxxx" make`,
+		`RUN TOKEN= make`:                    "RUN TOKEN= make",
+	} {
+		if got := string(cleanSource([]byte(in), values)); got != want {
+			t.Errorf("%s:\ngot  %s\nwant %s", in, got, want)
+		}
+	}
+}
+
+// TestShortSecretArgument: the value of a switch is not taken out of all that is said.
+func TestShortSecretArgument(t *testing.T) {
+	p, err := Provenance(Build{
+		Source: []byte("ARG VERSION=1.21\n"), Args: map[string]string{"USE_TOKEN": "1", "KEY": "true", "VERSION": "1.21"},
+	}, ProvenanceOptions{Full: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := base64.StdEncoding.EncodeToString([]byte("ARG VERSION=1.21\n"))
+	for _, want := range []string{`"build-arg:VERSION":"1.21"`, `"build-arg:USE_TOKEN":"xxxxx"`, source} {
+		if !strings.Contains(string(p.JSON), want) {
+			t.Errorf("no %s in %s", want, p.JSON)
 		}
 	}
 }

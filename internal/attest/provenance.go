@@ -144,11 +144,12 @@ func (p *predicate) addRequest(b Build, args map[string]string) {
 	var secrets []string
 	for _, name := range slices.Sorted(maps.Keys(b.Args)) {
 		value := clean(name, b.Args[name])
-		if value == redacted {
+		if value == Redacted {
 			secrets = append(secrets, b.Args[name])
 		}
 		args["build-arg:"+name] = value
 	}
+	secrets = telling(secrets)
 	for name, value := range b.Labels {
 		args["label:"+name] = clean(name, value)
 	}
