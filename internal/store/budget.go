@@ -117,7 +117,11 @@ func (c *collector) enforce(ctx context.Context) (int64, error) {
 	if excess <= 0 {
 		return 0, nil
 	}
-	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) { return c.evict(ctx, tx, excess) })
+	trees, err := c.measureTrees(ctx)
+	if err != nil {
+		return 0, err
+	}
+	p, err := c.free(ctx, false, func(tx *sql.Tx) (*plan, error) { return c.evict(ctx, tx, excess, trees) })
 	if err != nil {
 		return 0, fmt.Errorf("keep to max-size: %w", err)
 	}
@@ -155,7 +159,7 @@ func (c *collector) farBelow(ctx context.Context) (bool, error) {
 const block = 4096
 
 // evict drops the rows of as many victims as it takes to free excess bytes.
-func (c *collector) evict(ctx context.Context, tx *sql.Tx, excess int64) (*plan, error) {
+func (c *collector) evict(ctx context.Context, tx *sql.Tx, excess int64, trees treeSizes) (*plan, error) {
 	g, err := readGraph(ctx, tx)
 	if err != nil {
 		return nil, err
@@ -164,7 +168,7 @@ func (c *collector) evict(ctx context.Context, tx *sql.Tx, excess int64) (*plan,
 	if err := c.addStrays(ctx, g, p); err != nil {
 		return nil, err
 	}
-	victims, err := c.victims(ctx, tx, g)
+	victims, err := c.victims(ctx, tx, g, trees)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +216,7 @@ func (g *graph) freedBy(victims []victim, sizes []int64) (freed int64) {
 }
 
 // victims lists what the budget may take, in the order in which it does.
-func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim, error) {
+func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph, trees treeSizes) ([]victim, error) {
 	leased := g.reach(func(r root) bool { return r.kind == rootLease })
 	var list []victim
 	err := eachRow(ctx, tx, "SELECT id FROM journal ORDER BY id", func(scan func(...any) error) error {
@@ -236,7 +240,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph) ([]victim
 	if err != nil {
 		return nil, err
 	}
-	records, err := c.cacheRecords(ctx, tx, g)
+	records, err := c.cacheRecords(ctx, tx, g, trees)
 	if err != nil {
 		return nil, err
 	}

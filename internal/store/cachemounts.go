@@ -248,15 +248,16 @@ func readDir(dir string) ([]fs.DirEntry, error) {
 	return entries, err
 }
 
-// cacheMounts lists the copies of all cache mounts.
-func (c *debris) cacheMounts() ([]CacheRecord, error) {
+// cacheMounts lists the copies of all cache mounts that were measured.
+func (c *debris) cacheMounts(sizes treeSizes) ([]CacheRecord, error) {
 	paths, err := c.mountPaths()
 	if err != nil {
 		return nil, err
 	}
 	var list []CacheRecord
 	for _, path := range paths {
-		if _, err := strconv.Atoi(filepath.Base(path)); err != nil {
+		size, ok := sizes[path]
+		if _, err := strconv.Atoi(filepath.Base(path)); err != nil || !ok {
 			continue
 		}
 		free, err := idleCopy(path)
@@ -265,10 +266,6 @@ func (c *debris) cacheMounts() ([]CacheRecord, error) {
 		}
 		label, err := os.ReadFile(filepath.Join(path, copyLabel))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		size, err := treeSize(path)
-		if err != nil {
 			return nil, err
 		}
 		list = append(list, CacheRecord{
@@ -312,6 +309,9 @@ func (c *debris) deadMounts() ([]stray, error) {
 	for _, path := range paths {
 		if !strings.HasSuffix(path, goneSuffix) {
 			continue
+		}
+		if free, err := unlocked(path); err != nil || !free {
+			continue // gone since, or somebody removes it
 		}
 		size, err := treeSize(path)
 		if err != nil {

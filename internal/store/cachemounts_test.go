@@ -2,12 +2,17 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // mounts uses cache mounts of one key.
@@ -207,5 +212,67 @@ func TestCacheMountRoot(t *testing.T) {
 				t.Errorf("what was being removed is still there: %v", err)
 			}
 		})
+	}
+}
+
+// TestTreesMeasuredBefore: the transaction that everybody waits for measures no directory, and takes none that was not measured.
+func TestTreesMeasuredBefore(t *testing.T) {
+	m := openMounts(t)
+	dir, end := m.use("private")
+	_, endOther := m.use("private")
+	end()
+	endOther()
+	chain := filepath.Join(m.unpackedDir(), digest.FromString("chain").Encoded())
+	if err := os.MkdirAll(chain, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	known := treeSizes{filepath.Dir(dir): 1 << 40, chain: 1 << 41}
+	err := m.db.View(t.Context(), func(tx *sql.Tx) error {
+		g, err := readGraph(t.Context(), tx)
+		if err != nil {
+			return err
+		}
+		list, err := m.cacheRecords(t.Context(), tx, g, known)
+		if len(list) != 2 || list[0].Size+list[1].Size != 1<<40+1<<41 {
+			t.Errorf("records: %+v", list)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTreesRemovedBehindTheGate: who commits does not wait while directories are removed.
+func TestTreesRemovedBehindTheGate(t *testing.T) {
+	m := openMounts(t)
+	dir, end := m.use("shared")
+	end()
+	for i := range 20_000 {
+		if err := os.Mkdir(filepath.Join(dir, strconv.Itoa(i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.Prune(t.Context(), PruneOptions{Cache: func(list []CacheRecord) []CacheRecord { return list }})
+		done <- err
+	}()
+	gone := filepath.Dir(dir) + goneSuffix
+	for len(done) == 0 {
+		if _, err := os.Lstat(gone); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond / 10)
+	}
+	gate, err := os.Open(filepath.Join(m.Root(), "gate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(gate.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		t.Errorf("the gate is shut while a directory is removed: %v", err)
+	}
+	if err := errors.Join(gate.Close(), <-done); err != nil {
+		t.Error(err)
 	}
 }

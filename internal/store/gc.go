@@ -81,7 +81,6 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 	if err != nil {
 		return nil, err
 	}
-	defer closing(&err, gate.Close)
 	err = c.files.db.Update(ctx, func(tx *sql.Tx) error {
 		if p, err = decide(tx); err != nil {
 			return err
@@ -89,7 +88,7 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 		return dropDead(ctx, tx, p.dead)
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, gate.Close())
 	}
 	ctx = context.WithoutCancel(ctx) // the rows are gone: the files shall not outlive them
 	var errs []error
@@ -100,8 +99,17 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 			}
 		}
 	}
+	var trees []stray // which have locks of their own, and may have many files: nobody waits for them
 	for _, s := range p.strays {
+		if s.tree {
+			trees = append(trees, s)
+			continue
+		}
 		errs = append(errs, c.dropStray(ctx, s))
+	}
+	errs = append(errs, gate.Close())
+	for _, s := range trees {
+		errs = append(errs, removeTree(s.path))
 	}
 	return p, errors.Join(errs...)
 }
@@ -199,9 +207,6 @@ func (c *debris) addStrays(ctx context.Context, g *graph, p *plan) error {
 
 // dropStray removes a stray, unless somebody has taken it up since.
 func (c *debris) dropStray(ctx context.Context, s stray) error {
-	if s.tree {
-		return removeTree(s.path)
-	}
 	if s.ref == "" {
 		return os.RemoveAll(s.path)
 	}

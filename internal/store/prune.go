@@ -62,9 +62,16 @@ func (r *CacheRecord) Mutable() bool { return r.Kind == KindMount }
 // so tells exactly what Prune would do at that moment.
 func (c *collector) Prune(ctx context.Context, opts PruneOptions) (PruneResult, error) {
 	var res PruneResult
+	var trees treeSizes
+	var err error
+	if opts.Cache != nil {
+		if trees, err = c.measureTrees(ctx); err != nil {
+			return PruneResult{}, fmt.Errorf("prune: %w", err)
+		}
+	}
 	p, err := c.free(ctx, opts.DryRun, func(tx *sql.Tx) (*plan, error) {
 		res = PruneResult{}
-		return c.prune(ctx, tx, opts, &res)
+		return c.prune(ctx, tx, opts, trees, &res)
 	})
 	if err != nil {
 		return PruneResult{}, fmt.Errorf("prune: %w", err)
@@ -73,7 +80,7 @@ func (c *collector) Prune(ctx context.Context, opts PruneOptions) (PruneResult, 
 	return res, nil
 }
 
-func (c *collector) prune(ctx context.Context, tx *sql.Tx, opts PruneOptions, res *PruneResult) (*plan, error) {
+func (c *collector) prune(ctx context.Context, tx *sql.Tx, opts PruneOptions, trees treeSizes, res *PruneResult) (*plan, error) {
 	before, err := readGraph(ctx, tx)
 	if err != nil {
 		return nil, err
@@ -83,7 +90,7 @@ func (c *collector) prune(ctx context.Context, tx *sql.Tx, opts PruneOptions, re
 		return nil, err
 	}
 	if opts.Cache != nil {
-		if err := c.pruneCache(ctx, tx, before, opts, res, p); err != nil {
+		if err := c.pruneCache(ctx, tx, before, opts.Cache, trees, res, p); err != nil {
 			return nil, err
 		}
 	}
@@ -187,13 +194,13 @@ func (g *graph) usedImages() map[digest.Digest]bool {
 }
 
 // pruneCache removes the records that were chosen and nobody uses.
-func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, opts PruneOptions, res *PruneResult, p *plan) error {
-	all, err := c.cacheRecords(ctx, tx, g)
+func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, choose func([]CacheRecord) []CacheRecord, trees treeSizes, res *PruneResult, p *plan) error {
+	all, err := c.cacheRecords(ctx, tx, g, trees)
 	if err != nil {
 		return err
 	}
 	keys, dirs := []string{}, []string{}
-	for _, record := range opts.Cache(all) {
+	for _, record := range choose(all) {
 		switch {
 		case record.InUse:
 			continue
@@ -220,8 +227,8 @@ func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, opts P
 }
 
 // cacheRecords lists all that builds can make again, the least recently used
-// first.
-func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph) ([]CacheRecord, error) {
+// first. Of directories it knows those that were measured.
+func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph, sizes treeSizes) ([]CacheRecord, error) {
 	var list []CacheRecord
 	err := eachRow(ctx, tx, `SELECT key, 'regular', slot, created, used FROM cache UNION ALL
 		SELECT dir, 'source.local', '', used, used FROM contexts`, func(scan func(...any) error) error {
@@ -268,19 +275,48 @@ func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph) ([]Cach
 			r.Shared, r.InUse = r.Shared || images[n], r.InUse || leased[n]
 		}
 	}
-	trees, err := c.unpackedChains()
+	trees, err := c.unpackedChains(sizes)
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := c.cacheMounts()
+	mounts, err := c.cacheMounts(sizes)
 	list = slices.Concat(list, trees, mounts)
 	slices.SortStableFunc(list, func(a, b CacheRecord) int { return a.Used.Compare(b.Used) })
 	return list, err
 }
 
-// unpackedChains lists the chains that were extracted. Who mounts one holds a
-// lock on it.
-func (c *debris) unpackedChains() ([]CacheRecord, error) {
+// treeSizes are the sizes, in bytes on disk, of directories that builds can make again, by path. They are measured before all
+// writers are kept waiting: there may be many files in them.
+type treeSizes map[string]int64
+
+// measureTrees measures the chains that were extracted, and the cache mounts.
+func (c *debris) measureTrees(ctx context.Context) (treeSizes, error) {
+	chains, err := readDir(c.unpackedDir())
+	if err != nil {
+		return nil, err
+	}
+	paths, err := c.mountPaths()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range chains {
+		paths = append(paths, filepath.Join(c.unpackedDir(), e.Name()))
+	}
+	sizes := treeSizes{}
+	for _, path := range paths {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if sizes[path], err = treeSize(path); err != nil {
+			return nil, err
+		}
+	}
+	return sizes, nil
+}
+
+// unpackedChains lists the chains that were extracted and measured. Who mounts
+// one holds a lock on it.
+func (c *debris) unpackedChains(sizes treeSizes) ([]CacheRecord, error) {
 	entries, err := readDir(c.unpackedDir())
 	if err != nil {
 		return nil, err
@@ -288,16 +324,13 @@ func (c *debris) unpackedChains() ([]CacheRecord, error) {
 	var list []CacheRecord
 	for _, e := range entries {
 		path := filepath.Join(c.unpackedDir(), e.Name())
-		if !isHash(e.Name()) {
+		size, ok := sizes[path]
+		if !ok || !isHash(e.Name()) {
 			continue
 		}
 		free, err := unlocked(path)
 		if err != nil {
 			continue // gone since
-		}
-		size, err := treeSize(path)
-		if err != nil {
-			return nil, err
 		}
 		made := changed(path)
 		list = append(list, CacheRecord{

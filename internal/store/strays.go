@@ -122,24 +122,22 @@ func unlocked(path string) (free bool, err error) {
 // removeTree removes an extracted chain or a cache mount, unless somebody uses
 // it: first its name, so that nobody finds half of it.
 func removeTree(path string) (err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := lockCopy(path, unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) || f == nil && err == nil {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer closing(&err, f.Close)
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil
-		}
+	gone := path + goneSuffix
+	if err := os.RemoveAll(gone); err != nil { // another of this name, which somebody has not done with
 		return err
 	}
-	if err := os.Rename(path, path+goneSuffix); err != nil {
+	if err := os.Rename(path, gone); err != nil {
 		return err
 	}
-	return os.RemoveAll(path + goneSuffix)
+	return os.RemoveAll(gone)
 }
 
 // goneSuffix ends the name of what is being removed.

@@ -48,12 +48,16 @@ const (
 func (c *collector) Usage(ctx context.Context) (Usage, error) {
 	var u Usage
 	var g *graph
-	err := c.files.db.View(ctx, func(tx *sql.Tx) (err error) {
+	trees, err := c.measureTrees(ctx)
+	if err != nil {
+		return Usage{}, err
+	}
+	err = c.files.db.View(ctx, func(tx *sql.Tx) (err error) {
 		u = Usage{}
 		if g, err = readGraph(ctx, tx); err != nil {
 			return err
 		}
-		if u.Records, err = c.cacheRecords(ctx, tx, g); err != nil {
+		if u.Records, err = c.cacheRecords(ctx, tx, g, trees); err != nil {
 			return err
 		}
 		images, err := listImages(ctx, tx)
