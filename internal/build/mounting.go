@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
+	"sync"
 
 	"strake/internal/archive"
 	"strake/internal/executor"
@@ -42,6 +42,9 @@ func (r *Run) mount(ctx context.Context, w *Work, rt *Runtime, dir string) (*mou
 	m := &mounting{solver: w.solver, work: w, rt: rt, run: r, dir: dir, caches: map[string]string{}}
 	if len(r.Mounts) == 0 {
 		return m, nil
+	}
+	if err := m.takeCaches(ctx); err != nil {
+		return m, err
 	}
 	place, err := m.mkdir("room")
 	if err != nil {
@@ -84,7 +87,7 @@ func (m *mounting) add(ctx context.Context, one Mount) error {
 	case MountBind:
 		return m.bind(ctx, one)
 	case MountCache:
-		return m.cache(ctx, one)
+		return m.show(one, m.caches[m.cacheKey(one)])
 	case MountTmpfs:
 		m.tmpfs(one)
 		return nil
@@ -174,25 +177,24 @@ func (m *mounting) tmpfs(one Mount) {
 	m.mounts = append(m.mounts, executor.Mount{Type: "tmpfs", Source: "tmpfs", Target: one.Target, Options: options})
 }
 
-// cache shows a directory that stays. Steps that run at the same time see the same one, or wait, or do not.
-func (m *mounting) cache(ctx context.Context, one Mount) error {
-	key := fmt.Sprintf("%q", one.ID)
-	var seed []digest.Digest
-	if one.Stage > 0 {
-		seed = m.work.Inputs[one.Stage].Layers
-		key += " from " + chainID(seed).String()
+// takeCaches takes the directories that stay. Steps that run at the same time see the same ones, or wait, or do not. All steps take
+// theirs in the order of the keys, and before they take anything else, so that no two wait for each other.
+func (m *mounting) takeCaches(ctx context.Context) error {
+	wanted := map[string]Mount{}
+	for _, one := range m.run.Mounts {
+		if one.Type != MountCache {
+			continue
+		}
+		if key := m.cacheKey(one); wanted[key].Type == "" {
+			wanted[key] = one
+		}
 	}
-	owned := one.Owned && path.Join("/", one.Source) == "/"
-	if owned {
-		key += fmt.Sprintf(" %d:%d:%o", one.UID, one.GID, one.Mode)
-	}
-	dir, ok := m.caches[key]
-	if !ok {
+	waits := sync.OnceFunc(func() { fmt.Fprintln(m.work.Log, "another step uses a cache mount of this one: waiting for it") })
+	for _, key := range slices.Sorted(maps.Keys(wanted)) {
+		one := wanted[key]
 		label := fmt.Sprintf("cached mount %s from exec %s with id %q", one.Target, strings.Join(m.run.Args, " "), one.ID)
-		var release func() error
-		var err error
-		dir, release, err = m.solver.opts.Store.CacheMount(ctx, key, label, one.Sharing, func(dir string) error {
-			return m.fill(ctx, dir, one, owned)
+		dir, release, err := m.solver.opts.Store.CacheMount(ctx, key, label, one.Sharing, waits, func(dir string) error {
+			return m.fill(ctx, dir, one)
 		})
 		if err != nil {
 			return err
@@ -200,11 +202,26 @@ func (m *mounting) cache(ctx context.Context, one Mount) error {
 		m.undo = append(m.undo, release)
 		m.caches[key] = dir
 	}
-	return m.show(one, dir)
+	return nil
 }
 
+// cacheKey names the directory of a MountCache: whose files it began with, and whose it was, tell it from others of its ID.
+func (m *mounting) cacheKey(one Mount) string {
+	key := fmt.Sprintf("%q", one.ID)
+	if one.Stage > 0 {
+		key += " from " + chainID(m.work.Inputs[one.Stage].Layers).String()
+	}
+	if one.ownsCache() {
+		key += fmt.Sprintf(" %d:%d:%o", one.UID, one.GID, one.Mode)
+	}
+	return key
+}
+
+// ownsCache reports whether the owner and mode of a MountCache are those of the whole cache.
+func (m *Mount) ownsCache() bool { return m.Owned && path.Join("/", m.Source) == "/" }
+
 // fill makes a new cache: empty, or with the files of a stage.
-func (m *mounting) fill(ctx context.Context, dir string, one Mount, owned bool) error {
+func (m *mounting) fill(ctx context.Context, dir string, one Mount) error {
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // what a container sees, in a closed directory
 		return err
 	}
@@ -217,7 +234,7 @@ func (m *mounting) fill(ctx context.Context, dir string, one Mount, owned bool) 
 			return fmt.Errorf("fill the cache mount: %w", err)
 		}
 	}
-	if !owned {
+	if !one.ownsCache() {
 		return nil
 	}
 	uid, gid := userns.Owner(one.UID, one.GID)

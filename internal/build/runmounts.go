@@ -65,8 +65,8 @@ type Agents interface {
 // CacheMounts keeps the directories of MountCache.
 type CacheMounts interface {
 	// CacheMount returns the directory that key names, shared, private or locked as sharing says; a new one is made by fill in an
-	// empty directory. label is for people. release ends its use.
-	CacheMount(ctx context.Context, key, label, sharing string, fill func(dir string) error) (dir string, release func() error, err error)
+	// empty directory. label is for people. Where it has to wait it calls busy first. release ends its use.
+	CacheMount(ctx context.Context, key, label, sharing string, busy func(), fill func(dir string) error) (dir string, release func() error, err error)
 }
 
 // inputs names what the result depends on of the mounts: which there are, and the files that are read from them. Which cache it is,

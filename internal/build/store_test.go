@@ -148,7 +148,7 @@ func (s *dirStore) HoldLayers(ctx context.Context, ids ...digest.Digest) error {
 
 func (s *dirStore) TempDir(context.Context) (string, error) { return os.MkdirTemp(s.dir, "tmp-*") }
 
-func (s *dirStore) CacheMount(context.Context, string, string, string, func(string) error) (string, func() error, error) {
+func (s *dirStore) CacheMount(context.Context, string, string, string, func(), func(string) error) (string, func() error, error) {
 	return "", nil, errdefs.ErrNotImplemented
 }
 

@@ -46,8 +46,8 @@ func cacheMountsDir(root string) string { return filepath.Join(root, "cachemount
 
 // CacheMount returns the directory of the cache mount that key names. sharing is "shared", "private" or "locked"; a new copy is
 // made by fill, in a directory that exists and is empty. label is for people. What is written stays, whatever becomes of the
-// process; release ends the use. It waits for who has a locked one, until ctx ends.
-func (s *cacheMounts) CacheMount(ctx context.Context, key, label, sharing string, fill func(dir string) error) (dir string, release func() error, err error) {
+// process; release ends the use. It waits for who has a locked one, until ctx ends, and calls busy, which may be nil, before it does.
+func (s *cacheMounts) CacheMount(ctx context.Context, key, label, sharing string, busy func(), fill func(dir string) error) (dir string, release func() error, err error) {
 	if sharing != sharedCopy && sharing != privateCopy && sharing != lockedCopy {
 		return "", nil, fmt.Errorf("cache mount %s: sharing %q is unknown", label, sharing)
 	}
@@ -56,6 +56,10 @@ func (s *cacheMounts) CacheMount(ctx context.Context, key, label, sharing string
 	for {
 		c, lock, err := m.find(ctx, func(final string) (*os.File, error) { return s.newCopy(ctx, final, label, fill) })
 		if err == nil && lock == nil {
+			if busy != nil {
+				busy()
+				busy = nil
+			}
 			err = sleep(ctx, copyPause)
 		}
 		if err != nil {

@@ -24,7 +24,7 @@ type mounts struct {
 
 func (m *mounts) use(sharing string) (dir string, release func()) {
 	m.Helper()
-	dir, end, err := m.CacheMount(m.Context(), "key", "label of key", sharing, func(dir string) error {
+	dir, end, err := m.CacheMount(m.Context(), "key", "label of key", sharing, nil, func(dir string) error {
 		m.made++
 		return os.WriteFile(filepath.Join(dir, "seed"), nil, 0o600)
 	})
@@ -79,8 +79,9 @@ func TestCacheMountSharing(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*copyPause)
 	defer cancel()
-	if _, _, err := m.CacheMount(ctx, "key", "", "locked", nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("locked while all copies are in use: %v", err)
+	told := 0
+	if _, _, err := m.CacheMount(ctx, "key", "", "locked", func() { told++ }, nil); !errors.Is(err, context.DeadlineExceeded) || told != 1 {
+		t.Errorf("locked while all copies are in use: %v, told %d times", err, told)
 	}
 	endTwo()
 	endOwn()
@@ -89,7 +90,7 @@ func TestCacheMountSharing(t *testing.T) {
 		t.Errorf("what was released is not used again: %s, %d made", again, m.made)
 	}
 	end()
-	if _, _, err := m.CacheMount(t.Context(), "key", "", "mine", nil); err == nil {
+	if _, _, err := m.CacheMount(t.Context(), "key", "", "mine", nil, nil); err == nil {
 		t.Error("unknown sharing")
 	}
 }
@@ -103,7 +104,7 @@ func TestCacheMountCrowd(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 5 {
-				dir, end, err := m.CacheMount(t.Context(), "crowd", "", "locked", func(dir string) error {
+				dir, end, err := m.CacheMount(t.Context(), "crowd", "", "locked", nil, func(dir string) error {
 					time.Sleep(time.Millisecond)
 					return os.WriteFile(filepath.Join(dir, "seed"), []byte("whole"), 0o600)
 				})
@@ -179,7 +180,7 @@ func TestCacheMountPrune(t *testing.T) {
 // TestCVE_2024_9675: the ID of a cache mount is no path.
 func TestCVE_2024_9675(t *testing.T) {
 	m := openMounts(t)
-	dir, end, err := m.CacheMount(t.Context(), "../../../../../etc", "../../etc", "shared", func(string) error { return nil })
+	dir, end, err := m.CacheMount(t.Context(), "../../../../../etc", "../../etc", "shared", nil, func(string) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
