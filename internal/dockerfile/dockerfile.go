@@ -39,6 +39,7 @@ type File struct {
 	name   string
 	source []byte
 	escape rune
+	tree   *parser.Node
 	stages []instructions.Stage
 	args   []instructions.ArgCommand
 	lint   *linter.Linter
@@ -69,7 +70,7 @@ func Parse(name string, source []byte, checks string) (*File, error) {
 	if err != nil {
 		return f, err
 	}
-	f.escape = ast.EscapeToken
+	f.escape, f.tree = ast.EscapeToken, ast.AST
 	for _, w := range ast.Warnings {
 		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
 			f.lint.Run(&linter.RuleNoEmptyContinuation, []parser.Range{*w.Location}, linter.RuleNoEmptyContinuation.Format())

@@ -186,6 +186,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	}
 	if err == nil {
 		x.made.Finished, x.made.Materials = time.Now(), bases.materials()
+		x.made.Source = file.Redacted(attest.LooksSecret, attest.Redacted)
 		err = x.finish(ctx, opts)
 	}
 	if err != nil {

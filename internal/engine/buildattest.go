@@ -311,6 +311,6 @@ func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Bu
 		secrets = append(secrets, s.ID)
 	}
 	return attest.Build{
-		Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Source: input.source, Target: opts.Target, Args: opts.BuildArgs, Labels: opts.Labels,
+		Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
 }
