@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -77,6 +78,14 @@ func TestHostileCache(t *testing.T) {
 			}
 		},
 		"too many": func(c *cacheConfig, _ *ocispec.Manifest) { c.Records = make([]cacheRecord, maxCacheRecords+1) },
+		"year 10000": func(c *cacheConfig, _ *ocispec.Manifest) {
+			for i := range c.Records {
+				c.Records[i].Results[0].CreatedAt = time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -23*60*60))
+			}
+		},
+		"year -1": func(c *cacheConfig, _ *ocispec.Manifest) {
+			c.Records[0].Results[0].CreatedAt = time.Date(0, 1, 1, 0, 0, 0, 0, time.FixedZone("", 60*60))
+		},
 		"digest": func(c *cacheConfig, _ *ocispec.Manifest) {
 			for i := range c.Layers {
 				c.Layers[i].Annotations.DiffID = "sha256:../../../etc/passwd"

@@ -108,6 +108,9 @@ func parseCacheConfig(b []byte, blob func(cacheLayer) (ocispec.Descriptor, bool)
 		if at < 0 || at >= len(layers) {
 			return nil, fmt.Errorf("cache: record %s names layer %d of %d: %w", r.Digest, at, len(layers), errdefs.ErrInvalidArgument)
 		}
+		if year := r.Results[0].CreatedAt.UTC().Year(); year < 0 || year > 9999 {
+			return nil, fmt.Errorf("cache: record %s is of the year %d: %w", r.Digest, year, errdefs.ErrInvalidArgument)
+		}
 		if layers[at] != nil {
 			steps[r.Digest] = cachedStep{layers[at].diffID, layers[at].blob, r.Results[0].CreatedAt}
 		}
