@@ -167,9 +167,9 @@ var (
 // of BuildKit's linter.
 func LooksSecret(name string) bool { return secretName.MatchString(name) }
 
-// clean is the value of a variable without secrets.
-func clean(name, value string) string {
-	if LooksSecret(name) {
+// Clean is the value of a variable without secrets.
+func Clean(name, value string) string {
+	if value != "" && LooksSecret(name) {
 		return Redacted
 	}
 	return cleanURLs(value)

@@ -143,7 +143,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 func (p *predicate) addRequest(b Build, args map[string]string) {
 	var secrets []string
 	for _, name := range slices.Sorted(maps.Keys(b.Args)) {
-		value := clean(name, b.Args[name])
+		value := Clean(name, b.Args[name])
 		if value == Redacted {
 			secrets = append(secrets, b.Args[name])
 		}
@@ -151,7 +151,7 @@ func (p *predicate) addRequest(b Build, args map[string]string) {
 	}
 	secrets = telling(secrets)
 	for name, value := range b.Labels {
-		args["label:"+name] = clean(name, value)
+		args["label:"+name] = Clean(name, value)
 	}
 	for name, value := range args {
 		args[name] = string(cleanSource([]byte(value), secrets))

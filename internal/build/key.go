@@ -28,6 +28,9 @@ const keyPrefix = "step:"
 // maxChanges bounds the changes that one Explanation lists.
 const maxChanges = 20
 
+// VariableInput begins the name of an Input that is a variable, before the variable's.
+const VariableInput = "variable "
+
 // record is the value of a cache record.
 type record struct {
 	Layers  []digest.Digest `json:"layers"`

@@ -55,7 +55,7 @@ func (r *Run) Prepare(ctx context.Context, w *Work) (Step, error) {
 	}
 	for _, kv := range r.Env {
 		k, v, _ := strings.Cut(kv, "=")
-		inputs = append(inputs, Input{Name: "variable " + k, Value: v})
+		inputs = append(inputs, Input{Name: VariableInput + k, Value: v})
 	}
 	for _, f := range r.Scripts {
 		inputs = append(inputs, Input{Name: "script " + f.Name, Value: string(f.Data)})

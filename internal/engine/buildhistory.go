@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/progress"
 )
@@ -106,12 +108,24 @@ func (r *recorder) watch(opts *BuildOptions) {
 	}
 	opts.Explain = func(x Explanation) {
 		r.mu.Lock()
-		r.record.Misses = append(r.record.Misses, x)
+		r.record.Misses = append(r.record.Misses, kept(x))
 		r.mu.Unlock()
 		if explained != nil {
 			explained(x)
 		}
 	}
+}
+
+// kept is what is kept of an explanation: not the values of variables that look like secrets.
+func kept(x Explanation) Explanation {
+	x.Changes = slices.Clone(x.Changes)
+	for i := range x.Changes {
+		c := &x.Changes[i]
+		if name, ok := strings.CutPrefix(c.Input, build.VariableInput); ok {
+			c.From, c.To = attest.Clean(name, c.From), attest.Clean(name, c.To)
+		}
+	}
+	return x
 }
 
 func (r *recorder) event(e progress.Event) {
