@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -27,13 +28,57 @@ type Build struct {
 	Labels     map[string]string
 	Secrets    []string // IDs
 	Materials  []Material
+	Config     Material // where the Dockerfile is from; the zero Material is this machine
+	Locals     []string // names of the contexts that are directories of this machine
 }
 
-// Material is an image that the build started from.
+// Material is what the build was made of: an image, a file or a commit.
 type Material struct {
-	Ref      string // familiar
-	Platform ocispec.Platform
+	Ref      string           // of an image, familiar
+	Layout   bool             // the image is of an OCI layout
+	Platform ocispec.Platform // of an image
 	Digest   digest.Digest
+	URI      string // of a file or a repository
+	Commit   string // of a repository
+}
+
+func (m *Material) dependency() dependency {
+	set := map[string]string{"sha1": m.Commit}
+	if len(m.Commit) == 64 {
+		set = map[string]string{"sha256": m.Commit}
+	}
+	if m.Commit == "" {
+		set = digestSet(m.Digest)
+	}
+	if m.URI != "" {
+		return dependency{cleanURI(m.URI), set}
+	}
+	uri := PackageURL(m.Ref, &m.Platform)
+	if m.Layout {
+		uri = "pkg:oci/" + strings.TrimPrefix(uri, "pkg:docker/")
+	}
+	return dependency{cleanURLs(uri), set}
+}
+
+// cleanURI takes the credentials out of a URI: the user's, and those of a signed one.
+func cleanURI(uri string) string {
+	address, fragment, has := strings.Cut(uri, "#")
+	address, query, asked := strings.Cut(address, "?")
+	address = cleanURLs(address)
+	if asked {
+		fields := strings.Split(query, "&")
+		for i, field := range fields {
+			name, _, _ := strings.Cut(field, "=")
+			if LooksSecret(strings.ReplaceAll(name, "-", "_")) || strings.HasSuffix(strings.ToLower(name), "sig") || strings.HasSuffix(strings.ToLower(name), "signature") {
+				fields[i] = name + "=" + Redacted
+			}
+		}
+		address += "?" + strings.Join(fields, "&")
+	}
+	if has {
+		address += "#" + fragment
+	}
+	return address
 }
 
 // ProvenanceOptions say what the provenance tells.
@@ -48,7 +93,9 @@ type predicate struct {
 		BuildType          string `json:"buildType"`
 		ExternalParameters struct {
 			ConfigSource struct {
-				Path string `json:"path,omitempty"`
+				URI    string            `json:"uri,omitempty"`
+				Digest map[string]string `json:"digest,omitempty"`
+				Path   string            `json:"path,omitempty"`
 			} `json:"configSource"`
 			Request request `json:"request"`
 		} `json:"externalParameters"`
@@ -112,9 +159,16 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 	def, meta := &p.BuildDefinition, &p.RunDetails.Metadata
 	def.BuildType = buildType
 	def.ExternalParameters.ConfigSource.Path = b.Dockerfile
+	if b.Config.URI != "" {
+		from := b.Config.dependency()
+		def.ExternalParameters.ConfigSource.URI, def.ExternalParameters.ConfigSource.Digest = from.URI, from.Digest
+	}
 	def.InternalParameters.BuilderPlatform = platforms.Format(platforms.Normalize(platforms.DefaultSpec()))
 	req := &def.ExternalParameters.Request
-	req.Frontend, req.Locals = "dockerfile.v0", []named{{Name: "context"}, {Name: "dockerfile"}}
+	req.Frontend = "dockerfile.v0"
+	for _, name := range b.Locals {
+		req.Locals = append(req.Locals, named{Name: name})
+	}
 	args := map[string]string{}
 	if b.Target != "" {
 		args["target"] = b.Target
@@ -127,7 +181,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 		req.Args = args
 	}
 	for _, m := range b.Materials {
-		def.ResolvedDependencies = append(def.ResolvedDependencies, dependency{cleanURLs(PackageURL(m.Ref, &m.Platform)), digestSet(m.Digest)})
+		def.ResolvedDependencies = append(def.ResolvedDependencies, m.dependency())
 	}
 	p.RunDetails.Builder.ID = opts.BuilderID
 	meta.InvocationID, meta.StartedOn, meta.FinishedOn = b.Invocation, b.Started.UTC(), b.Finished.UTC()

@@ -177,6 +177,11 @@ type Options struct {
 	// cache is made: what the build starts from is to be kept from then on.
 	Missed func(ctx context.Context) error
 
+	// Fetched, when not nil, is told what ADD and contexts take from elsewhere, of
+	// steps in the cache too; more than once if several do. It is called by several
+	// goroutines at once.
+	Fetched func(Fetched)
+
 	Secrets Secrets // nil: there are none
 	Agents  Agents  // nil: none is lent
 	Strict  bool    // what warns of secrets fails

@@ -35,6 +35,19 @@ type URL struct {
 	Checksum digest.Digest // "" if any content will do
 }
 
+// Fetched is what a step takes from elsewhere: a file, or a commit.
+type Fetched struct {
+	URI    string        // without user and password
+	Digest digest.Digest // of a file
+	Commit string        // of a repository
+}
+
+func (w *Work) fetched(f Fetched) {
+	if told := w.solver.opts.Fetched; told != nil {
+		told(f)
+	}
+}
+
 // fetched is what the cache keeps of a download, to ask the server whether it
 // changed.
 type fetched struct {
@@ -56,6 +69,7 @@ func (w *Work) download(ctx context.Context, u URL) (memTree, error) {
 	}
 	t.mtime, t.size = d.known.Modified, d.known.Size
 	copy(t.sum[:], d.known.Sum)
+	w.fetched(Fetched{URI: Redact(u.Address), Digest: digest.NewDigestFromBytes(digest.SHA256, d.known.Sum)})
 	return t, nil
 }
 

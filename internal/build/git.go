@@ -56,10 +56,20 @@ func (g *Git) Prepare(ctx context.Context, w *Work) (Step, error) {
 	if err != nil {
 		return Step{}, fmt.Errorf("failed to load cache key: %w", err)
 	}
+	w.fetched(Fetched{URI: g.URI(), Commit: ref.commit})
 	return Step{
 		Inputs: []Input{{Name: "commit", Value: g.key(ref)}},
 		Make:   func(ctx context.Context, out io.Writer) error { return g.make(ctx, w, ref, out) },
 	}, nil
+}
+
+// URI names the repository and the ref as BuildKit's provenance has it, without
+// credentials.
+func (g *Git) URI() string {
+	if g.Ref == "" {
+		return Redact(g.Remote)
+	}
+	return Redact(g.Remote) + "#" + g.Ref
 }
 
 // key says what the tree is made of.

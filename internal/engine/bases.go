@@ -96,6 +96,7 @@ func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocis
 	if err := image.CopyGraph(ctx, source, b.env.Store, root, image.CopyOptions{Select: image.Select(platform)}); err != nil {
 		return build.Image{}, copyError(err)
 	}
+	named := root.Digest
 	const deepest = 8
 	for depth := 0; image.IsIndex(root.MediaType); depth++ {
 		index, _, err := image.ReadIndex(ctx, b.env.Store, root)
@@ -108,7 +109,29 @@ func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocis
 		}
 		root = chosen[0]
 	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return build.Image{}, fmt.Errorf("oci-layout reference %q: %w", where, err)
+	}
+	name := filepath.Base(dir)
+	if tag != "" || !pinned {
+		name += ":" + cmp.Or(tag, "latest")
+	}
+	if pinned {
+		name += "@" + dgst
+	}
+	b.add(attest.Material{Ref: name, Layout: true, Platform: platform, Digest: named})
 	return b.read(ctx, root)
+}
+
+// fetched keeps a file or a commit for the provenance.
+func (b *baseImages) fetched(f build.Fetched) {
+	b.add(attest.Material{URI: f.URI, Digest: f.Digest, Commit: f.Commit})
+}
+
+func (b *baseImages) add(m attest.Material) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = append(b.used, m)
 }
 
 // note keeps an image for the provenance: under the digest that its repository has
@@ -122,20 +145,23 @@ func (b *baseImages) note(ref string, img Image) {
 			}
 		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.used = append(b.used, m)
+	b.add(m)
 }
 
-// materials are the images that were found, in the order of their names.
+// materials are the images that were found and what was fetched, each once, in the
+// order of their names.
 func (b *baseImages) materials() []attest.Material {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	list := slices.Clone(b.used)
-	slices.SortFunc(list, func(a, b attest.Material) int {
-		return cmp.Or(cmp.Compare(a.Ref, b.Ref), cmp.Compare(platforms.Format(a.Platform), platforms.Format(b.Platform)))
-	})
-	return list
+	order := func(a, b attest.Material) int {
+		return cmp.Or(
+			cmp.Compare(a.URI, b.URI), cmp.Compare(a.Ref, b.Ref), cmp.Compare(platforms.Format(a.Platform), platforms.Format(b.Platform)),
+			cmp.Compare(a.Digest, b.Digest), cmp.Compare(a.Commit, b.Commit),
+		)
+	}
+	slices.SortFunc(list, order)
+	return slices.CompactFunc(list, func(a, b attest.Material) bool { return order(a, b) == 0 })
 }
 
 func (b *baseImages) find(ctx context.Context, ref, platform string) (Image, error) {

@@ -157,7 +157,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	run, bases, exchange := &buildRuntime{env: env}, &baseImages{env: env}, &build.Exchange{}
 	defer closing(&err, run.close)
 	options := build.Options{
-		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
+		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Fetched: bases.fetched, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
 		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict,
 	}
 	solver := build.NewSolver(options)
@@ -187,6 +187,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	if err == nil {
 		x.made.Finished, x.made.Materials = time.Now(), bases.materials()
 		x.made.Source = file.Redacted(attest.LooksSecret, attest.Redacted)
+		x.made.Config = input.config(x.made.Materials)
 		err = x.finish(ctx, opts)
 	}
 	if err != nil {

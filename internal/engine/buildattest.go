@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -171,7 +172,7 @@ func (x statements) provenance(platform ocispec.Platform, opts attest.Provenance
 	made := x.made
 	made.Materials = nil
 	for _, m := range x.made.Materials {
-		if len(x.built) == 1 || platforms.OnlyStrict(platform).Match(m.Platform) || platforms.OnlyStrict(platforms.DefaultSpec()).Match(m.Platform) {
+		if m.URI != "" || len(x.built) == 1 || platforms.OnlyStrict(platform).Match(m.Platform) || platforms.OnlyStrict(platforms.DefaultSpec()).Match(m.Platform) {
 			made.Materials = append(made.Materials, m)
 		}
 	}
@@ -306,11 +307,12 @@ func newInvocation() (string, error) {
 // knownOf begins what is known of a build.
 func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Build, error) {
 	id, err := newInvocation()
+	slices.Sort(input.locals)
 	var secrets []string
 	for _, s := range opts.Run.Secrets {
 		secrets = append(secrets, s.ID)
 	}
 	return attest.Build{
-		Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, Args: opts.BuildArgs, Labels: opts.Labels,
+		Locals: input.locals, Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
 }

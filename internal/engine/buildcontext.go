@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/archive"
+	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/dockerfile"
 	"strake/internal/progress"
@@ -31,6 +34,9 @@ type buildInput struct {
 	dir    *build.LazyContext
 	files  *build.Vertex // a repository or an archive, as a stage
 	named  map[string]dockerfile.Context
+	// What the provenance says of the contexts.
+	remote, subdir string   // URI of the context, and the directory of it; "" where it is none
+	locals         []string // names of those that are directories
 
 	env    *Env
 	solver *build.Solver
@@ -82,6 +88,7 @@ func (b *buildInput) open(ctx context.Context) error {
 			git.KeepGitDir = true
 		}
 		git.CommitTimes = git.CommitTimes || b.opts.BuildArgs["SOURCE_DATE_EPOCH"] != ""
+		b.remote, b.subdir = git.URI(), strings.TrimPrefix(path.Join("/", git.Subdir), "/")
 		b.files = gitVertex(git, "[internal] load git source "+build.Redact(b.opts.Context))
 		return b.readRemote(ctx)
 	case isHTTP(b.opts.Context):
@@ -143,7 +150,7 @@ func (b *buildInput) namedContext(name, value string) (dockerfile.Context, error
 		return dockerfile.Context{}, fmt.Errorf("failed to get build context %s: %w", name, err)
 	}
 	dir := b.solver.LazyContext(build.LazyContextOptions{Dir: value, Index: b.env.Store, Label: label})
-	b.closes = append(b.closes, dir.Close)
+	b.closes, b.locals = append(b.closes, dir.Close), append(b.locals, name)
 	return dockerfile.Context{Dir: dir}, nil
 }
 
@@ -154,7 +161,7 @@ func (b *buildInput) openDir(ctx context.Context) error {
 		name = filepath.Join(b.opts.Context, "Dockerfile")
 	}
 	b.dir = b.solver.LazyContext(build.LazyContextOptions{Dir: b.opts.Context, Dockerfile: localFile(name), Index: b.env.Store}) //nolint:contextcheck // reading has the reader's
-	b.closes = append(b.closes, b.dir.Close)
+	b.closes, b.locals = append(b.closes, b.dir.Close), append(b.locals, "context")
 	return b.readLocal(ctx, name)
 }
 
@@ -243,6 +250,7 @@ func unpack(source build.Source, from ...*build.Vertex) *build.Vertex {
 
 // openURL downloads the context: an archive, or a Dockerfile.
 func (b *buildInput) openURL(ctx context.Context) error {
+	b.remote = build.Redact(b.opts.Context)
 	file := remoteFile(b.opts.Context, "[internal] load remote build context")
 	res, err := b.solver.Solve(ctx, file)
 	if err != nil {
@@ -315,6 +323,7 @@ func (b *buildInput) readLocal(ctx context.Context, name string) error {
 	if name != "-" {
 		b.name = filepath.Base(name)
 	}
+	b.locals = append(b.locals, "dockerfile")
 	step := b.solver.Begin("[internal] load build definition from " + b.name)
 	var err error
 	if b.source, err = b.readFile(name); err == nil {
@@ -341,6 +350,22 @@ func (b *buildInput) readFile(name string) (source []byte, err error) {
 	}
 	defer closing(&err, f.Close)
 	return io.ReadAll(io.LimitReader(f, maxDockerfile+1))
+}
+
+// config is the material that the context is, if it is one, and where in it.
+func (b *buildInput) config(list []attest.Material) attest.Material {
+	i := slices.IndexFunc(list, func(m attest.Material) bool { return m.URI != "" && m.URI == b.remote })
+	if i < 0 {
+		return attest.Material{}
+	}
+	m := list[i]
+	if b.subdir != "" {
+		if !strings.Contains(m.URI, "#") {
+			m.URI += "#"
+		}
+		m.URI += ":" + b.subdir
+	}
+	return m
 }
 
 // slot names this build among others: the place of its Dockerfile.

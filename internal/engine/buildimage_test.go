@@ -22,7 +22,7 @@ func TestPushedNameMoves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reg.Close() //nolint:errcheck // only read from now on
+	defer reg.Close()
 	contexts := map[string]string{"a": t.TempDir(), "b": t.TempDir()}
 	for text, dir := range contexts {
 		if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nLABEL l="+text+"\n"), 0o600); err != nil {
@@ -34,7 +34,7 @@ func TestPushedNameMoves(t *testing.T) {
 	serve, once := registry.NewHandler(reg, registry.Options{}), sync.Once{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/1") {
-			once.Do(func() {
+			once.Do(func() { //nolint:contextcheck // the second build is not the request's
 				var err error
 				if second, err = Build(t.Context(), env, BuildOptions{Context: contexts["b"], Names: []string{name}}); err != nil {
 					t.Error(err)
