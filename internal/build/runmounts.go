@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"path"
 	"strconv"
 	"strings"
 
@@ -69,8 +70,8 @@ type CacheMounts interface {
 	CacheMount(ctx context.Context, key, label, sharing string, busy func(), fill func(dir string) error) (dir string, release func() error, err error)
 }
 
-// inputs names what the result depends on of the mounts: which there are, and the files that are read from them. Which cache it is,
-// what a cache holds and what a secret is, is left out.
+// inputs names what the result depends on of the mounts: which there are, and the files that are read from them. What a cache
+// holds and what a secret is, is left out, and so is which cache it is where it was given an ID of its own.
 func (r *Run) mountInputs(ctx context.Context, w *Work) ([]Input, error) {
 	var inputs []Input
 	for _, m := range r.Mounts {
@@ -110,6 +111,12 @@ func (m *Mount) canonical() string {
 		add("uid", m.UID)
 		add("gid", m.GID)
 	case MountCache:
+		if source := path.Join("/", m.Source); source != "/" {
+			add("source", source)
+		}
+		if _, id, _ := strings.Cut(m.ID, "/"); id == m.Target && m.Sharing == "shared" { // as BuildKit does
+			add("id", m.ID)
+		}
 		if m.Owned {
 			add("mode", strconv.FormatUint(uint64(m.Mode), 8))
 			add("uid", m.UID)
