@@ -63,14 +63,17 @@ func (s stager) WriteLayer(ctx context.Context, write func(w io.Writer) error) (
 }
 
 // StageLayer writes, hashes and indexes a layer and waits for nothing to be on
-// disk: that is for CommitLayers to do. The caller closes it.
+// disk: that is for CommitLayers to do. write has ended when it returns. The caller
+// closes it.
 func (s stager) StageLayer(ctx context.Context, write func(w io.Writer) error) (layer.Staged, error) {
 	l, err := s.newStaged(ctx)
 	if err != nil {
 		return nil, err
 	}
 	pr, pw := io.Pipe()
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		buf := bufio.NewWriterSize(pw, streamBuffer)
 		err := write(buf)
 		if err == nil {
@@ -83,6 +86,7 @@ func (s stager) StageLayer(ctx context.Context, write func(w io.Writer) error) (
 	}()
 	err = l.readCopy(ctx, pr, l.part)
 	pr.CloseWithError(errors.New("layer writer stopped")) // frees the writer when reading failed
+	<-ended                                               // it uses what the caller closes
 	if told, ok := errors.AsType[*writeError](err); ok {
 		return nil, errors.Join(told.error, l.Close())
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -60,6 +61,24 @@ func TestStageLayer(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestStageLayerWaitsForWriter: what writes a layer that cannot be taken in has ended when that is told.
+func TestStageLayerWaitsForWriter(t *testing.T) {
+	s := open(t, t.TempDir())
+	ended := false
+	_, err := s.StageLayer(t.Context(), func(w io.Writer) error {
+		var err error
+		for err == nil {
+			_, err = w.Write(bytes.Repeat([]byte("no tar"), 1000))
+		}
+		time.Sleep(50 * time.Millisecond)
+		ended = true
+		return err
+	})
+	if err == nil || !ended {
+		t.Errorf("it ended: %v, %v", ended, err)
 	}
 }
 
