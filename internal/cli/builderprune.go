@@ -40,7 +40,9 @@ func newBuilderPruneCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove build cache",
-		Args:  argsBetween(0, 0),
+		Long: `Remove build cache. With --all and no filter or size, the history of builds
+("strake build history") goes too.`,
+		Args: argsBetween(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runBuilderPrune(cmd.Context(), s, opts)
 		},

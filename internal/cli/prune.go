@@ -65,7 +65,8 @@ func newSystemPruneCommand(s *session) *cobra.Command {
 		Use:   "prune [OPTIONS]",
 		Short: "Remove unused data",
 		Long: `Remove unused data, and all that is kept for "strake undo": what this removes
-cannot be brought back.`,
+cannot be brought back. With --all and no filter, the history of builds ("strake
+build history") goes too.`,
 		Args: argsBetween(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runSystemPrune(cmd.Context(), s, opts)

@@ -34,7 +34,7 @@ type PruneImages struct {
 
 // PruneCache say which part of the build cache to remove.
 type PruneCache struct {
-	All     bool                // also what images share, and extracted chains
+	All     bool                // also what images share, and extracted chains; with no other condition, the history of builds
 	Filters map[string][]string // BuildKit's: one value each; until is unused-for; a key may end in ! or ~
 
 	MaxUsed  int64 // bytes that may stay; 0: see the others
@@ -85,6 +85,7 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 		if err != nil {
 			return PruneResult{}, err
 		}
+		todo.Builds = opts.Cache.everything()
 		todo.Cache = func(list []CacheRecord) []CacheRecord { return opts.Cache.choose(list, keep, free) }
 	}
 	res, err := env.Store.Prune(ctx, todo)
@@ -110,6 +111,16 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 func settle(ctx context.Context, env *Env) error {
 	_, err := env.Store.Settle(ctx)
 	return err
+}
+
+// everything reports whether no condition leaves anything over.
+func (o *PruneCache) everything() bool {
+	for _, values := range o.Filters {
+		if len(values) > 0 {
+			return false
+		}
+	}
+	return o.All && o.MaxUsed == 0 && o.MinFree == 0 && o.Reserved == 0
 }
 
 // choose applies the filters, and then BuildKit's rules of how much may stay.

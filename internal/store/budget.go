@@ -85,8 +85,8 @@ type victim struct {
 	entry int64         // of a victimEntry
 	blob  digest.Digest // of a victimBlob
 	tree  string        // path of a victimTree
-	size  int64         // of a victimTree: bytes on disk
-	key   string        // of a victimRecord
+	size  int64         // of a victimTree or a victimBuild: bytes on disk
+	key   string        // of a victimRecord or a victimBuild
 	image digest.Digest // of a victimImage
 }
 
@@ -94,15 +94,16 @@ type victim struct {
 type victimKind int
 
 const (
-	victimEntry  victimKind = iota // of the journal
+	victimBuild  victimKind = iota // the record of a build and its log
+	victimEntry                    // of the journal
 	victimBlob                     // a compressed layer
 	victimTree                     // an extracted chain or a cache mount
 	victimRecord                   // of the cache
 	victimImage
 )
 
-// enforce brings the store down to its budget: first what undo keeps, the oldest
-// first; then, each the least recently used first, what can be made again of
+// enforce brings the store down to its budget: first the history of builds, then
+// what undo keeps, the oldest first; then, each the least recently used first, what can be made again of
 // what stays (compressed layers, extracted chains), the build cache, and images
 // that are neither pinned nor in use. No more goes than has to.
 func (c *collector) enforce(ctx context.Context) (int64, error) {
@@ -218,8 +219,15 @@ func (g *graph) freedBy(victims []victim, sizes []int64) (freed int64) {
 // victims lists what the budget may take, in the order in which it does.
 func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph, trees treeSizes) ([]victim, error) {
 	leased := g.reach(func(r root) bool { return r.kind == rootLease })
+	builds, err := c.builds().finished()
+	if err != nil {
+		return nil, err
+	}
 	var list []victim
-	err := eachRow(ctx, tx, "SELECT id FROM journal ORDER BY id", func(scan func(...any) error) error {
+	for _, k := range builds {
+		list = append(list, victim{kind: victimBuild, key: k.id, size: k.disk})
+	}
+	err = eachRow(ctx, tx, "SELECT id FROM journal ORDER BY id", func(scan func(...any) error) error {
 		v := victim{kind: victimEntry}
 		err := scan(&v.entry)
 		list = append(list, v)
@@ -280,6 +288,8 @@ func (c *collector) take(ctx context.Context, tx *sql.Tx, victims []victim, p *p
 	for _, v := range victims {
 		var err error
 		switch v.kind {
+		case victimBuild:
+			p.dropBuild(v.key, v.size)
 		case victimEntry:
 			err = forget(ctx, tx, "entry <= $1", v.entry)
 		case victimBlob:

@@ -100,6 +100,7 @@ type kept struct {
 	id     string
 	time   time.Time // when the record was made; the newest file's where there is none
 	bytes  int64
+	disk   int64 // bytes that they take
 	record bool
 }
 
@@ -124,7 +125,7 @@ func (b *builds) list() ([]kept, error) {
 			byID[id] = &kept{id: id}
 		}
 		k := byID[id]
-		k.bytes += info.Size()
+		k.bytes, k.disk = k.bytes+info.Size(), k.disk+blocks(info)
 		if end == ".json" || !k.record {
 			k.time, k.record = info.ModTime(), end == ".json"
 		}
@@ -145,6 +146,14 @@ func (b *builds) ids() (ids []string, err error) {
 		}
 	}
 	return ids, err
+}
+
+// finished lists the builds that have a record, the oldest first.
+func (b *builds) finished() ([]kept, error) {
+	list, err := b.list()
+	list = slices.DeleteFunc(list, func(k kept) bool { return !k.record })
+	slices.Reverse(list)
+	return list, err
 }
 
 // trim removes what is over the bounds, and what a build left that died while its

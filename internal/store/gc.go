@@ -56,6 +56,11 @@ func (p *plan) compare(before, after *graph, undo marks, d disk) {
 	}
 }
 
+// dropBuild adds the record of a build, which takes size bytes on disk.
+func (p *plan) dropBuild(id string, size int64) {
+	p.strays, p.freed = append(p.strays, stray{build: id, size: size}), p.freed+size
+}
+
 // unneeded adds what nothing of a graph needs.
 func (p *plan) unneeded(g *graph, d disk) { p.compare(g, g, make(marks, len(g.digests)), d) }
 
@@ -207,6 +212,9 @@ func (c *debris) addStrays(ctx context.Context, g *graph, p *plan) error {
 
 // dropStray removes a stray, unless somebody has taken it up since.
 func (c *debris) dropStray(ctx context.Context, s stray) error {
+	if s.build != "" {
+		return c.builds().RemoveBuild(s.build)
+	}
 	if s.ref == "" {
 		return os.RemoveAll(s.path)
 	}

@@ -20,6 +20,7 @@ type PruneOptions struct {
 	What   string                            // how undo calls it
 	Images func([]Image) []Image             // chooses of all images; nil: none goes
 	Cache  func([]CacheRecord) []CacheRecord // chooses of all records; nil: none goes
+	Builds bool                              // the history of builds goes too
 	Undo   bool                              // all that is kept for undo goes too
 	Now    bool                              // nothing of the images is kept for undo
 	DryRun bool                              // change nothing
@@ -92,6 +93,15 @@ func (c *collector) prune(ctx context.Context, tx *sql.Tx, opts PruneOptions, tr
 	if opts.Cache != nil {
 		if err := c.pruneCache(ctx, tx, before, opts.Cache, trees, res, p); err != nil {
 			return nil, err
+		}
+	}
+	if opts.Builds {
+		list, err := c.builds().finished()
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range list {
+			p.dropBuild(k.id, k.disk)
 		}
 	}
 	if opts.Undo {

@@ -504,3 +504,54 @@ func TestUsage(t *testing.T) {
 		t.Errorf("pruned: %+v", u)
 	}
 }
+
+// The history of builds counts as build cache; the budget takes it before anything else, the oldest first, and a prune takes all.
+func TestBuildsAreCache(t *testing.T) {
+	s := open(t, t.TempDir())
+	before, err := s.Usage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := makeImage(t, s, "image", []digest.Digest{makeLayer(t, s, 1, 10_000)}, "docker.io/library/image:1")
+	for i, ref := range []string{"old", "new"} {
+		err := s.SaveBuild(t.Context(), ref, []byte("{}"), make([]byte, 100_000))
+		at := time.Now().Add(time.Duration(i-2) * time.Minute)
+		if err := errors.Join(err, os.Chtimes(filepath.Join(s.Root(), "builds", ref+".json"), at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = again(t, s, Options{})
+	du, err := treeSize(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := s.Usage(t.Context())
+	if err != nil || u.Cache < before.Cache+200_000 || u.Images+u.Containers+u.Cache+u.Undo+u.Other != du {
+		t.Errorf("usage: %+v of %d, %v", u, du, err)
+	}
+	left := func() (refs []string) {
+		list, err := s.collector.builds().finished()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range list {
+			refs = append(refs, k.id)
+		}
+		return refs
+	}
+	squeeze(t, s)
+	if _, err := s.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := left(); !slices.Equal(got, []string{"new"}) {
+		t.Errorf("the budget left %v", got)
+	}
+	if listed(t, s)["docker.io/library/image:1"] != id {
+		t.Error("the budget took the image")
+	}
+	size := onDisk(t, s)
+	res, err := s.Prune(t.Context(), PruneOptions{Builds: true})
+	if err != nil || len(left()) != 0 || res.Freed < 100_000 || size-onDisk(t, s) != res.Freed {
+		t.Errorf("pruned %+v of %d bytes, left %v: %v", res, size, left(), err)
+	}
+}

@@ -25,14 +25,17 @@ const partialAge = 7 * 24 * time.Hour
 // stray is a file or a directory that no row names and nobody works on: what a
 // process left that died between file and row.
 type stray struct {
-	path string
-	ref  string // of an unfinished blob, which has a lock beside it
-	tree bool   // an extracted chain or a cache mount, which somebody may be about to use
-	size int64  // bytes on disk
+	path  string
+	ref   string // of an unfinished blob, which has a lock beside it
+	tree  bool   // an extracted chain or a cache mount, which somebody may be about to use
+	build string // whose record it is, with its log
+	size  int64  // bytes on disk
 }
 
 // debris finds what dead processes left, and what can be made again.
 type debris struct{ files *contents }
+
+func (c *debris) builds() *builds { return &builds{c.files.root} }
 
 // strays lists the files beside the graph that can go: blobs and indexes without
 // a row or a lease, and parts that nobody writes and nobody can use. The caller

@@ -16,7 +16,7 @@ import (
 type Usage struct {
 	Images     int64 // all that an image needs
 	Containers int64
-	Cache      int64 // all that only the build cache needs, and extracted chains
+	Cache      int64 // all that only the build cache needs, and extracted chains, cache mounts and the history of builds
 	Undo       int64 // all that is kept for undo alone
 	Other      int64 // the database, directories, unfinished blobs, what no row names
 
@@ -109,7 +109,7 @@ func (c *collector) class(path string, g *graph, classOf []string) string {
 	dir, rest, _ := strings.Cut(rel, string(filepath.Separator))
 	var dgst digest.Digest
 	switch dir {
-	case "rootfs", "cachemounts":
+	case "rootfs", "cachemounts", "builds":
 		return classCache
 	case "containers":
 		return classContainers
