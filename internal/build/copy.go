@@ -65,7 +65,7 @@ type NotFoundError struct {
 }
 
 func (e *NotFoundError) Error() string {
-	s := fmt.Sprintf("failed to compute cache key: failed to calculate checksum of ref %s: %q: not found", e.Where, e.Path)
+	s := fmt.Sprintf("failed to compute cache key: failed to calculate checksum of ref %s: %q: not found", cmp.Or(e.Where, "context"), e.Path)
 	if e.Ignored {
 		s += " (excluded by .dockerignore)"
 	}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,12 +36,16 @@ type Run struct {
 	Hidden     []string
 	ExtraHosts []executor.Host
 
+	Hostname     string           `json:",omitempty"` // "" is BuildKit's
 	Mounts       []Mount          `json:",omitempty"`
 	Insecure     bool             `json:",omitempty"` // with all privileges that this process has
 	Limits       []executor.Limit `json:",omitempty"`
 	CgroupParent string           `json:",omitempty"`
 	ShmSize      int64            `json:",omitempty"` // of /dev/shm, bytes; 0 is the executor's default
 }
+
+// defaultHostname is the name of a step's machine, as BuildKit's.
+const defaultHostname = "buildkitsandbox"
 
 // ScriptDir is where a command finds its Scripts.
 const ScriptDir = "/dev/pipes"
@@ -82,6 +87,9 @@ func (r *Run) confinement() []Input {
 	}
 	for _, l := range r.Limits {
 		inputs = append(inputs, Input{Name: "limit " + l.Name, Value: fmt.Sprintf("%d:%d", l.Soft, l.Hard)})
+	}
+	if r.Hostname != "" {
+		inputs = append(inputs, Input{Name: "host name", Value: r.Hostname})
 	}
 	if r.CgroupParent != "" {
 		inputs = append(inputs, Input{Name: "cgroup parent", Value: r.CgroupParent})
@@ -215,7 +223,7 @@ func (r *Run) spec(spec executor.Spec, tmp string) executor.Spec {
 	spec.Env = slices.Concat(r.Hidden, r.Env)
 	spec.Network, spec.AsStep = r.Network, true
 	spec.Insecure, spec.Limits, spec.CgroupParent = r.Insecure, r.Limits, r.CgroupParent
-	spec.Hostname = "buildkitsandbox"
+	spec.Hostname = cmp.Or(r.Hostname, defaultHostname)
 	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)
 	if len(r.Scripts) > 0 {
 		spec.Mounts = append(slices.Clone(spec.Mounts), executor.Mount{

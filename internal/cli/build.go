@@ -73,7 +73,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringArrayVar(&opts.noStages, "no-cache-filter", nil, "Do not cache specified stages")
 	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
 	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
-		`Set type of progress output ("auto", "plain", "quiet", "tty"). Use plain to show container output`)
+		`Set type of progress output ("auto", "none", "plain", "quiet", "tty"). Use plain to show container output`)
 	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
@@ -96,7 +96,12 @@ func newBuildCommand(s *session) *cobra.Command {
 	obsolete(flags, "disable-content-trust")
 	obsolete(flags, "rm")
 	obsolete(flags, "force-rm")
+	obsolete(flags, "compress")
 	ignored(flags, "builder") // there is one
+	for _, name := range []string{"isolation", "security-opt", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
+		ignored(flags, name) // of the builder before BuildKit, as in buildx
+	}
+	flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	return cmd
 }
 
@@ -121,7 +126,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	build, err := buildInput(s, opts)
+	build, err := buildInput(ctx, s, opts)
 	var call buildCall
 	if err == nil {
 		call, err = opts.asked()
@@ -182,9 +187,9 @@ func (o buildOptions) asked() (buildCall, error) {
 }
 
 // buildInput turns the flags into what to build.
-func buildInput(s *session, opts buildOptions) (engine.BuildOptions, error) {
+func buildInput(ctx context.Context, s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
-		Context: opts.context, Dockerfile: opts.file, Stdin: s.In, Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
+		Context: opts.context, Dockerfile: opts.file, Stdin: s.input(ctx), Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
 		Squash: opts.squash, Verify: opts.verify,
 		BuildArgs: map[string]string{}, Labels: map[string]string{},
 	}

@@ -115,7 +115,7 @@ func tellWarnings(s *session, list []engine.Warning) {
 		head = fmt.Sprintf("%d warnings found", len(list))
 	}
 	if !s.debug {
-		head += " (use docker --debug to expand)"
+		head += " (use --debug to expand)"
 	}
 	fmt.Fprintf(s.Err, "\n %s:\n", head)
 	for _, w := range list {

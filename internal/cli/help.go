@@ -45,7 +45,9 @@ func newHelpCommand() *cobra.Command {
 }
 
 // isGroup reports whether a command does nothing but what its subcommands do.
-func isGroup(cmd *cobra.Command) bool { return cmd.HasSubCommands() && cmd.Use == cmd.Name() }
+func isGroup(cmd *cobra.Command) bool {
+	return cmd.HasSubCommands() && (!cmd.HasParent() || cmd.Use == cmd.Name())
+}
 
 // usage is a command's help.
 func usage(cmd *cobra.Command) string {

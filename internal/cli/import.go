@@ -47,7 +47,7 @@ func runImport(ctx context.Context, s *session, opts importOptions) (err error) 
 	options := engine.ImportOptions{Name: opts.name, Changes: opts.changes, Message: opts.message, Platform: opts.platform}
 	switch {
 	case opts.source == "-":
-		options.Source = s.In
+		options.Source = s.input(ctx)
 	case strings.HasPrefix(opts.source, "http://"), strings.HasPrefix(opts.source, "https://"):
 		options.URL = opts.source
 	default:

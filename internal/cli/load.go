@@ -40,7 +40,7 @@ func runLoad(ctx context.Context, s *session, opts loadOptions) (err error) {
 	if err := checkPlatforms(opts.platforms); err != nil {
 		return fmt.Errorf("invalid platform: %w", err)
 	}
-	load := engine.LoadOptions{Input: s.In, Platforms: opts.platforms}
+	load := engine.LoadOptions{Input: s.input(ctx), Platforms: opts.platforms}
 	if opts.input != "" {
 		f, err := os.Open(opts.input)
 		if err != nil {

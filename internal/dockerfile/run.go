@@ -18,7 +18,7 @@ import (
 func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error {
 	op := &build.Run{
 		Platform: s.image.Platform, Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
-		Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
+		Hostname: c.opts.BuildArgs["BUILDKIT_SANDBOX_HOSTNAME"], Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
 		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, ShmSize: c.opts.ShmSize,
 	}
 	s.outline.mounts(in)

@@ -24,6 +24,9 @@ ff02::1	ip6-allnodes
 ff02::2	ip6-allrouters
 `
 
+// stepHosts is what BuildKit puts into a step's /etc/hosts, whatever its network.
+const stepHosts = "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
 // writeNetFiles writes the files that are mounted over /etc/hosts, /etc/hostname and /etc/resolv.conf into the bundle, and
 // returns their mounts. They are gone after the container, which may write to them unless it is a step.
 func writeNetFiles(s Spec) ([]Mount, error) {
@@ -32,7 +35,9 @@ func writeNetFiles(s Spec) ([]Mount, error) {
 		return nil, err
 	}
 	hosts := []byte(hostsBase)
-	if s.Network == NetworkHost {
+	if s.AsStep {
+		hosts = fmt.Appendf(nil, stepHosts, s.Hostname)
+	} else if s.Network == NetworkHost {
 		host, err := readHostFile("/etc/hosts")
 		if err != nil {
 			return nil, err
