@@ -294,6 +294,23 @@ func idleCopy(path string) (idle bool, err error) {
 	return unlocked(path)
 }
 
+// removeEmpty removes the directory of a cache mount that has no copy, unless somebody is choosing one.
+func removeEmpty(dir string) error {
+	gate, err := lockCopy(dir, unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) || gate == nil {
+		return ignoring(unix.EWOULDBLOCK, err)
+	}
+	return errors.Join(ignoring(unix.ENOTEMPTY, os.Remove(dir)), gate.Close())
+}
+
+// ignoring is err, unless it is the other.
+func ignoring(other, err error) error {
+	if errors.Is(err, other) {
+		return nil
+	}
+	return err
+}
+
 // mountRecord begins the ID of a cache mount's record; hash and number follow.
 const mountRecord = "mount/"
 

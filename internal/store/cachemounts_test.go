@@ -277,3 +277,52 @@ func TestTreesRemovedBehindTheGate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCacheMountDirectoryGoes: with its last copy the directory of a cache mount goes, also while others make copies of it.
+func TestCacheMountDirectoryGoes(t *testing.T) {
+	m := openMounts(t)
+	prune := func() {
+		if _, err := m.Prune(t.Context(), PruneOptions{Cache: func(list []CacheRecord) []CacheRecord { return list }}); err != nil {
+			t.Error(err)
+		}
+	}
+	var users sync.WaitGroup
+	for range 4 {
+		users.Go(func() {
+			for range 25 {
+				dir, end, err := m.CacheMount(t.Context(), "crowd", "", "shared", nil, func(dir string) error {
+					return os.WriteFile(filepath.Join(dir, "seed"), nil, 0o600)
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := os.Lstat(filepath.Join(dir, "seed")); err != nil {
+					t.Error(err)
+				}
+				if err := end(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		users.Wait()
+		close(done)
+	}()
+	for open := true; open; {
+		select {
+		case <-done:
+			open = false
+		default:
+			prune()
+		}
+	}
+	_, end := m.use("shared")
+	end()
+	prune()
+	if left, err := os.ReadDir(cacheMountsDir(m.Root())); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -115,6 +116,9 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 	errs = append(errs, gate.Close())
 	for _, s := range trees {
 		errs = append(errs, removeTree(s.path))
+		if above := filepath.Dir(s.path); filepath.Dir(above) == cacheMountsDir(c.files.root) {
+			errs = append(errs, removeEmpty(above))
+		}
 	}
 	return p, errors.Join(errs...)
 }
