@@ -43,7 +43,7 @@ func newCommoner(t *testing.T, through ...string) *commoner {
 func (c *commoner) cmd(args ...string) *exec.Cmd {
 	user := []string{
 		"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups",
-		"env", "-i", "-C", c.home, "PATH=" + os.Getenv("PATH"), "HOME=" + c.home, c.home + "/strake",
+		"env", "-i", "-C", c.home, "PATH=" + c.home + "/bin:" + os.Getenv("PATH"), "HOME=" + c.home, c.home + "/strake",
 	}
 	line := append(append(append([]string{}, c.through...), user...), args...)
 	cmd := exec.CommandContext(c.Context(), line[0], line[1:]...)
@@ -150,6 +150,28 @@ func TestNoNamespace(t *testing.T) {
 	}
 	if out := c.strake("doctor"); !strings.Contains(out, "--  containers") {
 		t.Errorf("doctor: %s", out)
+	}
+}
+
+// TestRefusedIDs says in one line why newuidmap gave no ids.
+func TestRefusedIDs(t *testing.T) {
+	ranges := filepath.Join(t.TempDir(), "ranges")
+	if err := os.WriteFile(ranges, []byte("nobody:200000:65536\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := newCommoner(t, "unshare", "-m", "sh", "-c",
+		fmt.Sprintf(`mount --bind %[1]s /etc/subuid; mount --bind %[1]s /etc/subgid; exec "$@"`, ranges), "sh")
+	if err := os.Mkdir(filepath.Join(c.home, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"newuidmap", "newgidmap"} {
+		if err := os.WriteFile(filepath.Join(c.home, "bin", name), []byte("#!/bin/sh\necho not today >&2\nexit 1\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := c.fails("doctor")
+	if strings.Count(out, "\n") != 1 || !strings.Contains(out, "newuidmap") || !strings.HasSuffix(out, "exit status 1: not today\n") {
+		t.Errorf("newuidmap refuses: %q", out)
 	}
 }
 

@@ -46,7 +46,9 @@ type session struct {
 // exit code. SIGINT, SIGTERM and SIGHUP cancel the command.
 func Main(ctx context.Context, args []string, streams Streams) int {
 	if err := userns.Wait(); err != nil {
-		fmt.Fprintln(streams.Err, err)
+		if !errors.Is(err, io.EOF) {
+			fmt.Fprintln(streams.Err, err)
+		}
 		return exitFailure
 	}
 	ctx, stop := notify(ctx)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"syscall"
 	"testing"
 	"testing/synctest"
 
@@ -62,4 +63,30 @@ type endless struct{ ctx context.Context } //nolint:containedctx // as a reader 
 func (e endless) Read([]byte) (int, error) {
 	<-e.ctx.Done()
 	return 0, context.Cause(e.ctx)
+}
+
+// shrunk is a writer on a disk that was full: it has lost the end of what it held.
+type shrunk struct{ content.Writer }
+
+func (shrunk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func (shrunk) ReadAt([]byte, int64) (int, error) { return 0, io.EOF }
+
+// TestSpoolOnFullDisk tells the reader that the disk is full, not that the bytes end.
+func TestSpoolOnFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, err := new(content.Mem).Writer(t.Context(), "ref", content.WriterOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("held")); err != nil {
+			t.Fatal(err)
+		}
+		s := newSpool(shrunk{w}, bytes.NewReader([]byte("more")), func() {})
+		synctest.Wait()
+		if _, err := s.Read(make([]byte, 4)); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("got %v", err)
+		}
+		s.end()
+	})
 }

@@ -82,14 +82,14 @@ func readRanges(path string, names []string) (list []Range, err error) {
 	}
 }
 
-// Wait waits until the process has its ids. To be called first of all.
+// Wait waits until the process has its ids. To be called first of all. io.EOF says that there are none: who ran the program says why.
 func Wait() error {
 	if os.Getenv(gateVariable) == "" {
 		return nil
 	}
 	f := os.NewFile(gate, "gate")
-	n, err := f.Read(make([]byte, 1))
-	if err = errors.Join(err, f.Close(), os.Unsetenv(gateVariable)); err != nil || n == 0 {
+	_, err := f.Read(make([]byte, 1))
+	if err = errors.Join(err, f.Close(), os.Unsetenv(gateVariable)); err != nil {
 		return fmt.Errorf("wait for the ids of the user namespace: %w", err)
 	}
 	return nil
@@ -161,11 +161,12 @@ func notAllowed(err error) error {
 
 // admit gives the process its ids, and opens the gate.
 func (p Plan) admit(ctx context.Context, pid int, ready io.Writer) error {
-	for i, ranges := range [][]Range{p.Users, p.Groups} {
-		if len(p.Users) == 0 {
-			break
+	own := [2]int{os.Getuid(), os.Getgid()}
+	for i, ranges := range [2][]Range{p.Users, p.Groups} {
+		if len(ranges) == 0 {
+			continue // the kernel was told of the one id
 		}
-		args := []string{strconv.Itoa(pid), "0", strconv.Itoa([]int{os.Getuid(), os.Getgid()}[i]), "1"}
+		args := []string{strconv.Itoa(pid), "0", strconv.Itoa(own[i]), "1"}
 		next := 1
 		for _, r := range ranges {
 			args = append(args, strconv.Itoa(next), strconv.Itoa(r.First), strconv.Itoa(r.Count))
