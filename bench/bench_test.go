@@ -46,7 +46,7 @@ func TestTreeIsReproducibleAndCompressesLikeARootFS(t *testing.T) {
 
 func TestArchiveOfTheInputsIsTheImage(t *testing.T) {
 	if _, err := os.Stat("/bin/busybox"); err != nil {
-		t.Skip("busybox-static is not installed")
+		t.Skip("needs busybox-static")
 	}
 	dir := t.TempDir()
 	if err := makeInputs(t.Context(), dir, 1, 0.01); err != nil {

@@ -101,7 +101,7 @@ func post(t *testing.T, url string, status int) {
 func TestSkopeo(t *testing.T) {
 	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		t.Skip("skopeo is not installed")
+		t.Skip("needs skopeo")
 	}
 	host, stop := start(t, "--data", filepath.Join(t.TempDir(), "data"))
 	defer stop()

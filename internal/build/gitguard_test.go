@@ -117,7 +117,7 @@ func TestGitEndsWithUs(t *testing.T) {
 // knows of them is read.
 func TestGitKnownHosts(t *testing.T) {
 	if _, err := exec.LookPath("ssh"); err != nil {
-		t.Skip("ssh is needed:", err)
+		t.Skip("needs ssh")
 	}
 	g := gitRun{Git: &Git{}, dir: filepath.Join(t.TempDir(), "it's 100%d b")}
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", g.ssh()+" -G example.com").CombinedOutput()

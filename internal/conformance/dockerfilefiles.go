@@ -200,7 +200,7 @@ func readCaseLayer(r io.Reader) (*caseLayer, error) {
 		if err != nil {
 			return nil, err
 		}
-		name := path.Clean(strings.TrimPrefix("/"+h.Name, "/"))
+		name := path.Clean(h.Name)
 		dir, file := path.Split(name)
 		switch hidden, is := strings.CutPrefix(file, ".wh."); {
 		case file == ".wh..wh..opq":

@@ -140,7 +140,7 @@ func TestArchive(t *testing.T) {
 func TestForeignWriters(t *testing.T) {
 	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		t.Skip("skopeo is not installed")
+		t.Skip("needs skopeo")
 	}
 	g := conformance.NewGraph(10_000, "amd64")
 	want := imageID(t, g, g.Root)

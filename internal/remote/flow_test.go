@@ -260,7 +260,7 @@ func TestMountBlob(t *testing.T) {
 func TestDockerRegistry(t *testing.T) {
 	program, err := exec.LookPath("docker-registry")
 	if err != nil {
-		t.Skip("docker-registry is not installed")
+		t.Skip("needs docker-registry")
 	}
 	dir := t.TempDir()
 	host := freeAddress(t)
