@@ -133,7 +133,10 @@ func NewClient(opts Options) *Client {
 	c.rules = sync.OnceValues(func() (rules, error) {
 		files := opts.RegistriesConf
 		if files == nil {
-			files = registriesConfFiles()
+			var err error
+			if files, err = registriesConfFiles(); err != nil {
+				return nil, err
+			}
 		}
 		return readRules(files)
 	})

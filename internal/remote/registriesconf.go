@@ -1,7 +1,9 @@
 package remote
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,9 +49,9 @@ type rules []rule
 // registriesConfFiles are the files to be read: the one that
 // CONTAINERS_REGISTRIES_CONF names, alone; or else the user's, or the system's
 // where there is none, and what is in the directories beside both.
-func registriesConfFiles() []string {
+func registriesConfFiles() ([]string, error) {
 	if file := os.Getenv("CONTAINERS_REGISTRIES_CONF"); file != "" {
-		return []string{file}
+		return []string{file}, nil
 	}
 	dirs := []string{"/etc/containers"}
 	if dir, err := os.UserConfigDir(); err == nil {
@@ -63,11 +65,18 @@ func registriesConfFiles() []string {
 		}
 	}
 	for _, dir := range dirs {
-		if more, err := filepath.Glob(filepath.Join(dir, "registries.conf.d", "*.conf")); err == nil { // sorted
-			files = append(files, more...)
+		dir = filepath.Join(dir, "registries.conf.d")
+		entries, err := os.ReadDir(dir) // sorted
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("configuration of registries: %w", err)
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ".conf") && !e.IsDir() {
+				files = append(files, filepath.Join(dir, e.Name()))
+			}
 		}
 	}
-	return files
+	return files, nil
 }
 
 // readRules reads the files, of which a later one overrides the prefixes of an

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -161,7 +162,7 @@ func TestRegistriesConfIsChecked(t *testing.T) {
 }
 
 func TestRegistriesConfFiles(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "[a*") // no pattern
 	t.Setenv("XDG_CONFIG_HOME", dir)
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", "")
 	user := filepath.Join(dir, "containers")
@@ -174,8 +175,15 @@ func TestRegistriesConfFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(filepath.Join(user, "registries.conf.d", "c.conf"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files, err := registriesConfFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var got []string
-	for _, file := range registriesConfFiles() {
+	for _, file := range files {
 		if strings.HasPrefix(file, dir) {
 			got = append(got, file)
 		}
@@ -186,8 +194,15 @@ func TestRegistriesConfFiles(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(user, "registries.conf.d")), os.WriteFile(filepath.Join(user, "registries.conf.d"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := registriesConfFiles(); err == nil {
+		t.Errorf("a directory that cannot be read is passed over: %q", files)
+	}
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", "/some/file")
-	if diff := cmp.Diff([]string{"/some/file"}, registriesConfFiles()); diff != "" {
-		t.Error(diff)
+	files, err = registriesConfFiles()
+	if diff := cmp.Diff([]string{"/some/file"}, files); diff != "" || err != nil {
+		t.Errorf("%v %s", err, diff)
 	}
 }
