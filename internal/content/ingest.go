@@ -212,16 +212,10 @@ func (w *dirWriter) Truncate(offset int64) error {
 	if offset == w.offset {
 		return nil
 	}
-	if err := w.file.Truncate(offset); err != nil {
+	if err := w.truncate(offset); err != nil {
 		return fmt.Errorf("truncate ingest %q: %w", w.ref, err)
 	}
-	w.hash.Reset()
-	if _, err := io.Copy(w.hash, io.NewSectionReader(w.file, 0, offset)); err != nil {
-		return fmt.Errorf("truncate ingest %q: %w", w.ref, err)
-	}
-	w.offset, w.flush = offset, min(w.flush, offset)
-	_, err := w.file.Seek(offset, io.SeekStart)
-	return err
+	return nil
 }
 
 func (w *dirWriter) Commit(ctx context.Context, size int64, expected digest.Digest) error {

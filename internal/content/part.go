@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,16 +38,14 @@ func (p *part) Offset() int64 { return p.offset }
 // Digest is the sha256 of the bytes held.
 func (p *part) Digest() digest.Digest { return sum(digest.SHA256, p.hash) }
 
-// Write appends b.
+// Write appends b. Where it fails, Offset may be less than it was.
 func (p *part) Write(b []byte) (int, error) {
-	n, err := p.file.Write(b)
-	if errors.Is(err, syscall.ENOSPC) && p.dir.Full != nil && p.makeRoom(p.offset+int64(n)) == nil {
+	n, err := p.append(b)
+	if errors.Is(err, syscall.ENOSPC) && p.dir.Full != nil && p.makeRoom() == nil {
 		var more int
-		more, err = p.file.Write(b[n:])
+		more, err = p.append(b[n:])
 		n += more
 	}
-	p.hash.Write(b[:n])
-	p.offset += int64(n)
 	if err != nil {
 		return n, fmt.Errorf("write %s: %w", p.name, err)
 	}
@@ -57,15 +56,22 @@ func (p *part) Write(b []byte) (int, error) {
 	return n, nil
 }
 
+func (p *part) append(b []byte) (int, error) {
+	n, err := p.file.Write(b)
+	p.hash.Write(b[:n])
+	p.offset += int64(n)
+	return n, err
+}
+
 // lent is how many bytes of a part make way for those who free space: they may
 // have to write a little first.
 const lent = 2 << 20
 
-// makeRoom calls Full while the last bytes of the part, which has size, are in
-// memory alone.
-func (p *part) makeRoom(size int64) error {
-	tail := make([]byte, min(size, lent))
-	from := size - int64(len(tail))
+// makeRoom calls Full while the last bytes of the part are in memory alone.
+// Where they cannot be written back the part holds less.
+func (p *part) makeRoom() error {
+	tail := make([]byte, min(p.offset, lent))
+	from := p.offset - int64(len(tail))
 	if _, err := p.file.ReadAt(tail, from); err != nil {
 		return err
 	}
@@ -73,13 +79,29 @@ func (p *part) makeRoom(size int64) error {
 		return err
 	}
 	room := p.dir.Full()
-	if _, err := p.file.WriteAt(tail, from); err != nil {
-		return err
+	if n, err := p.file.WriteAt(tail, from); err != nil {
+		return errors.Join(err, p.truncate(from+int64(n)))
 	}
 	if !room {
 		return syscall.ENOSPC
 	}
 	return nil
+}
+
+// truncate leaves the first size bytes of the part, and reads them again.
+func (p *part) truncate(size int64) error {
+	if err := p.file.Truncate(size); err != nil {
+		return err
+	}
+	p.hash.Reset()
+	var err error
+	p.offset, err = io.Copy(p.hash, io.NewSectionReader(p.file, 0, size))
+	p.flush = min(p.flush, p.offset)
+	if err != nil {
+		return err
+	}
+	_, err = p.file.Seek(size, io.SeekStart)
+	return err
 }
 
 // publish makes the part, whose bytes are durable, the blob dgst, by move, which

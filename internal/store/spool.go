@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 
@@ -60,9 +59,6 @@ func (s *spool) Read(b []byte) (int, error) {
 	if left := s.w.Offset() - s.offset; left > 0 {
 		n, err := s.w.ReadAt(b[:min(int64(len(b)), left)], s.offset)
 		s.offset += int64(n)
-		if errors.Is(err, io.EOF) && s.err != nil {
-			err = s.err // on a full disk w may hold less than it was given
-		}
 		return n, err
 	}
 	return 0, s.err
