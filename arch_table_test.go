@@ -19,11 +19,12 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns"
+const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
-	"content":   {1, ""},
+	"flock":     {1, ""},
+	"content":   {1, "flock"},
 	"archive":   {1, ""},
 	"mount":     {1, ""},
 	"sqldb":     {1, ""},
@@ -42,10 +43,10 @@ var packages = map[string]place{
 	"layout":   {2, "archive content image reference"},
 	"remote":   {2, "address image reference registry"},
 
-	"rootfs":    {3, "archive layer mount userns"},
-	"store":     {3, "archive content image layer reference sqldb userns"},
+	"rootfs":    {3, "archive flock layer mount userns"},
+	"store":     {3, "archive content flock image layer reference sqldb userns"},
 	"build":     {3, "address archive content executor image layer progress rootfs userns"},
-	"container": {3, "executor layer rootfs sqldb"},
+	"container": {3, "executor flock layer rootfs sqldb"},
 	"network":   {3, ""},
 	"scan":      {3, ""},
 	"sign":      {3, "image"},

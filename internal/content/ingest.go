@@ -15,6 +15,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/flock"
 )
 
 const (
@@ -122,21 +124,15 @@ func lockFile(path string, flags int) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			if errors.Is(err, syscall.EWOULDBLOCK) {
-				err = fmt.Errorf("held by another writer: %w", errdefs.ErrUnavailable)
-			}
-			return nil, errors.Join(err, f.Close())
+		if err := flock.Try(f, flock.Exclusive); err != nil {
+			return nil, errors.Join(fmt.Errorf("held by another writer: %w", err), f.Close())
 		}
 		// The file may have been removed between open and lock.
-		held, err := f.Stat()
-		if err != nil {
-			return nil, errors.Join(err, unlock(f))
-		}
-		if named, err := os.Lstat(path); err == nil && os.SameFile(held, named) {
+		named, err := flock.Names(path, f)
+		if named {
 			return f, nil
 		}
-		if err := unlock(f); err != nil {
+		if err := errors.Join(err, unlock(f)); err != nil {
 			return nil, err
 		}
 	}

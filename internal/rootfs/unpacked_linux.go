@@ -7,13 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"strake/internal/archive"
+	"strake/internal/flock"
 	"strake/internal/layer"
 	"strake/internal/mount"
 	"strake/internal/userns"
@@ -112,7 +112,7 @@ func (u *Unpacked) use(ctx context.Context, chain []layer.Files, layers []*layer
 		if err != nil {
 			return "", nil, err
 		}
-		lock, err := lockDir(ctx, tree, unix.LOCK_SH)
+		lock, err := flock.Open(ctx, tree, flock.Shared)
 		if err != nil {
 			return "", nil, err
 		}
@@ -147,7 +147,7 @@ func (u *Unpacked) unpack(ctx context.Context, chain []layer.Files, layers []*la
 		if err := os.Mkdir(partial, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", err
 		}
-		lock, err := lockDir(ctx, partial, unix.LOCK_EX)
+		lock, err := flock.Open(ctx, partial, flock.Exclusive)
 		if err != nil {
 			return "", err
 		}
@@ -159,46 +159,6 @@ func (u *Unpacked) unpack(ctx context.Context, chain []layer.Files, layers []*la
 		}
 		return final, lock.Close()
 	}
-}
-
-// lockPause is the time between two looks at a lock that another process holds.
-const lockPause = 10 * time.Millisecond
-
-// lockDir opens and locks a directory. It returns nil if the directory no longer has this name when it has the lock.
-func lockDir(ctx context.Context, dir string, how int) (*os.File, error) {
-	f, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %q: %w", dir, err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
-		case <-time.After(lockPause):
-		}
-	}
-	locked, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	named, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(locked, named) {
-		return nil, f.Close()
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // extract fills the directory partial, which lock locks, and gives it its final name when it is whole and on disk.

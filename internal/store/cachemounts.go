@@ -14,7 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/flock"
 )
 
 // A cache mount is a directory that steps of builds share, by its key. There may be several copies of one, for who does not want
@@ -99,7 +102,7 @@ func (m *cacheMount) find(ctx context.Context, create func(final string) (*os.Fi
 	for _, how := range m.ways() {
 		for _, path := range copies {
 			lock, err := how(path)
-			if lock != nil || err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			if lock != nil || err != nil && !errdefs.IsUnavailable(err) {
 				return path, lock, err
 			}
 			busy = busy || err != nil
@@ -111,21 +114,21 @@ func (m *cacheMount) find(ctx context.Context, create func(final string) (*os.Fi
 	path = filepath.Join(m.dir, strconv.Itoa(last+1))
 	lock, err = create(path)
 	if lock != nil && m.sharing == sharedCopy {
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_SH)
+		err = flock.Try(lock, flock.Shared)
 	}
 	return path, lock, err
 }
 
 // ways are how a copy is tried for, one after the other: who shares joins others before it takes a copy that nobody uses.
 func (m *cacheMount) ways() []func(path string) (*os.File, error) {
-	alone := func(path string) (*os.File, error) { return lockCopy(path, unix.LOCK_EX) }
-	shared := func(path string) (*os.File, error) { return lockCopy(path, unix.LOCK_SH) }
+	alone := func(path string) (*os.File, error) { return flock.TryOpen(path, flock.Exclusive) }
+	shared := func(path string) (*os.File, error) { return flock.TryOpen(path, flock.Shared) }
 	if m.sharing != sharedCopy {
 		return []func(string) (*os.File, error){alone}
 	}
 	join := func(path string) (*os.File, error) {
 		idle, err := alone(path)
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errdefs.IsUnavailable(err) {
 			return shared(path)
 		}
 		if idle != nil {
@@ -141,15 +144,7 @@ func (m *cacheMount) lock(ctx context.Context) (*os.File, error) {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, err
 	}
-	for {
-		f, err := lockCopy(m.dir, unix.LOCK_EX)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return f, err
-		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
-			return nil, err
-		}
-	}
+	return flock.Open(ctx, m.dir, flock.Exclusive)
 }
 
 // copies lists the copies, and the highest number of one.
@@ -169,28 +164,6 @@ func (m *cacheMount) copies() (paths []string, last int, err error) {
 		paths, last = append(paths, filepath.Join(m.dir, strconv.Itoa(n))), n
 	}
 	return paths, last, nil
-}
-
-// lockCopy opens a directory and locks it; EWOULDBLOCK: it is in use. It returns nil when it is no longer there.
-func lockCopy(path string, how int) (*os.File, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	locked, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if named, err := os.Lstat(path); err != nil || !os.SameFile(locked, named) {
-		return nil, f.Close() // a prune was faster
-	}
-	return f, nil
 }
 
 // newCopy makes a copy, whole or not at all, and returns its lock; nil: a prune took away the directory that it was to be put in.
@@ -214,7 +187,7 @@ func (s *cacheMounts) newCopy(ctx context.Context, final, label string, fill fun
 	if err := os.WriteFile(filepath.Join(made, copyLabel), []byte(label), 0o600); err != nil {
 		return nil, err
 	}
-	lock, err = lockCopy(made, unix.LOCK_EX)
+	lock, err = flock.TryOpen(made, flock.Exclusive)
 	if err != nil || lock == nil {
 		return nil, err
 	}
@@ -283,22 +256,23 @@ func (c *debris) cacheMounts(sizes treeSizes) ([]CacheRecord, error) {
 
 // idleCopy reports whether nobody uses a copy, and does not get in the way of who is choosing one.
 func idleCopy(path string) (idle bool, err error) {
-	gate, err := lockCopy(filepath.Dir(path), unix.LOCK_SH)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	gate, err := flock.TryOpen(filepath.Dir(path), flock.Shared)
+	if errdefs.IsUnavailable(err) {
 		return false, nil
 	}
 	if err != nil || gate == nil {
 		return false, err
 	}
 	defer closing(&err, gate.Close)
-	return unlocked(path)
+	held, err := flock.Held(path, flock.Exclusive)
+	return !held, err
 }
 
 // removeEmpty removes the directory of a cache mount that has no copy, unless somebody is choosing one.
 func removeEmpty(dir string) error {
-	gate, err := lockCopy(dir, unix.LOCK_EX)
-	if errors.Is(err, unix.EWOULDBLOCK) || gate == nil {
-		return ignoring(unix.EWOULDBLOCK, err)
+	gate, err := flock.TryOpen(dir, flock.Exclusive)
+	if errdefs.IsUnavailable(err) || gate == nil {
+		return ignoring(errdefs.ErrUnavailable, err)
 	}
 	return errors.Join(ignoring(unix.ENOTEMPTY, os.Remove(dir)), gate.Close())
 }
@@ -331,7 +305,7 @@ func (c *debris) deadMounts() ([]stray, error) {
 		if !strings.HasSuffix(path, goneSuffix) {
 			continue
 		}
-		if free, err := unlocked(path); err != nil || !free {
+		if held, err := flock.Held(path, flock.Exclusive); err != nil || held {
 			continue // gone since, or somebody removes it
 		}
 		size, err := treeSize(path)

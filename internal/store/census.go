@@ -3,9 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,9 +12,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
+	"strake/internal/flock"
 )
 
 // census is one consistent look at the rows and the files of a store.
@@ -63,7 +61,7 @@ type rootRow struct {
 
 // takeCensus looks while no commit is between its files and its rows.
 func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
-	gate, err := openGate(ctx, s.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, s.root, flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -236,15 +234,7 @@ func (s *leases) leaseFiles(alive map[string]bool) error {
 		return err
 	}
 	for _, e := range entries {
-		f, err := os.Open(filepath.Join(s.root, "leases", e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		alive[e.Name()] = errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
-		if err := f.Close(); err != nil {
+		if alive[e.Name()], err = s.alive(e.Name()); err != nil {
 			return err
 		}
 	}

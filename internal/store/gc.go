@@ -13,7 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
+
+	"strake/internal/flock"
 )
 
 // collector frees space.
@@ -83,7 +84,7 @@ func (c *collector) free(ctx context.Context, dry bool, decide func(*sql.Tx) (*p
 	if err := c.files.reap(ctx); err != nil {
 		return nil, err
 	}
-	gate, err := openGate(ctx, c.files.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, c.files.root, flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}

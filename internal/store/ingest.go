@@ -13,10 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/archive"
 	"strake/internal/content"
+	"strake/internal/flock"
 	"strake/internal/image"
 )
 
@@ -161,7 +161,7 @@ func verifyFile(ctx context.Context, s *contents, desc ocispec.Descriptor) (err 
 // dropFile deletes a file of wrong bytes that no row names, unless another
 // process has done so and put the right one in its place. It returns errBusy.
 func dropFile(ctx context.Context, s *contents, dgst digest.Digest, wrong fs.FileInfo) (err error) {
-	gate, err := openGate(ctx, s.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, s.root, flock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func present(ctx context.Context, blobs *content.Dir, dgst digest.Digest) func()
 // commit makes files visible and reachable: files, the renames, and then rows,
 // one transaction, run behind the gate.
 func (s *contents) commit(ctx context.Context, files func() error, rows func(*sql.Tx) error) (err error) {
-	gate, err := openGate(ctx, s.root, unix.LOCK_SH)
+	gate, err := openGate(ctx, s.root, flock.Shared)
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,10 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
+	"strake/internal/flock"
 	"strake/internal/sqldb"
 )
 
@@ -105,18 +106,15 @@ func lockNew(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) { // a reaper, or one who only looks
+	if err := flock.Try(f, flock.Exclusive); err != nil {
+		if errdefs.IsUnavailable(err) { // a reaper, or one who only looks
 			if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
 				err = nil
 			}
 		}
 		return nil, errors.Join(err, f.Close())
 	}
-	if _, err := os.Lstat(path); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			err = nil
-		}
+	if named, err := flock.Names(path, f); err != nil || !named {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
@@ -161,17 +159,14 @@ func (s *leases) reap(ctx context.Context) error {
 		return fmt.Errorf("reap leases: %w", err)
 	}
 	for _, e := range entries {
-		f, err := os.Open(filepath.Join(s.root, "leases", e.Name()))
-		if errors.Is(err, os.ErrNotExist) {
+		f, err := flock.TryOpen(filepath.Join(s.root, "leases", e.Name()), flock.Exclusive)
+		if errdefs.IsUnavailable(err) || f == nil && err == nil {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("reap leases: %w", err)
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err = s.drop(ctx, e.Name())
-		}
-		if err := errors.Join(err, f.Close()); err != nil {
+		if err := errors.Join(s.drop(ctx, e.Name()), f.Close()); err != nil {
 			return err
 		}
 	}
@@ -204,15 +199,7 @@ func (s *leases) alive(id string) (bool, error) {
 	if id == "" {
 		return false, nil
 	}
-	f, err := os.Open(filepath.Join(s.root, "leases", id))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	locked := errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
-	return locked, f.Close()
+	return flock.Held(filepath.Join(s.root, "leases", id), flock.Shared)
 }
 
 func (s *leases) workDir(lease string) string { return filepath.Join(s.root, "work", lease) }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/flock"
 )
 
 // PruneOptions say what goes. Pinned images, and what a process works on, stay
@@ -338,13 +340,13 @@ func (c *debris) unpackedChains(sizes treeSizes) ([]CacheRecord, error) {
 		if !ok || !isHash(e.Name()) {
 			continue
 		}
-		free, err := unlocked(path)
+		held, err := flock.Held(path, flock.Exclusive)
 		if err != nil {
-			continue // gone since
+			return nil, err
 		}
 		made := changed(path)
 		list = append(list, CacheRecord{
-			ID: "unpacked/" + e.Name(), Kind: KindUnpacked, Size: size, Created: made, Used: made, InUse: !free,
+			ID: "unpacked/" + e.Name(), Kind: KindUnpacked, Size: size, Created: made, Used: made, InUse: held,
 		})
 	}
 	return list, nil

@@ -23,9 +23,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
+	"strake/internal/flock"
 	"strake/internal/reference"
 )
 
@@ -210,7 +210,7 @@ func TestPruneDryRunAlone(t *testing.T) {
 	if err := errors.Join(err, os.WriteFile(lease, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	gate, err := openGate(t.Context(), s.Root(), unix.LOCK_SH)
+	gate, err := openGate(t.Context(), s.Root(), flock.Shared)
 	if err != nil {
 		t.Fatal(err)
 	}

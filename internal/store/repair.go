@@ -13,10 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/archive"
 	"strake/internal/content"
+	"strake/internal/flock"
 	"strake/internal/image"
 )
 
@@ -455,7 +455,7 @@ func (r *repairer) setAside(ctx context.Context, f Finding, d digest.Digest) err
 
 // forget deletes the rows of a blob or layer, and then takes its files away.
 func (r *repairer) forget(ctx context.Context, d digest.Digest, take func(path string) error) (err error) {
-	gate, err := openGate(ctx, r.root, unix.LOCK_EX)
+	gate, err := openGate(ctx, r.root, flock.Exclusive)
 	if err != nil {
 		return err
 	}

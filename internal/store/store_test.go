@@ -23,9 +23,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
+	"strake/internal/flock"
 	"strake/internal/image"
 )
 
@@ -577,7 +577,7 @@ func TestDropFile(t *testing.T) {
 		t.Errorf("the file is left: %v", err)
 	}
 
-	gate, err := openGate(t.Context(), s.Root(), unix.LOCK_SH)
+	gate, err := openGate(t.Context(), s.Root(), flock.Shared)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,10 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"strake/internal/content"
+	"strake/internal/flock"
 )
 
 // partialAge is how long an unfinished download is kept for its next attempt.
@@ -108,25 +109,11 @@ func (c *debris) deadParts(ctx context.Context) ([]stray, error) {
 	return list, nil
 }
 
-// unlocked reports whether nobody holds the lock of a file or a directory.
-func unlocked(path string) (free bool, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer closing(&err, f.Close)
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // removeTree removes an extracted chain or a cache mount, unless somebody uses
 // it: first its name, so that nobody finds half of it.
 func removeTree(path string) (err error) {
-	f, err := lockCopy(path, unix.LOCK_EX)
-	if errors.Is(err, unix.EWOULDBLOCK) || f == nil && err == nil {
+	f, err := flock.TryOpen(path, flock.Exclusive)
+	if errdefs.IsUnavailable(err) || f == nil && err == nil {
 		return nil
 	}
 	if err != nil {
@@ -162,7 +149,7 @@ func (c *debris) deadTrees() ([]stray, error) {
 		if isHash(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), goneSuffix) {
 			continue
 		}
-		if free, err := unlocked(path); err != nil || !free {
+		if held, err := flock.Held(path, flock.Exclusive); err != nil || held {
 			continue // gone since, or somebody extracts it
 		}
 		size, err := treeSize(path)
