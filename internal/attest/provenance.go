@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type Build struct {
 	Dockerfile string // its name
 	Source     []byte // its content
 	Target     string
+	StopAt     int // line of the Dockerfile; 0: the build went to its end
 	Args       map[string]string
 	Labels     map[string]string
 	Secrets    []string // IDs
@@ -172,6 +174,9 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 	args := map[string]string{}
 	if b.Target != "" {
 		args["target"] = b.Target
+	}
+	if b.StopAt > 0 {
+		args["stop-at"] = strconv.Itoa(b.StopAt)
 	}
 	meta.Completeness.Request = opts.Full || len(b.Args)+len(b.Labels) == 0
 	if opts.Full {

@@ -22,6 +22,7 @@ type buildOptions struct {
 	buildArgs []string
 	labels    []string
 	target    string
+	stopAt    int // line of the Dockerfile; 0 is none
 	platforms []string
 	noCache   bool
 	noStages  []string // whose steps are not looked up in the cache
@@ -68,6 +69,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringArrayVar(&opts.buildArgs, "build-arg", nil, "Set build-time variables")
 	flags.StringArrayVar(&opts.labels, "label", nil, "Set metadata for an image")
 	flags.StringVar(&opts.target, "target", "", "Set the target build stage to build")
+	flags.IntVar(&opts.stopAt, "stop-at", 0, "Build up to the instruction at this line of the Dockerfile")
 	flags.StringArrayVar(&opts.platforms, "platform", defaultPlatforms(), "Set target platform for build")
 	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
 	flags.StringArrayVar(&opts.noStages, "no-cache-filter", nil, "Do not cache specified stages")
@@ -181,15 +183,19 @@ func (o buildOptions) asked() (buildCall, error) {
 		return buildCall{}, errors.New("--check and --call are the same: give one of them")
 	}
 	if o.check {
-		return parseCall("check")
+		o.call = "check"
 	}
-	return parseCall(o.call)
+	call, err := parseCall(o.call)
+	if err == nil && call.question != "" && o.stopAt != 0 {
+		err = errors.New("--stop-at is for a build, not for --check and --call")
+	}
+	return call, err
 }
 
 // buildInput turns the flags into what to build.
 func buildInput(ctx context.Context, s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
-		Context: opts.context, Dockerfile: opts.file, Stdin: s.input(ctx), Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, NoCache: opts.noCache, Pull: opts.pull,
+		Context: opts.context, Dockerfile: opts.file, Stdin: s.input(ctx), Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, StopAt: opts.stopAt, NoCache: opts.noCache, Pull: opts.pull,
 		Squash: opts.squash, Verify: opts.verify,
 		BuildArgs: map[string]string{}, Labels: map[string]string{},
 	}
@@ -200,6 +206,9 @@ func buildInput(ctx context.Context, s *session, opts buildOptions) (engine.Buil
 	}
 	for _, list := range opts.noStages {
 		build.NoCacheStages = append(build.NoCacheStages, strings.Split(list, ",")...)
+	}
+	if opts.stopAt < 0 {
+		return build, fmt.Errorf("invalid line %d of --stop-at: lines count from 1", opts.stopAt)
 	}
 	if opts.noCache && len(opts.noStages) > 0 {
 		return build, errors.New("--no-cache and --no-cache-filter cannot currently be used together")

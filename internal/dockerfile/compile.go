@@ -25,7 +25,10 @@ import (
 
 // Options say what to make of a Dockerfile.
 type Options struct {
-	Target    string // a stage's name or number; "" is the last
+	Target string // a stage's name or number; "" is the last
+	// StopAt is a line of an instruction: its stage, up to there, is what is built in
+	// place of the target. 0 is none.
+	StopAt    int
 	BuildArgs map[string]string
 	Labels    map[string]string
 	// Platform is what to build for; nil is the machine's.
@@ -115,10 +118,7 @@ func compile(ctx context.Context, f *File, opts Options) (*compiler, *stage, err
 		return nil, nil, err
 	}
 	c.proxies = proxies(opts.BuildArgs)
-	if err := c.addStages(); err != nil {
-		return nil, nil, err
-	}
-	target, err := c.findTarget()
+	target, err := c.addStages()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -219,44 +219,64 @@ func proxies(args map[string]string) (env []string) {
 	return env
 }
 
-// addStages makes the stages and numbers their steps.
-func (c *compiler) addStages() error {
-	for i, st := range c.file.stages {
-		res, err := c.globals.expand(st, st.BaseName)
-		if err != nil {
-			return parser.WithLocation(err, st.Location)
+// addStages makes the stages and numbers their steps. It returns what is to be
+// built.
+func (c *compiler) addStages() (*stage, error) {
+	stop := 0
+	if c.opts.StopAt > 0 {
+		var err error
+		if stop, err = c.opts.stopAt(c.file); err != nil {
+			return nil, err
 		}
-		name := res.Result
-		if name == "" {
-			return parser.WithLocation(fmt.Errorf("base name (%s) should not be blank", st.BaseName), st.Location)
-		}
-		st.BaseName = name
-		s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform, outline: newOutline(c.globals.args, res.Matched)}
-		if st.Name == "" {
-			s.title = fmt.Sprintf("stage-%d", i)
-		}
-		if st.Platform != "" {
-			if s.platform, err = c.stagePlatform(st, &s.outline); err != nil {
-				return parser.WithLocation(err, st.Location)
-			}
-		}
-		c.add(s)
-		if st.Name != "" && c.opts.override(s) {
-			continue
-		}
-		if s.BaseName != scratch && s.base == nil {
-			s.total = 1
-		}
-		for _, cmd := range st.Commands {
-			switch cmd.(type) {
-			case *instructions.AddCommand, *instructions.CopyCommand, *instructions.RunCommand, *instructions.WorkdirCommand:
-				s.total++
-			}
-		}
-		s.noCache = c.opts.NoCache || slices.ContainsFunc(c.opts.NoCacheStages, func(n string) bool {
-			return strings.EqualFold(n, st.Name)
-		})
 	}
+	for i, st := range c.file.stages {
+		if err := c.addStage(i, st); err != nil {
+			return nil, parser.WithLocation(err, st.Location)
+		}
+	}
+	target, err := c.findTarget()
+	if err == nil && c.opts.StopAt > 0 {
+		target = c.stages[stop]
+	}
+	return target, err
+}
+
+// addStage makes the i-th stage.
+func (c *compiler) addStage(i int, st instructions.Stage) error {
+	res, err := c.globals.expand(st, st.BaseName)
+	if err != nil {
+		return err
+	}
+	name := res.Result
+	if name == "" {
+		return fmt.Errorf("base name (%s) should not be blank", st.BaseName)
+	}
+	st.BaseName = name
+	s := &stage{Stage: st, title: st.Name, slot: strconv.Itoa(i), prefixed: c.opts.PrefixPlatform, outline: newOutline(c.globals.args, res.Matched)}
+	if st.Name == "" {
+		s.title = fmt.Sprintf("stage-%d", i)
+	}
+	if st.Platform != "" {
+		if s.platform, err = c.stagePlatform(st, &s.outline); err != nil {
+			return err
+		}
+	}
+	c.add(s)
+	if st.Name != "" && c.opts.override(s) {
+		return nil
+	}
+	if s.BaseName != scratch && s.base == nil {
+		s.total = 1
+	}
+	for _, cmd := range st.Commands {
+		switch cmd.(type) {
+		case *instructions.AddCommand, *instructions.CopyCommand, *instructions.RunCommand, *instructions.WorkdirCommand:
+			s.total++
+		}
+	}
+	s.noCache = c.opts.NoCache || slices.ContainsFunc(c.opts.NoCacheStages, func(n string) bool {
+		return strings.EqualFold(n, st.Name)
+	})
 	return nil
 }
 

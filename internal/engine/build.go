@@ -41,6 +41,7 @@ type BuildOptions struct {
 
 	Names     []string // what the image is called; with tags or latest
 	Target    string
+	StopAt    int // line of the instruction that is built last; 0 is the target's last
 	BuildArgs map[string]string
 	Labels    map[string]string
 	Platforms []string // none is this machine's; several make an index
@@ -257,7 +258,7 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 			}
 		}
 		compile := dockerfile.Options{
-			Target: opts.Target, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
+			Target: opts.Target, StopAt: opts.StopAt, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
 			NoCache: opts.NoCache, NoCacheStages: opts.NoCacheStages, Pull: opts.Pull,
 			Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
 		}

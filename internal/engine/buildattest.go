@@ -313,6 +313,6 @@ func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Bu
 		secrets = append(secrets, s.ID)
 	}
 	return attest.Build{
-		Locals: input.locals, Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, Args: opts.BuildArgs, Labels: opts.Labels,
+		Locals: input.locals, Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
 }

@@ -94,6 +94,9 @@ func newRecorder(opts BuildOptions) *recorder {
 	if opts.Target != "" {
 		r.record.Name += " (" + opts.Target + ")"
 	}
+	if opts.StopAt > 0 {
+		r.record.Name += fmt.Sprintf(" (to line %d)", opts.StopAt)
+	}
 	return r
 }
 
