@@ -68,7 +68,7 @@ fuzz: ## Fuzz each target for FUZZTIME (30s)
 		go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
 	done
 
-bench: packages build ## Measure against the peers and write docs/benchmarks.md
+bench: packages build bin/buildkitd ## Measure against the peers and write docs/benchmarks.md
 	@go run ./bench
 
 golden: ## Write the golden files again

@@ -49,7 +49,7 @@ func TestArchiveOfTheInputsIsTheImage(t *testing.T) {
 		t.Skip("needs busybox-static")
 	}
 	dir := t.TempDir()
-	if err := makeInputs(t.Context(), dir, 1, 0.01); err != nil {
+	if err := makeInputs(t.Context(), dir, 1, 0.01, map[string]bool{inputImage: true, inputFiles: true}); err != nil {
 		t.Fatal(err)
 	}
 	in, err := readInputs(dir)
@@ -66,6 +66,10 @@ func TestArchiveOfTheInputsIsTheImage(t *testing.T) {
 	}
 	if got.ID != in.imageID() {
 		t.Errorf("image %s, want %s", got.ID, in.imageID())
+	}
+	files, err := copied("files10k", "tree")(&session{in: in})
+	if err != nil || len(files) != someFiles/100 {
+		t.Errorf("%d files in a context: %v", len(files), err)
 	}
 	if len(got.Files) < 20 {
 		t.Errorf("%d files", len(got.Files))
@@ -122,5 +126,70 @@ func TestMedian(t *testing.T) {
 	}
 	if m := medianSample(nil); m != (sample{}) {
 		t.Errorf("median of nothing: %v", m)
+	}
+}
+
+// A run of one group replaces that group's part of the report and no other; what has no code any more goes.
+func TestKeep(t *testing.T) {
+	report := filepath.Join(t.TempDir(), "docs", "b.md")
+	r := func(group, version string, wall time.Duration) *record {
+		return &record{
+			Group: group, Tools: []toolRecord{{Name: "strake", Version: version}, {Name: "runc", Baseline: true}}, Steps: []stepRecord{{
+				Name: "step-" + group, Title: "T", Goals: []verdict{{"under 1s", false}}, Results: []result{
+					{Tool: "strake", Command: "strake x", Samples: []sample{{Wall: wall, Synced: wall}}},
+					{Tool: "peer", Samples: []sample{{Wall: 4 * wall, Synced: 2 * wall}, {Wall: 3 * wall, Synced: 2 * wall}}},
+					{Tool: "runc", Samples: []sample{{Wall: 1}}},
+					{Tool: "slow", Failure: "it fell over"},
+				},
+			}},
+		}
+	}
+	order := []string{"a", "b"}
+	for _, one := range []*record{r("b", "b-one", time.Second), r("gone", "old", 1), r("a", "a-one", time.Second), r("b", "b-two", 2*time.Second)} {
+		all, err := readRecords(results(report))
+		if err == nil {
+			_, err = keep(report, all, one, append(order, one.Group))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for _, want := range []string{
+		"| step-b | 2.00 s | peer 6.00 s | 3.0x | 2.0x | under 1s: **missed** |", "- strake: a-one\n", "- strake: b-two\n",
+		"| peer | 2 | 6.00 s |", "slow failed: it fell over",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "b-one") || strings.Contains(text, "gone") || strings.Index(text, "## a") > strings.Index(text, "## b") {
+		t.Errorf("report:\n%s", text)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-fresh"}, "docs/benchmarks.md"},
+		{[]string{"-fresh", "-only", "push,run"}, "docs/benchmarks.md"},
+		{[]string{"-fresh", "-tools", "strake"}, "bin/benchmarks.md"},
+		{[]string{"-scale", "0.1", "-o", "x.md"}, "x.md"},
+	} {
+		if o, err := parseOptions(tt.args); err != nil || o.Output != tt.want {
+			t.Errorf("%q: %q, %v", tt.args, o.Output, err)
+		}
+	}
+	if _, err := parseOptions([]string{"-only", "nothing"}); err == nil {
+		t.Error("an unknown group is taken")
+	}
+	if need := needed("push"); !need[inputBig] || need[inputImage] {
+		t.Errorf("push needs %v", need)
 	}
 }

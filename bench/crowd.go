@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -25,31 +24,29 @@ const (
 	crowdedName   = "localhost/crowded:1"
 )
 
-// makeCrowds writes many.tar, related.tar and crowded.tar: docker archives of thousands of images that share a layer and of
-// children of one base, and a root file system of very many files.
-// It returns the bytes of the unique layers of related.tar.
-func makeCrowds(dir string, seed uint64, scale float64) (int64, error) {
-	many, related := int(manyImages*scale), max(1, int(relatedImages*scale))
+// makeMany writes a docker archive of n images that share a layer.
+func makeMany(name string, n int) error {
 	tiny, err := tarOf(func(s sink) error { return s.File("file", 0o644, []byte("shared\n")) })
 	if err != nil {
-		return 0, err
+		return err
 	}
+	return makeImages(name, "many", n, tiny, nil)
+}
+
+// makeRelated writes a docker archive of n children of one base; it returns the bytes of their unique layers.
+func makeRelated(name string, seed uint64, n int, scale float64) (int64, error) {
 	base, err := tarOf(func(s sink) error { return writeTree(s, seed, "base", int64(relatedBase*scale)) })
 	if err != nil {
 		return 0, err
 	}
 	unique := int64(len(base))
-	err = errors.Join(
-		makeImages(filepath.Join(dir, "many.tar"), "many", max(1, many), tiny, nil),
-		makeImages(filepath.Join(dir, "related.tar"), "related", related, base, func(i int) ([]byte, error) {
-			b, err := tarOf(func(s sink) error {
-				return writeTree(s, seed+1+uint64(i), fmt.Sprintf("child%d", i), int64(relatedChild*scale))
-			})
-			unique += int64(len(b))
-			return b, err
-		}),
-		makeCrowded(filepath.Join(dir, "crowded.tar"), int(crowdedFiles*scale)),
-	)
+	err = makeImages(name, "related", n, base, func(i int) ([]byte, error) {
+		b, err := tarOf(func(s sink) error {
+			return writeTree(s, seed+1+uint64(i), fmt.Sprintf("child%d", i), int64(relatedChild*scale))
+		})
+		unique += int64(len(b))
+		return b, err
+	})
 	return unique, err
 }
 
@@ -146,7 +143,7 @@ func (s *session) wantTags(ctx context.Context, repo string, n int) error {
 // manyGroup lists a store of thousands of images. podman is left out: it takes minutes to load them.
 func manyGroup() group {
 	return group{
-		name: "images5000", tools: []string{"strake", "dockerd"}, rounds: 3,
+		name: "images5000", tools: []string{"strake", "dockerd"}, rounds: 3, peerRounds: 2, inputs: []string{inputMany},
 		prepare: func(ctx context.Context, s *session) error {
 			_, err := s.output(ctx, "load", s.in.path("many.tar"))
 			return err
@@ -166,7 +163,7 @@ func manyGroup() group {
 // rmiGroup removes an image of very many files.
 func rmiGroup() group {
 	return group{
-		name: "rmi", tools: []string{"strake", "dockerd", "podman"}, rounds: 3,
+		name: "rmi", tools: []string{"strake", "dockerd", "podman"}, rounds: 3, peerRounds: 2, inputs: []string{inputCrowded},
 		prepare: func(ctx context.Context, s *session) error {
 			_, err := s.output(ctx, "import", s.in.path("crowded.tar"), crowdedName)
 			return err
@@ -188,7 +185,7 @@ func rmiGroup() group {
 // relatedGroup loads children of one base: what the store takes for them is what counts.
 func relatedGroup() group {
 	return group{
-		name: "disk50", tools: []string{"strake", "dockerd", "podman"}, rounds: 3,
+		name: "disk50", tools: []string{"strake", "dockerd", "podman"}, rounds: 3, peerRounds: 2, inputs: []string{inputRelated},
 		steps: []step{{
 			name: "disk50", verb: "load", disk: true,
 			title: fmt.Sprintf("Load of %d images: a base of %d MB and a layer of %d MB each", relatedImages, relatedBase/1_000_000, relatedChild/1_000_000),

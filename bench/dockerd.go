@@ -153,8 +153,8 @@ func dockerTool(name, note, env string, timed []string) *tool {
 	return &tool{
 		name: name, note: note, needRoot: true, timed: timed,
 		versions: [][]string{{"dockerd", "--version"}, {dockerCLI, "--version"}, {"containerd", "--version"}},
-		open: func(ctx context.Context, dir, run string) (*client, error) {
-			d, err := startDockerd(ctx, dir, run)
+		open: func(ctx context.Context, at place) (*client, error) {
+			d, err := startDockerd(ctx, at.store, at.run)
 			if err != nil {
 				return nil, err
 			}
@@ -162,7 +162,7 @@ func dockerTool(name, note, env string, timed []string) *tool {
 				argv: func(verb string, args []string) []string {
 					return append([]string{dockerCLI}, dockerWords(verb, args)...)
 				},
-				env:    []string{"DOCKER_HOST=unix://" + filepath.Join(run, "d.sock"), "DOCKER_CONFIG=" + filepath.Join(run, "cfg"), env},
+				env:    []string{"DOCKER_HOST=unix://" + filepath.Join(at.run, "d.sock"), "DOCKER_CONFIG=" + filepath.Join(at.run, "cfg"), env},
 				hide:   []string{dockerCLI, env + " docker"},
 				daemon: d,
 			}, nil

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A group is a list of steps that a tool performs in order on one fresh volume.
@@ -19,8 +20,10 @@ type group struct {
 	name  string
 	tools []string
 	steps []step
-	// rounds bounds the rounds of what is dear; 0 is no bound.
-	rounds int
+	// rounds bounds the rounds of what is dear, peerRounds those of the peers; 0 is no bound.
+	rounds, peerRounds int
+	// inputs are those that take long to make and that the group needs.
+	inputs []string
 	// prepare readies the store before the first step; nil does nothing.
 	prepare func(ctx context.Context, s *session) error
 }
@@ -67,35 +70,27 @@ func (s *session) Close() error {
 	return errors.Join(append(errs, s.client.Close())...)
 }
 
-// A result is what all rounds of one tool gave for one step.
-type result struct {
-	samples []sample
-	command string
-	failure error
-}
-
-func (r *result) failed() bool { return r.failure != nil }
-
 // harness holds one run of the benchmark.
 type harness struct {
 	opts     options
 	in       *inputs
 	dir      string
 	registry *registry
-	limits   limits
+	limits   string
 	tools    []*tool
 	missing  []string
-	results  map[string]*result
 }
 
 func groups() []group {
 	all := append([]group{pullGroup(), loadGroup()}, wanGroups()...)
-	return append(all, buildGroup(), pushGroup(), manyGroup(), rmiGroup(), relatedGroup())
+	all = append(all, runGroup(), buildGroup(), stagesGroup())
+	all = append(all, filesGroups()...)
+	return append(all, storeGroup(), archiveGroup(), pushGroup(), manyGroup(), rmiGroup(), relatedGroup())
 }
 
 // findTools keeps the selected tools that are installed, with their versions. Peers may be missing, strake may not.
 func (h *harness) findTools(ctx context.Context) error {
-	for _, t := range allTools(h.opts.Strake, h.opts.Fresh) {
+	for _, t := range allTools(h.opts.Strake, h.opts.BuildKit, h.opts.Fresh) {
 		if !selected(h.opts.Tools, t.name) {
 			continue
 		}
@@ -112,40 +107,72 @@ func (h *harness) findTools(ctx context.Context) error {
 	return nil
 }
 
-func (h *harness) result(step, tool string) *result {
-	key := step + "\x00" + tool
-	if h.results[key] == nil {
-		h.results[key] = &result{}
-	}
-	return h.results[key]
-}
-
-// runGroup runs all rounds of one group, tools interleaved. It fails only when ctx ends or the harness itself cannot work.
-func (h *harness) runGroup(ctx context.Context, g group) error {
+// roundsOf is how many rounds a tool runs of a group.
+func (h *harness) roundsOf(g group, t *tool) int {
 	rounds := h.opts.Rounds
 	if g.rounds > 0 {
 		rounds = min(rounds, g.rounds)
 	}
-	for round := range rounds {
+	if g.peerRounds > 0 && t.name != "strake" {
+		rounds = min(rounds, g.peerRounds)
+	}
+	return rounds
+}
+
+// runGroup runs all rounds of one group, tools interleaved. It fails only when ctx ends.
+func (h *harness) runGroup(ctx context.Context, g group) (*record, error) {
+	r := h.newRecord(g)
+	for round := range h.opts.Rounds {
 		for _, t := range h.tools {
-			if !slices.Contains(g.tools, t.name) {
+			if !slices.Contains(g.tools, t.name) || round >= h.roundsOf(g, t) {
 				continue
 			}
-			err := h.runSession(ctx, g, t, round)
+			err := h.runSession(ctx, g, r, t, round)
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return nil, ctx.Err()
 			}
 			if err != nil {
 				log.Printf("%s %s round %d: %v", g.name, t.name, round+1, err)
 			}
 		}
 	}
-	return nil
+	r.Date, r.Load, r.Floor = time.Now(), loadAverage(), selfPeak()
+	for i, st := range g.steps {
+		c, _, ok := compare(r.Tools, &r.Steps[i])
+		c.in = h.in
+		for _, goal := range st.goals {
+			r.Steps[i].Goals = append(r.Steps[i].Goals, verdict{goal.text, ok && goal.met(c)})
+		}
+	}
+	return r, nil
+}
+
+// newRecord is the record of a group that is about to run.
+func (h *harness) newRecord(g group) *record {
+	r := &record{
+		Group: g.name, Machine: machine(), Store: "stores in a directory on the root file system",
+		Seed: h.opts.Seed, Scale: h.opts.Scale, Missing: h.missing, Inputs: describeInputs(h.in),
+	}
+	if h.opts.Fresh {
+		r.Store = "a fresh loop-mounted ext4 for each tool and round"
+	}
+	if slices.Contains(g.inputs, inputImage) {
+		r.Limits = h.limits
+	}
+	for _, t := range h.tools {
+		if slices.Contains(g.tools, t.name) {
+			r.Tools = append(r.Tools, toolRecord{t.name, t.version, t.note, t.baseline})
+		}
+	}
+	for _, st := range g.steps {
+		r.Steps = append(r.Steps, stepRecord{Name: st.name, Title: st.title})
+	}
+	return r
 }
 
 // runSession runs the steps of g with t on a new volume and leaves nothing behind.
-func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (err error) {
-	if h.result(g.steps[0].name, t.name).failed() {
+func (h *harness) runSession(ctx context.Context, g group, r *record, t *tool, round int) (err error) {
+	if first := r.Steps[0].result(t.name); first.Failure != "" {
 		return nil // it failed in an earlier round: no second attempt
 	}
 	dir, err := os.MkdirTemp(h.dir, "s")
@@ -162,36 +189,37 @@ func (h *harness) runSession(ctx context.Context, g group, t *tool, round int) (
 	if err := os.Mkdir(s.scratch, 0o700); err != nil {
 		return err
 	}
-	if s.client, err = t.open(ctx, vol.root, dir); err != nil {
-		h.result(g.steps[0].name, t.name).failure = err
-		return fmt.Errorf("open: %w", err)
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	if g.prepare != nil {
-		if err := g.prepare(ctx, s); err != nil {
-			h.result(g.steps[0].name, t.name).failure = fmt.Errorf("prepare: %w", err)
-			return err
+	if s.client, err = t.open(ctx, place{vol.root, dir, h.registry}); err == nil {
+		defer func() { err = errors.Join(err, s.Close()) }()
+		if g.prepare != nil {
+			err = g.prepare(ctx, s)
 		}
 	}
-	for _, st := range g.steps {
+	if err != nil {
+		r.Steps[0].result(t.name).Failure = h.public("prepare: " + err.Error())
+		return err
+	}
+	for i, st := range g.steps {
 		if !s.has(st.verb) || !t.measures(st.verb) {
 			continue
 		}
-		if err := h.runStep(ctx, st, s, vol); err != nil {
+		if err := h.runStep(ctx, st, s, vol, r.Steps[i].result(t.name)); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			h.result(st.name, t.name).failure = err
+			r.Steps[i].result(t.name).Failure = h.public(err.Error())
 			log.Printf("%s %s round %d: %v", st.name, t.name, round+1, err)
 		}
 	}
 	return nil
 }
 
+// public has no path of this run in it.
+func (h *harness) public(text string) string { return strings.ReplaceAll(text, h.dir, "$DIR") }
+
 // runStep times one step, checks its result and keeps the sample.
-func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume) error {
-	r := h.result(st.name, s.tool.name)
-	if r.failed() {
+func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume, r *result) error {
+	if r.Failure != "" {
 		return nil // in an earlier round
 	}
 	args := st.args(s)
@@ -215,21 +243,19 @@ func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume)
 			return fmt.Errorf("wrong result: %w", err)
 		}
 	}
-	r.samples = append(r.samples, sm)
-	r.command = strings.NewReplacer(s.root, "$VOLUME", filepath.Dir(s.root), "$RUN", h.dir, "$INPUTS", s.registry.addr, "$REGISTRY").
+	r.Samples = append(r.Samples, sm)
+	r.Command = strings.NewReplacer(s.root, "$VOLUME", filepath.Dir(s.root), "$RUN", h.dir, "$INPUTS", s.registry.addr, "$REGISTRY").
 		Replace(s.display(st.verb, args))
 	log.Printf("%-14s %-16s round %d: %s", st.name, s.tool.name, s.round+1, sm)
 	return nil
 }
 
 // strakeFailure joins what strake failed at.
-func (h *harness) strakeFailure() error {
+func strakeFailure(r *record) error {
 	var errs []error
-	for _, g := range groups() {
-		for _, st := range g.steps {
-			if err := h.result(st.name, "strake").failure; err != nil {
-				errs = append(errs, fmt.Errorf("strake %s: %w", st.name, err))
-			}
+	for i := range r.Steps {
+		if failure := r.Steps[i].result("strake").Failure; failure != "" {
+			errs = append(errs, fmt.Errorf("strake %s: %s", r.Steps[i].Name, failure))
 		}
 	}
 	return errors.Join(errs...)

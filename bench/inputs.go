@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +29,20 @@ const (
 	builtBytes  = 136_000_000
 	runSteps    = 20
 	copyFiles   = 10
+	someFiles   = 10_000
+	manyFiles   = 100_000
+	fileBytes   = 2 << 10
+	stages      = 8
+)
+
+// Inputs that take long to make: a group names those it needs.
+const (
+	inputImage   = "image"   // the big image: layers and archive
+	inputMany    = "many"    // an archive of thousands of images
+	inputRelated = "related" // an archive of images of one base
+	inputCrowded = "crowded" // a root file system of very many files
+	inputBig     = "big"     // a context of one big layer
+	inputFiles   = "files"   // contexts of very many files
 )
 
 // inputs is what every tool works on; paths are below dir.
@@ -39,8 +55,8 @@ type inputs struct {
 	Small []byte
 	// Related are the bytes of the unique layers of related.tar.
 	Related int64
-	// Base is the busybox tar's digest and size.
-	Base inputFile
+	// Base is the one layer of the base image, busybox.
+	Base inputLayer
 }
 
 type inputFile struct {
@@ -73,31 +89,35 @@ func digestOf(b []byte) string {
 
 func hexDigest(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }
 
-// makeInputs writes every input below dir, and inputs.json which describes them.
-func makeInputs(ctx context.Context, dir string, seed uint64, scale float64) error {
-	in := &inputs{dir: dir, Layers: make([]inputLayer, 2)}
-	g, _ := errgroup.WithContext(ctx)
-	for i, total := range []float64{layerBytes1, layerBytes2} {
-		g.Go(func() (err error) {
-			in.Layers[i], err = makeLayer(dir, fmt.Sprintf("layer%d", i), seed+uint64(i), int64(total*scale))
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	in.Config, in.Small = imageConfig(in.Layers), imageConfig(in.Layers[1:])
-	if err := makeArchive(in); err != nil {
-		return err
-	}
-	var err error
+// makeInputs writes the inputs below dir that are needed, and inputs.json which describes them.
+func makeInputs(ctx context.Context, dir string, seed uint64, scale float64, need map[string]bool) (err error) {
+	in := &inputs{dir: dir}
 	if in.Base, err = makeBase(dir); err != nil {
 		return err
 	}
-	if in.Related, err = makeCrowds(dir, seed+3, scale); err != nil {
-		return err
+	n := func(count int) int { return max(1, int(float64(count)*scale)) }
+	made := map[string]func() error{
+		inputImage: func() error { return in.makeImage(ctx, seed, scale) },
+		inputMany:  func() error { return makeMany(in.path("many.tar"), n(manyImages)) },
+		inputRelated: func() (err error) {
+			in.Related, err = makeRelated(in.path("related.tar"), seed+3, n(relatedImages), scale)
+			return err
+		},
+		inputCrowded: func() error { return makeCrowded(in.path("crowded.tar"), n(crowdedFiles)) },
+		inputBig:     func() error { return makeBig(dir, seed+2, int64(builtBytes*scale)) },
+		inputFiles: func() error {
+			return errors.Join(makeFiles(in.path("files10k"), seed+4, n(someFiles)), makeFiles(in.path("files100k"), seed+5, n(manyFiles)))
+		},
 	}
-	if err := makeContexts(dir, seed+2, int64(builtBytes*scale)); err != nil {
+	for _, kind := range slices.Sorted(maps.Keys(made)) {
+		if !need[kind] {
+			continue
+		}
+		if err := errors.Join(made[kind](), ctx.Err()); err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+	}
+	if err := makeContexts(dir); err != nil {
 		return err
 	}
 	b, err := json.Marshal(in)
@@ -105,6 +125,23 @@ func makeInputs(ctx context.Context, dir string, seed uint64, scale float64) err
 		return err
 	}
 	return os.WriteFile(in.path("inputs.json"), b, 0o600)
+}
+
+// makeImage makes the big image's layers and its archive.
+func (in *inputs) makeImage(ctx context.Context, seed uint64, scale float64) error {
+	in.Layers = make([]inputLayer, 2)
+	g, _ := errgroup.WithContext(ctx)
+	for i, total := range []float64{layerBytes1, layerBytes2} {
+		g.Go(func() (err error) {
+			in.Layers[i], err = makeLayer(in.dir, fmt.Sprintf("layer%d", i), seed+uint64(i), int64(total*scale))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	in.Config, in.Small = imageConfig(in.Layers), imageConfig(in.Layers[1:])
+	return makeArchive(in)
 }
 
 func readInputs(dir string) (*inputs, error) {
@@ -116,8 +153,13 @@ func readInputs(dir string) (*inputs, error) {
 	return in, json.Unmarshal(b, in)
 }
 
-// makeLayer writes NAME.tar and NAME.tar.gz.
-func makeLayer(dir, name string, seed uint64, size int64) (l inputLayer, err error) {
+// makeLayer writes a tree as a layer.
+func makeLayer(dir, name string, seed uint64, size int64) (inputLayer, error) {
+	return packLayer(dir, name, func(s sink) error { return writeTree(s, seed, name, size) })
+}
+
+// packLayer writes NAME.tar and NAME.tar.gz.
+func packLayer(dir, name string, fill func(sink) error) (l inputLayer, err error) {
 	l.Path = filepath.Join(dir, name+".tar.gz")
 	plain, err := os.Create(filepath.Join(dir, name+".tar"))
 	if err != nil {
@@ -131,7 +173,7 @@ func makeLayer(dir, name string, seed uint64, size int64) (l inputLayer, err err
 	defer func() { err = errors.Join(err, packed.Close()) }()
 	diff, blob := sha256.New(), sha256.New()
 	z := gzip.NewWriter(io.MultiWriter(packed, blob))
-	if err := writeTar(io.MultiWriter(plain, diff, z), func(s sink) error { return writeTree(s, seed, name, size) }); err != nil {
+	if err := writeTar(io.MultiWriter(plain, diff, z), fill); err != nil {
 		return l, err
 	}
 	if err := z.Close(); err != nil {
@@ -192,19 +234,13 @@ func makeArchive(in *inputs) (err error) {
 	return w.Close()
 }
 
-// makeBase writes base.tar: a static busybox and links for what the steps call.
-func makeBase(dir string) (inputFile, error) {
-	f := inputFile{Path: filepath.Join(dir, "base.tar")}
+// makeBase writes base.tar and base.tar.gz: a static busybox and links for what the steps call.
+func makeBase(dir string) (inputLayer, error) {
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
-		return f, fmt.Errorf("busybox-static is needed for the base image: %w", err)
+		return inputLayer{}, fmt.Errorf("busybox-static is needed for the base image: %w", err)
 	}
-	out, err := os.Create(f.Path)
-	if err != nil {
-		return f, err
-	}
-	h := sha256.New()
-	err = writeTar(io.MultiWriter(out, h), func(s sink) error {
+	return packLayer(dir, "base", func(s sink) error {
 		var errs []error
 		for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "tmp"} {
 			errs = append(errs, s.Dir(d))
@@ -215,33 +251,61 @@ func makeBase(dir string) (inputFile, error) {
 		}
 		return errors.Join(errs...)
 	})
-	if err != nil {
-		return f, errors.Join(err, out.Close())
-	}
-	f.Digest = hexDigest(h)
-	f.Size, err = out.Seek(0, io.SeekCurrent)
-	return f, errors.Join(err, out.Close())
 }
 
-// makeContexts writes the build contexts: run (20 RUN steps), copy (10 files) and big (a tree of size bytes).
-func makeContexts(dir string, seed uint64, size int64) error {
-	var run strings.Builder
+// makeContexts writes the small build contexts: base (one step on it), run (20 RUN steps), copy (10 files) and stages (8 stages that compute).
+func makeContexts(dir string) error {
+	var run, each strings.Builder
 	run.WriteString("FROM " + baseName + "\n")
 	for i := range runSteps {
 		fmt.Fprintf(&run, "RUN echo %d > /f%d\n", i+1, i+1)
 	}
+	each.WriteString("FROM " + baseName + " AS base\n")
+	for i := range stages {
+		fmt.Fprintf(&each, "FROM base AS s%d\nRUN i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo %d > /s%d\n", i, i, i)
+	}
+	each.WriteString("FROM base\n")
+	for i := range stages {
+		fmt.Fprintf(&each, "COPY --from=s%d /s%d /\n", i, i)
+	}
 	s := dirSink{dir}
 	errs := []error{
-		s.Dir("run"), s.Dir("copy/app"), s.Dir("big"),
+		s.Dir("base"), s.Dir("run"), s.Dir("copy/app"), s.Dir("stages"),
+		s.File("base/Dockerfile", 0o644, []byte("FROM "+baseName+"\nRUN true\n")),
 		s.File("run/Dockerfile", 0o644, []byte(run.String())),
+		s.File("stages/Dockerfile", 0o644, []byte(each.String())),
 		s.File("copy/Dockerfile", 0o644, []byte("FROM "+baseName+"\nCOPY app /app\n")),
-		s.File("big/Dockerfile", 0o644, []byte("FROM "+baseName+"\nCOPY tree /tree\n")),
 	}
 	for i := range copyFiles {
 		errs = append(errs, s.File(fmt.Sprintf("copy/app/%d", i), 0o644, copyContent(i)))
 	}
-	errs = append(errs, writeTree(dirSink{filepath.Join(dir, "big")}, seed, "tree", size))
 	return errors.Join(errs...)
+}
+
+// makeBig writes the context big: a tree of size bytes.
+func makeBig(dir string, seed uint64, size int64) error {
+	s := dirSink{filepath.Join(dir, "big")}
+	return errors.Join(s.Dir("."), s.File("Dockerfile", 0o644, []byte("FROM "+baseName+"\nCOPY tree /tree\n")), writeTree(s, seed, "tree", size))
+}
+
+// makeFiles writes a context of n files of 2 KiB, 200 a directory.
+func makeFiles(dir string, seed uint64, n int) error {
+	s, g := dirSink{dir}, newGenerator(seed)
+	if err := errors.Join(s.Dir("."), s.File("Dockerfile", 0o644, []byte("FROM "+baseName+"\nCOPY tree /tree\n"))); err != nil {
+		return err
+	}
+	for i := range n {
+		in := fmt.Sprintf("tree/%d", i/200)
+		if i%200 == 0 {
+			if err := s.Dir(in); err != nil {
+				return err
+			}
+		}
+		if err := s.File(fmt.Sprintf("%s/%d", in, i), 0o644, g.kind(kindText, fileBytes)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyContent is the content of the i-th file of the small context.

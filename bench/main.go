@@ -7,6 +7,9 @@
 // what surrounds it (making inputs, starting daemons, checking the result) is never timed. Rounds are interleaved: every
 // tool once, then every tool again. A result that is wrong is a failure of its tool, not a figure.
 //
+// A group that has finished is a line of the results beside the report, and the report is made of these lines after each
+// group: an interrupted run leaves what it finished, and a run of some groups replaces those alone.
+//
 // The program runs itself a second time inside a mount namespace of its own. The outer process makes the inputs; the inner
 // one measures, so that its children do not inherit the peak memory of making them, and so that no mount outlives it.
 package main
@@ -21,6 +24,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,24 +35,27 @@ const innerEnv = "STRAKE_BENCH_INPUTS"
 
 // Options are the command line.
 type options struct {
-	Rounds int
-	Output string
-	Strake string
-	Fresh  bool
-	Only   string
-	Tools  string
-	Seed   uint64
-	Scale  float64
+	Rounds   int
+	Output   string
+	Strake   string
+	BuildKit string
+	Fresh    bool
+	Only     string
+	Tools    string
+	Seed     uint64
+	Scale    float64
 }
 
 func parseOptions(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.IntVar(&o.Rounds, "n", 7, "rounds per tool and case")
-	f.StringVar(&o.Output, "o", "docs/benchmarks.md", "report to write")
+	f.StringVar(&o.Output, "o", "", "report to write, and its .jsonl (default docs/benchmarks.md; bin/benchmarks.md of a trial:\n"+
+		"a run with -tools, -scale or -fresh=false)")
 	f.StringVar(&o.Strake, "strake", "bin/strake", "strake binary")
+	f.StringVar(&o.BuildKit, "buildkit", "bin", "directory of buildkitd and buildctl")
 	f.BoolVar(&o.Fresh, "fresh", os.Geteuid() == 0, "a fresh loop-mounted ext4 for each store (root)")
-	f.StringVar(&o.Only, "only", "", "comma-separated case groups (pull,load,wan,resume,wan-capped,build,push,images5000,rmi,disk50)")
+	f.StringVar(&o.Only, "only", "", "comma-separated case groups ("+strings.Join(groupNames(), ",")+")")
 	f.StringVar(&o.Tools, "tools", "", "comma-separated tools")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of the generated inputs")
 	f.Float64Var(&o.Scale, "scale", 1, "size of the inputs, 1 for the published figures")
@@ -58,7 +65,35 @@ func parseOptions(args []string) (options, error) {
 	if o.Rounds < 1 || o.Scale <= 0 || f.NArg() > 0 {
 		return o, fmt.Errorf("bench: -n and -scale must be positive, no arguments: %q", args)
 	}
+	for name := range strings.SplitSeq(o.Only, ",") {
+		if o.Only != "" && !slices.Contains(groupNames(), name) {
+			return o, fmt.Errorf("bench: no case group %q", name)
+		}
+	}
+	if trial := o.Tools != "" || o.Scale != 1 || !o.Fresh; o.Output == "" && trial {
+		o.Output = "bin/benchmarks.md"
+	} else if o.Output == "" {
+		o.Output = "docs/benchmarks.md"
+	}
 	return o, nil
+}
+
+func groupNames() (names []string) {
+	for _, g := range groups() {
+		names = append(names, g.name)
+	}
+	return names
+}
+
+// needed are the inputs that the selected groups need.
+func needed(only string) map[string]bool {
+	need := map[string]bool{}
+	for _, g := range groups() {
+		for _, kind := range g.inputs {
+			need[kind] = need[kind] || selected(only, g.name)
+		}
+	}
+	return need
 }
 
 // selected reports whether name is in a comma-separated list; an empty list selects everything.
@@ -101,7 +136,7 @@ func outer(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	log.Printf("making inputs (seed %d)", o.Seed)
-	if err := makeInputs(ctx, scratch, o.Seed, o.Scale); err != nil {
+	if err := makeInputs(ctx, scratch, o.Seed, o.Scale, needed(o.Only)); err != nil {
 		return fmt.Errorf("make inputs: %w", err)
 	}
 	self, err := os.Executable()
@@ -120,39 +155,49 @@ func outer(ctx context.Context, o options) (err error) {
 	return c.Run()
 }
 
-// measure runs every selected case group and writes the report. It fails when strake failed a step, or when no report
-// could be written; a peer's failure is a line in the report.
+// measure runs every selected case group, and writes results and report after each. It fails when strake failed a step, or when
+// no report could be written; a peer's failure is a line in the report.
 func measure(ctx context.Context, o options, dir string) (err error) {
-	in, err := readInputs(dir)
+	h := &harness{opts: o, dir: dir}
+	if h.in, err = readInputs(dir); err != nil {
+		return err
+	}
+	all, err := readRecords(results(o.Output))
 	if err != nil {
 		return err
 	}
-	h := &harness{opts: o, in: in, dir: dir, results: map[string]*result{}}
-	reg, err := startRegistry(ctx, filepath.Join(dir, "registry"))
-	if err != nil {
+	if h.registry, err = startRegistry(ctx, filepath.Join(dir, "registry")); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.Close()) }()
-	if err := uploadInputs(ctx, reg, in); err != nil {
+	defer func() { err = errors.Join(err, h.registry.Close()) }()
+	if err := uploadInputs(ctx, h.registry, h.in); err != nil {
 		return fmt.Errorf("fill the registry: %w", err)
 	}
-	h.registry = reg
-	if h.limits, err = measureLimits(ctx, in); err != nil {
-		return err
+	if len(h.in.Layers) > 0 {
+		l, err := measureLimits(ctx, h.in)
+		if err != nil {
+			return err
+		}
+		h.limits = l.describe()
 	}
 	if err := h.findTools(ctx); err != nil {
 		return err
 	}
+	var failures []error
 	for _, g := range groups() {
 		if !selected(o.Only, g.name) {
 			continue
 		}
-		if err := h.runGroup(ctx, g); err != nil {
+		start := time.Now()
+		r, err := h.runGroup(ctx, g)
+		if err != nil {
 			return err
 		}
+		log.Printf("%s took %v", g.name, round(time.Since(start)))
+		if all, err = keep(o.Output, all, r, groupNames()); err != nil {
+			return fmt.Errorf("write %s: %w", o.Output, err)
+		}
+		failures = append(failures, strakeFailure(r))
 	}
-	if err := writeReport(o.Output, h); err != nil {
-		return fmt.Errorf("write %s: %w", o.Output, err)
-	}
-	return h.strakeFailure()
+	return errors.Join(failures...)
 }

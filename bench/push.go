@@ -8,7 +8,49 @@ import (
 	"path/filepath"
 )
 
-const builtRepo = "built"
+const (
+	builtRepo = "built"
+	builtName = "localhost/built:1"
+)
+
+// storeGroup builds an image with one big layer into the tool's store.
+func storeGroup() group {
+	return group{
+		name: "store", tools: []string{"strake", "dockerd", "buildkit", "podman", "buildah"}, peerRounds: 3, inputs: []string{inputBig},
+		prepare: importBase,
+		steps: []step{{
+			name: "store", title: fmt.Sprintf("Build of a layer of %d MB, to the store", builtBytes/1_000_000), verb: "build", disk: true,
+			args: func(s *session) []string { return []string{"-t", builtName, s.in.path("big")} },
+			check: func(ctx context.Context, s *session) error {
+				return s.wantBuilt(ctx, builtName, 2, copied("big", "tree"))
+			},
+			goals: []goal{ratioGoal(2)},
+		}},
+	}
+}
+
+// archiveGroup exports the built image to an archive.
+func archiveGroup() group {
+	archive := func(s *session) string { return filepath.Join(s.root, "built.tar") }
+	return group{
+		name: "archive", tools: []string{"strake", "buildkit", "podman", "buildah"}, peerRounds: 3, inputs: []string{inputBig},
+		prepare: func(ctx context.Context, s *session) error {
+			if err := importBase(ctx, s); err != nil {
+				return err
+			}
+			_, err := s.output(ctx, "solve", "-t", builtName, s.in.path("big"))
+			return err
+		},
+		steps: []step{{
+			name: "archive", title: fmt.Sprintf("The built layer of %d MB, compressed, to an OCI archive", builtBytes/1_000_000), verb: "archive",
+			args: func(s *session) []string { return []string{archive(s), builtName, s.in.path("big")} },
+			check: func(_ context.Context, s *session) error {
+				return wantArchive(archive(s), 2)
+			},
+			goals: []goal{ratioGoal(2)},
+		}},
+	}
+}
 
 // pushGroup builds an image with one big layer (untimed) and pushes it to an empty registry, twice.
 func pushGroup() group {
@@ -22,7 +64,7 @@ func pushGroup() group {
 		return s.registry.verify(ctx, builtRepo, id, s.round == 0)
 	}
 	return group{
-		name: "push", tools: []string{"strake", "dockerd", "podman", "buildah"},
+		name: "push", tools: []string{"strake", "dockerd", "buildkit", "podman", "buildah"}, peerRounds: 3, inputs: []string{inputBig},
 		prepare: func(ctx context.Context, s *session) error {
 			r, err := startRegistry(ctx, filepath.Join(s.scratch, "registry"))
 			if err != nil {
@@ -32,7 +74,7 @@ func pushGroup() group {
 			if err := importBase(ctx, s); err != nil {
 				return err
 			}
-			_, err = s.output(ctx, "build", "-t", ref(s), s.in.path("big"))
+			_, err = s.output(ctx, "solve", "-t", ref(s), s.in.path("big"))
 			return err
 		},
 		steps: []step{

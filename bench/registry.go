@@ -139,9 +139,15 @@ func (r *registry) putBlob(ctx context.Context, repo, digest string, body io.Rea
 	return r.do(ctx, http.MethodPut, to+sep+"digest="+digest, body, nil)
 }
 
-// uploadInputs puts the big image into the registry as big:1, that of its second layer as small:1.
+// uploadInputs puts the base image into the registry as base:1 and, where it was made, the big image as big:1 and that of its
+// second layer as small:1.
 func uploadInputs(ctx context.Context, r *registry, in *inputs) error {
-	return errors.Join(r.upload(ctx, bigRepo, in.Config, in.Layers), r.upload(ctx, smallRepo, in.Small, in.Layers[1:]))
+	base := []inputLayer{in.Base}
+	err := r.upload(ctx, baseRepo, imageConfig(base), base)
+	if len(in.Layers) > 0 {
+		err = errors.Join(err, r.upload(ctx, bigRepo, in.Config, in.Layers), r.upload(ctx, smallRepo, in.Small, in.Layers[1:]))
+	}
+	return err
 }
 
 // upload puts an image into the registry as repo:1.

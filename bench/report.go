@@ -3,13 +3,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -46,137 +42,112 @@ func diskGoal(slack float64) goal {
 }
 
 // compare gathers the medians of a step; ok is false when strake has none.
-func (h *harness) compare(st step) (c comparison, fastest string, ok bool) {
-	c.in = h.in
-	for _, t := range h.tools {
-		r := h.result(st.name, t.name)
-		if len(r.samples) == 0 || r.failure != nil {
+func compare(tools []toolRecord, st *stepRecord) (c comparison, fastest string, ok bool) {
+	for _, r := range st.Results {
+		if len(r.Samples) == 0 || r.Failure != "" {
 			continue
 		}
-		m := medianSample(r.samples)
+		m := medianSample(r.Samples)
 		switch {
-		case t.name == "strake":
+		case r.Tool == "strake":
 			c.strake, ok = m, true
-		case t.baseline:
+		case slices.ContainsFunc(tools, func(t toolRecord) bool { return t.Name == r.Tool && t.Baseline }):
 			c.baseline = m
 		case fastest == "" || m.Wall < c.fastest.Wall:
-			c.fastest, fastest = m, t.name
+			c.fastest, fastest = m, r.Tool
 		}
 	}
 	return c, fastest, ok
 }
 
-// writeReport replaces the report at name.
-func writeReport(name string, h *harness) error {
-	var b strings.Builder
-	h.writeHead(&b)
-	h.writeSummary(&b)
-	for _, g := range groups() {
-		if !selected(h.opts.Only, g.name) {
-			continue
-		}
-		for _, st := range g.steps {
-			h.writeStep(&b, st)
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil { // #nosec G301 -- a directory of the repository
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".benchmarks")
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(b.String())
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
-
-func (h *harness) writeHead(b *strings.Builder) {
-	var uts syscall.Utsname
-	kernel := "unknown"
-	if syscall.Uname(&uts) == nil {
-		var r []byte
-		for _, c := range uts.Release {
-			if c == 0 {
-				break
-			}
-			r = append(r, byte(c))
-		}
-		kernel = string(r)
-	}
-	store := "a directory on the root file system"
-	if h.opts.Fresh {
-		store = "a fresh loop-mounted ext4 for each tool and round"
-	}
-	fmt.Fprintf(b, "# Benchmarks\n\nWritten by `make bench` on %s. A time by itself proves nothing: compare the ratios.\n\n",
-		time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(b, "- Machine: %d cores, Linux %s, %s; load average at the end %s\n", runtime.NumCPU(), kernel, runtime.GOARCH, loadAverage())
-	fmt.Fprintf(b, "- Method: %d rounds, tools interleaved; %s; inputs in the page cache; each result is checked before its time counts\n",
-		h.opts.Rounds, store)
-	b.WriteString("- *wall* is until the command returned, *synced* until its file system was also written back; *spread* is (max - min) / median\n" +
-		"- *CPU* is user + system of the command, its waited-for children and its daemon (dockerd + containerd). Processes that nobody\n" +
-		"  waits for (conmon, runtime shims) are missing, which flatters podman, buildah and dockerd\n" +
+// writeReport makes the report of the records.
+func writeReport(all []record) string {
+	b := &strings.Builder{}
+	b.WriteString("# Benchmarks\n\nWritten by `make bench`. A time by itself proves nothing: compare the ratios.\n\n" +
+		"- Each group of cases says when, where and with which versions it was measured: all its figures are of that run\n" +
+		"- Method: tools interleaved, *n* rounds of each (fewer where a peer is slow), each result checked before its time counts;\n" +
+		"  inputs in the page cache\n" +
+		"- *wall* is until the command returned, *synced* until its file system was also written back; *spread* is (max - min) / median\n" +
+		"- *CPU* is user + system of the command, its waited-for children and its daemon (dockerd + containerd, buildkitd). Processes\n" +
+		"  that nobody waits for (conmon, runtime shims) are missing, which flatters podman, buildah and dockerd\n" +
 		"- *RSS* is the peak of the command or its daemon's main process, whichever is larger\n" +
-		"- *wire* is what the registry's process wrote: bytes sent, or bytes stored of what it received\n")
-	fmt.Fprintf(b, "- The harness's own peak is %.0f MB: no smaller peak can be told\n\n", float64(selfPeak())/1e6)
-	b.WriteString("| tool | version | set-up |\n|---|---|---|\n")
-	for _, t := range h.tools {
-		fmt.Fprintf(b, "| %s | %s | %s |\n", t.name, t.version, t.note)
+		"- *wire* is what the registry's process wrote: bytes sent, or bytes stored of what it received\n\n")
+	writeSetup(b, all)
+	writeSummary(b, all)
+	for i := range all {
+		writeGroup(b, &all[i])
 	}
-	for _, m := range h.missing {
-		fmt.Fprintf(b, "\nNot measured: %s\n", m)
-	}
-	fmt.Fprintf(b, "\nInputs from seed %d at scale %g:\n\n| input | bytes | sha256 | uncompressed | sha256 |\n|---|---|---|---|---|\n", h.opts.Seed, h.opts.Scale)
-	for i, l := range h.in.Layers {
-		fmt.Fprintf(b, "| layer %d | %d | `%s` | %d | `%s` |\n", i+1, l.Size, short(l.Digest), l.TarSize, short(l.DiffID))
-	}
-	fmt.Fprintf(b, "| image | %d | `%s` | | |\n", len(h.in.Config), short(h.in.imageID()))
-	fmt.Fprintf(b, "| base (busybox) | %d | `%s` | | |\n", h.in.Base.Size, short(h.in.Base.Digest))
-	fmt.Fprintf(b, "| unique layers of the related images | | | %d | |\n\n", h.in.Related)
-	fmt.Fprintf(b, "Limits of a pull on one core here: inflating the larger layer %s; inflating and hashing everything once %s.\n\n",
-		round(h.limits.Inflate), round(h.limits.Total))
+	return b.String()
 }
 
-func short(digest string) string { return strings.TrimPrefix(digest, "sha256:")[:16] }
-
-func (h *harness) writeSummary(b *strings.Builder) {
-	b.WriteString("## Summary\n\n| case | strake | fastest peer | ratio | ratio synced | goals |\n|---|---|---|---|---|---|\n")
-	for _, g := range groups() {
-		if !selected(h.opts.Only, g.name) {
-			continue
+// writeSetup lists the tools' set-ups and the inputs, as the newest record has them.
+func writeSetup(b *strings.Builder, all []record) {
+	newest := slices.Clone(all)
+	slices.SortStableFunc(newest, func(a, b record) int { return b.Date.Compare(a.Date) })
+	tools, inputs := map[string]bool{}, map[string]bool{}
+	b.WriteString("| tool | set-up |\n|---|---|\n")
+	for _, r := range newest {
+		for _, t := range r.Tools {
+			if !tools[t.Name] && t.Note != "" {
+				fmt.Fprintf(b, "| %s | %s |\n", t.Name, t.Note)
+			}
+			tools[t.Name] = true
 		}
-		for _, st := range g.steps {
-			c, fastest, ok := h.compare(st)
-			if !ok {
-				fmt.Fprintf(b, "| %s | - | %s %s | | | not measured |\n", st.name, fastest, show(c.fastest.Wall))
-				continue
+	}
+	b.WriteString("\n| input | bytes | sha256 | uncompressed | sha256 |\n|---|---|---|---|---|\n")
+	for _, r := range newest {
+		for _, in := range r.Inputs {
+			if !inputs[in.Name] {
+				fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", in.Name, count(in.Size), code(in.Digest), count(in.Plain), code(in.DiffID))
 			}
-			peer, ratio, synced := "none", "", ""
-			if fastest != "" {
-				peer = fastest + " " + show(c.fastest.Wall)
-				ratio = fmt.Sprintf("%.1fx", float64(c.fastest.Wall)/float64(c.strake.Wall))
-				synced = fmt.Sprintf("%.1fx", float64(c.fastest.Synced)/float64(c.strake.Synced))
-			}
-			fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", st.name, show(c.strake.Wall), peer, ratio, synced, goalText(st, c))
+			inputs[in.Name] = true
 		}
 	}
 	b.WriteString("\n")
 }
 
-func goalText(st step, c comparison) string {
-	var out []string
-	for _, g := range st.goals {
-		verdict := "**missed**"
-		if g.met(c) {
-			verdict = "met"
+func count(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+func code(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "`" + s + "`"
+}
+
+func writeSummary(b *strings.Builder, all []record) {
+	b.WriteString("## Summary\n\n| case | strake | fastest peer | ratio | ratio synced | goals |\n|---|---|---|---|---|---|\n")
+	for i := range all {
+		for j := range all[i].Steps {
+			st := &all[i].Steps[j]
+			c, fastest, ok := compare(all[i].Tools, st)
+			peer, ratio, synced := "none", "", ""
+			if fastest != "" {
+				peer = fastest + " " + show(c.fastest.Wall)
+			}
+			if fastest != "" && ok {
+				ratio = fmt.Sprintf("%.1fx", float64(c.fastest.Wall)/float64(c.strake.Wall))
+				synced = fmt.Sprintf("%.1fx", float64(c.fastest.Synced)/float64(c.strake.Synced))
+			}
+			fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", st.Name, show(c.strake.Wall), peer, ratio, synced, goalText(st.Goals))
 		}
-		out = append(out, g.text+": "+verdict)
+	}
+	b.WriteString("\n")
+}
+
+func goalText(goals []verdict) string {
+	var out []string
+	for _, g := range goals {
+		said := "**missed**"
+		if g.Met {
+			said = "met"
+		}
+		out = append(out, g.Text+": "+said)
 	}
 	return strings.Join(out, "; ")
 }
@@ -199,25 +170,41 @@ func megabytes(n int64) string {
 	return fmt.Sprintf("%.1f", float64(n)/1e6)
 }
 
+// writeGroup writes when and how a group was measured, and the tables of its steps.
+func writeGroup(b *strings.Builder, r *record) {
+	fmt.Fprintf(b, "## %s\n\nMeasured %s on %s; %s; load average at the end %s; inputs from seed %d at scale %g; no peak below %.0f MB can be told.\n\n",
+		r.Group, r.Date.UTC().Format("2006-01-02 15:04 UTC"), r.Machine, r.Store, r.Load, r.Seed, r.Scale, float64(r.Floor)/1e6)
+	if r.Limits != "" {
+		fmt.Fprintf(b, "%s.\n\n", r.Limits)
+	}
+	for _, t := range r.Tools {
+		fmt.Fprintf(b, "- %s: %s\n", t.Name, t.Version)
+	}
+	for _, m := range r.Missing {
+		fmt.Fprintf(b, "- not measured: %s\n", m)
+	}
+	b.WriteString("\n")
+	for i := range r.Steps {
+		writeStep(b, &r.Steps[i])
+	}
+}
+
 // writeStep writes the table of one step: every tool, then the commands.
-func (h *harness) writeStep(b *strings.Builder, st step) {
-	fmt.Fprintf(b, "## %s: %s\n\n", st.name, st.title)
-	b.WriteString("| tool | wall median | min | spread | synced median | CPU | RSS MB | disk MB | wire MB |\n|---|---|---|---|---|---|---|---|---|\n")
+func writeStep(b *strings.Builder, st *stepRecord) {
+	fmt.Fprintf(b, "### %s: %s\n\n", st.Name, st.Title)
+	b.WriteString("| tool | n | wall median | min | spread | synced median | CPU | RSS MB | disk MB | wire MB |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	var commands, failures strings.Builder
-	for _, t := range h.tools {
-		r := h.result(st.name, t.name)
-		if r.failure != nil {
-			fmt.Fprintf(&failures, "\n%s failed: %s\n", t.name, strings.ReplaceAll(r.failure.Error(), h.dir, "$DIR"))
-		}
-		if len(r.samples) == 0 || r.failure != nil {
+	for _, r := range st.Results {
+		if r.Failure != "" {
+			fmt.Fprintf(&failures, "\n%s failed: %s\n", r.Tool, r.Failure)
 			continue
 		}
-		m := medianSample(r.samples)
-		walls := sorted(r.samples, func(s sample) time.Duration { return s.Wall })
+		m := medianSample(r.Samples)
+		walls := sorted(r.Samples, func(s sample) time.Duration { return s.Wall })
 		spread := float64(walls[len(walls)-1]-walls[0]) / float64(m.Wall) * 100
-		fmt.Fprintf(b, "| %s | %s | %s | %.0f %% | %s | %s | %s | %s | %s |\n", t.name, show(m.Wall), show(walls[0]), spread, show(m.Synced),
-			show(m.CPU), megabytes(m.RSS), megabytes(m.Disk), megabytes(m.Wire))
-		fmt.Fprintf(&commands, "    %s\n", r.command)
+		fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f %% | %s | %s | %s | %s | %s |\n", r.Tool, len(walls), show(m.Wall), show(walls[0]), spread,
+			show(m.Synced), show(m.CPU), megabytes(m.RSS), megabytes(m.Disk), megabytes(m.Wire))
+		fmt.Fprintf(&commands, "    %s\n", r.Command)
 	}
 	fmt.Fprintf(b, "\n%s%s\n", commands.String(), failures.String())
 }

@@ -11,6 +11,20 @@ import (
 	"path/filepath"
 )
 
+// runGroup runs the smallest container.
+func runGroup() group {
+	return group{
+		name: "run", tools: []string{"strake", "dockerd", "podman", "runc"}, prepare: importBase,
+		steps: []step{{
+			name: "run", title: "run --rm true", verb: "run", repeat: 5,
+			args: func(*session) []string { return []string{baseName, "true"} },
+			goals: []goal{{"within 1.5x of bare runc", func(c comparison) bool {
+				return c.baseline.Wall > 0 && c.strake.Wall*2 <= c.baseline.Wall*3
+			}}},
+		}},
+	}
+}
+
 // makeBundle makes an OCI bundle that runs true in the host's network, with an empty root file system.
 func makeBundle(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o755); err != nil { // #nosec G301 -- a root file system

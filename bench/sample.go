@@ -8,22 +8,27 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A sample is one timed run of one command.
 type sample struct {
 	// Wall is the time until the command returned; Synced adds the time to write its volume back.
-	Wall, Synced time.Duration
+	Wall   time.Duration `json:"wall"`
+	Synced time.Duration `json:"synced"`
 	// CPU is user plus system time of the command, its waited-for children and its daemon.
-	CPU time.Duration
+	CPU time.Duration `json:"cpu"`
 	// RSS is the larger peak of the command's and its daemon's resident memory, in bytes.
-	RSS int64
+	RSS int64 `json:"rss"`
 	// Disk is the allocated size of the store, in bytes; Wire is what the registry sent and read from its clients.
-	Disk, Wire int64
+	Disk int64 `json:"disk,omitempty"`
+	Wire int64 `json:"wire,omitempty"`
 }
 
 func (s sample) String() string {
@@ -135,4 +140,14 @@ func loadAverage() string {
 	}
 	first, _, _ := strings.Cut(string(b), " ")
 	return first
+}
+
+// machine names the cores and the kernel.
+func machine() string {
+	kernel := "unknown"
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		kernel = unix.ByteSliceToString(uts.Release[:])
+	}
+	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), kernel, runtime.GOARCH)
 }

@@ -46,6 +46,50 @@ const smallFile = 1 << 20
 
 // readSaved reads an archive and checks that the layers are those the config names; files asks for their contents too.
 func readSaved(name string, files bool) (*saved, error) {
+	members, err := readMembers(name, files)
+	if err != nil {
+		return nil, err
+	}
+	return resolveSaved(members)
+}
+
+// wantArchive fails unless an OCI archive has one image of that many gzip layers, which are those the config names.
+func wantArchive(name string, layers int) error {
+	members, err := readMembers(name, false)
+	if err != nil {
+		return err
+	}
+	var index struct{ Manifests []descriptor }
+	var m manifest
+	var config struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	blob := func(digest string) member { return members["blobs/sha256/"+strings.TrimPrefix(digest, "sha256:")] }
+	if err := json.Unmarshal(members["index.json"].data, &index); err != nil || len(index.Manifests) != 1 {
+		return fmt.Errorf("index.json with %d images: %w", len(index.Manifests), errors.Join(err, errors.New("want one")))
+	}
+	if err := json.Unmarshal(blob(index.Manifests[0].Digest).data, &m); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	if err := json.Unmarshal(blob(m.Config.Digest).data, &config); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	var got []string
+	for _, l := range m.Layers {
+		if !strings.HasSuffix(l.MediaType, "gzip") {
+			return fmt.Errorf("a layer of type %s", l.MediaType)
+		}
+		got = append(got, blob(l.Digest).diff)
+	}
+	if len(got) != layers || !slices.Equal(got, config.RootFS.DiffIDs) {
+		return fmt.Errorf("layers %v, the config's %v, want %d", got, config.RootFS.DiffIDs, layers)
+	}
+	return nil
+}
+
+func readMembers(name string, files bool) (map[string]member, error) {
 	f, err := os.Open(name) // #nosec G304 -- just saved
 	if err != nil {
 		return nil, err
@@ -56,7 +100,7 @@ func readSaved(name string, files bool) (*saved, error) {
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return members, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -69,7 +113,6 @@ func readSaved(name string, files bool) (*saved, error) {
 		}
 		members[path.Clean(h.Name)] = m
 	}
-	return resolveSaved(members)
 }
 
 func resolveSaved(members map[string]member) (*saved, error) {

@@ -28,15 +28,25 @@ type tool struct {
 	needRoot bool
 	// timed are the verbs that are measured with this tool, nil for all. It may need others for checks.
 	timed []string
-	// open readies the tool to work on a store in dir; run is for sockets and state that need no volume.
-	open func(ctx context.Context, dir, run string) (*client, error)
+	// find says the version of a tool that no command tells it of.
+	find func(ctx context.Context) (string, error)
+	// open readies the tool to work.
+	open func(ctx context.Context, at place) (*client, error)
+}
+
+// A place is where a tool works: store is on the volume, run is for sockets and state that need no volume, and the registry has
+// the base image.
+type place struct {
+	store, run string
+	registry   *registry
 }
 
 // A client runs one tool's commands on one store.
 type client struct {
 	// argv spells a verb's command line, nil when the tool lacks the verb. Verbs and their arguments:
-	// import TAR NAME, pull REF, push REF, build [--no-cache] -t NAME DIR, images, save FILE NAME, load FILE,
-	// run NAME ARG..., id NAME (prints the image ID).
+	// import TAR NAME, pull REF, push REF, build -t NAME DIR, solve -t NAME DIR (a build whose result need not be an image yet),
+	// archive FILE NAME DIR (of what DIR was built to), images, save FILE NAME, load FILE, run NAME ARG...,
+	// id NAME (prints the image ID).
 	argv func(verb string, args []string) []string
 	env  []string
 	// hide are the machine's paths, old and new in turn, that display replaces.
@@ -47,7 +57,7 @@ type client struct {
 // measures reports whether the verb's time belongs in the report.
 func (t *tool) measures(verb string) bool { return t.timed == nil || slices.Contains(t.timed, verb) }
 
-func (c *client) has(verb string) bool { return c.argv(verb, []string{"x", "y"}) != nil }
+func (c *client) has(verb string) bool { return c.argv(verb, []string{"x", "y", "z"}) != nil }
 
 // command makes the command for a verb the tool has. Cancelling ctx kills its process group.
 func (c *client) command(ctx context.Context, verb string, args ...string) *exec.Cmd {
@@ -109,6 +119,11 @@ func (t *tool) findVersion(ctx context.Context) error {
 	if t.needRoot && os.Geteuid() != 0 {
 		return errors.New("needs root")
 	}
+	if t.find != nil {
+		var err error
+		t.version, err = t.find(ctx)
+		return err
+	}
 	var versions []string
 	for _, argv := range t.versions {
 		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output() // #nosec G204 -- fixed commands
@@ -122,10 +137,11 @@ func (t *tool) findVersion(ctx context.Context) error {
 	return nil
 }
 
-// allTools lists every tool the harness knows.
-func allTools(strake string, root bool) []*tool {
+// allTools lists every tool the harness knows; buildkit is the directory of its programs.
+func allTools(strake, buildkit string, root bool) []*tool {
 	return []*tool{
 		strakeTool(strake),
+		buildkitTool(buildkit),
 		dockerTool("dockerd", "embedded BuildKit, overlay2", "DOCKER_BUILDKIT=1", nil),
 		dockerTool("dockerd-legacy", "legacy builder, overlay2", "DOCKER_BUILDKIT=0", []string{"build"}),
 		podmanTool(),
@@ -138,14 +154,19 @@ func allTools(strake string, root bool) []*tool {
 func strakeTool(binary string) *tool {
 	return &tool{
 		name: "strake", versions: [][]string{{binary, "--version"}},
-		open: func(_ context.Context, dir, _ string) (*client, error) {
+		open: func(_ context.Context, at place) (*client, error) {
 			abs, err := filepath.Abs(binary)
 			if err != nil {
 				return nil, err
 			}
 			return &client{
-				argv: func(verb string, args []string) []string { return append([]string{abs}, dockerWords(verb, args)...) },
-				env:  []string{"STRAKE_ROOT=" + filepath.Join(dir, "strake")},
+				argv: func(verb string, args []string) []string {
+					if verb == "archive" {
+						return []string{abs, "build", "--network", "host", "-o", "type=oci,name=" + args[1] + ",dest=" + args[0], args[2]}
+					}
+					return append([]string{abs}, dockerWords(verb, args)...)
+				},
+				env:  []string{"STRAKE_ROOT=" + filepath.Join(at.store, "strake"), "DOCKER_CONFIG=" + filepath.Join(at.run, "cfg")},
 				hide: []string{abs, "strake"},
 			}, nil
 		},
@@ -155,8 +176,10 @@ func strakeTool(binary string) *tool {
 // dockerWords spells a verb as docker and everything like it does.
 func dockerWords(verb string, args []string) []string {
 	switch verb {
-	case "build":
+	case "build", "solve":
 		return append([]string{"build", "--network", "host"}, args...)
+	case "archive":
+		return nil
 	case "save":
 		return append([]string{"save", "-o"}, args...)
 	case "load":
@@ -171,20 +194,22 @@ func dockerWords(verb string, args []string) []string {
 }
 
 // podmanFlags are the global flags that give podman and buildah a store of their own.
-func podmanFlags(dir, run string) []string {
+func podmanFlags(at place) []string {
 	return []string{
-		"--root", filepath.Join(dir, "c"), "--runroot", filepath.Join(run, "run"), "--storage-driver", "overlay",
+		"--root", filepath.Join(at.store, "c"), "--runroot", filepath.Join(at.run, "run"), "--storage-driver", "overlay",
 		"--cgroup-manager", "cgroupfs",
 	}
 }
 
-func podmanArgv(dir, run string) func(verb string, args []string) []string {
-	podman := append([]string{"podman", "--runtime", "runc", "--tmpdir", filepath.Join(run, "tmp")}, podmanFlags(dir, run)...)
+func podmanArgv(at place) func(verb string, args []string) []string {
+	podman := append([]string{"podman", "--runtime", "runc", "--tmpdir", filepath.Join(at.run, "tmp")}, podmanFlags(at)...)
 	return func(verb string, args []string) []string {
 		words := dockerWords(verb, args)
 		switch verb {
-		case "build":
+		case "build", "solve":
 			words = append([]string{"build", "--network", "host", "--layers"}, args...)
+		case "archive":
+			words = []string{"push", args[1], "oci-archive:" + args[0]}
 		case "pull", "push":
 			words = append([]string{verb, "--tls-verify=false"}, args...)
 		case "run":
@@ -195,15 +220,15 @@ func podmanArgv(dir, run string) func(verb string, args []string) []string {
 }
 
 // hideFlags keeps the report's command lines short: $STORE are the flags of podmanFlags.
-func hideFlags(dir, run string) []string {
-	return []string{strings.Join(podmanFlags(dir, run), " "), "$STORE", " --tmpdir " + filepath.Join(run, "tmp"), ""}
+func hideFlags(at place) []string {
+	return []string{strings.Join(podmanFlags(at), " "), "$STORE", " --tmpdir " + filepath.Join(at.run, "tmp"), ""}
 }
 
 func podmanTool() *tool {
 	return &tool{
 		name: "podman", note: "$STORE: --root --runroot --storage-driver overlay --cgroup-manager cgroupfs", versions: [][]string{{"podman", "--version"}},
-		open: func(_ context.Context, dir, run string) (*client, error) {
-			return &client{argv: podmanArgv(dir, run), hide: hideFlags(dir, run)}, nil
+		open: func(_ context.Context, at place) (*client, error) {
+			return &client{argv: podmanArgv(at), hide: hideFlags(at)}, nil
 		},
 	}
 }
@@ -211,16 +236,18 @@ func podmanTool() *tool {
 // buildahTool shares podman's store for what buildah has no command for.
 func buildahTool() *tool {
 	return &tool{
-		name: "buildah", note: "the same $STORE", timed: []string{"build", "push"},
+		name: "buildah", note: "the same $STORE", timed: []string{"build", "push", "archive"},
 		versions: [][]string{{"buildah", "--version"}, {"podman", "--version"}},
-		open: func(_ context.Context, dir, run string) (*client, error) {
-			podman := podmanArgv(dir, run)
-			buildah := append([]string{"buildah"}, podmanFlags(dir, run)...)
+		open: func(_ context.Context, at place) (*client, error) {
+			podman := podmanArgv(at)
+			buildah := append([]string{"buildah"}, podmanFlags(at)...)
 			argv := func(verb string, args []string) []string {
 				words := append([]string{verb}, args...)
 				switch verb {
-				case "build":
+				case "build", "solve":
 					words = append([]string{"build", "--network", "host", "--isolation", "oci", "--runtime", "runc", "--layers"}, args...)
+				case "archive":
+					words = []string{"push", args[1], "oci-archive:" + args[0]}
 				case "push":
 					words = append([]string{verb, "--tls-verify=false"}, args...)
 				case "import", "save", "id":
@@ -228,7 +255,7 @@ func buildahTool() *tool {
 				}
 				return append(buildah[:len(buildah):len(buildah)], words...)
 			}
-			return &client{argv: argv, hide: hideFlags(dir, run)}, nil
+			return &client{argv: argv, hide: hideFlags(at)}, nil
 		},
 	}
 }
@@ -237,19 +264,19 @@ func skopeoTool() *tool {
 	return &tool{
 		name: "skopeo", note: "to containers-storage, overlay", needRoot: true, timed: []string{"pull"},
 		versions: [][]string{{"skopeo", "--version"}, {"podman", "--version"}},
-		open: func(_ context.Context, dir, run string) (*client, error) {
-			podman := podmanArgv(dir, run)
+		open: func(_ context.Context, at place) (*client, error) {
+			podman := podmanArgv(at)
 			argv := func(verb string, args []string) []string {
 				switch verb {
 				case "pull":
-					store := "containers-storage:[overlay@" + filepath.Join(dir, "c") + "+" + filepath.Join(run, "run") + "]"
+					store := "containers-storage:[overlay@" + filepath.Join(at.store, "c") + "+" + filepath.Join(at.run, "run") + "]"
 					return []string{"skopeo", "copy", "--src-tls-verify=false", "docker://" + args[0], store + args[0]}
 				case "id": // for the check
 					return podman(verb, args)
 				}
 				return nil
 			}
-			return &client{argv: argv, hide: hideFlags(dir, run)}, nil
+			return &client{argv: argv, hide: hideFlags(at)}, nil
 		},
 	}
 }
@@ -258,18 +285,18 @@ func skopeoTool() *tool {
 func runcTool(root bool) *tool {
 	return &tool{
 		name: "runc", note: "bare, a bundle on the volume", baseline: true, needRoot: root, versions: [][]string{{"runc", "--version"}},
-		open: func(ctx context.Context, dir, run string) (*client, error) {
-			bundle := filepath.Join(dir, "bundle")
+		open: func(ctx context.Context, at place) (*client, error) {
+			bundle := filepath.Join(at.store, "bundle")
 			argv := func(verb string, args []string) []string {
 				switch verb {
 				case "run":
-					return []string{"runc", "--root", filepath.Join(run, "runc"), "run", "--bundle", bundle, "bench"}
+					return []string{"runc", "--root", filepath.Join(at.run, "runc"), "run", "--bundle", bundle, "bench"}
 				case "import":
 					return []string{"tar", "-C", filepath.Join(bundle, "rootfs"), "-xf", args[0]}
 				}
 				return nil
 			}
-			return &client{argv: argv, hide: hideFlags(dir, run)}, makeBundle(ctx, bundle)
+			return &client{argv: argv, hide: hideFlags(at)}, makeBundle(ctx, bundle)
 		},
 	}
 }
