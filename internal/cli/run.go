@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -200,66 +196,18 @@ func absolute(volumes []string) []string {
 	return out
 }
 
-// environment is what --env-file and --env set, in docker's order. A name
-// without a value takes it from our own environment.
+// environment is what --env-file and --env set, in docker's order.
 func environment(opts runOptions) ([]string, error) {
-	var vars []string
-	for _, file := range opts.envFiles {
-		more, err := readEnvFile(file)
+	vars, err := readPairFiles(opts.envFiles, os.LookupEnv)
+	if err != nil {
+		return nil, fmt.Errorf("--env-file: %w", err)
+	}
+	for _, e := range opts.env {
+		e, err := variable(e)
 		if err != nil {
 			return nil, err
 		}
-		vars = append(vars, more...)
-	}
-	for _, e := range opts.env {
-		key, _, set := strings.Cut(e, "=")
-		if key == "" {
-			return nil, fmt.Errorf("invalid environment variable: %s", e)
-		}
-		if value, ok := os.LookupEnv(key); ok && !set {
-			e = key + "=" + value
-		}
 		vars = append(vars, e)
-	}
-	return vars, nil
-}
-
-func readEnvFile(path string) (vars []string, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	lines := bufio.NewScanner(f)
-	invalid := func(err error) error { return fmt.Errorf("invalid env file (%s): %w", path, err) }
-	for n := 1; lines.Scan(); n++ {
-		b := lines.Bytes()
-		if !utf8.Valid(b) {
-			return nil, invalid(fmt.Errorf("invalid utf8 bytes at line %d: %v", n, b))
-		}
-		if n == 1 {
-			b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
-		}
-		line := strings.TrimLeftFunc(string(b), unicode.IsSpace)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		key, _, set := strings.Cut(line, "=")
-		switch {
-		case key == "":
-			return nil, invalid(fmt.Errorf("no variable name on line '%s'", line))
-		case strings.ContainsAny(key, " \t"):
-			return nil, invalid(fmt.Errorf("variable '%s' contains whitespaces", key))
-		case set:
-			vars = append(vars, line)
-		default:
-			if value, ok := os.LookupEnv(line); ok {
-				vars = append(vars, line+"="+value)
-			}
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, invalid(err)
 	}
 	return vars, nil
 }
