@@ -185,6 +185,7 @@ type Options struct {
 	Secrets Secrets // nil: there are none
 	Agents  Agents  // nil: none is lent
 	Strict  bool    // what warns of secrets fails
+	Shell   *Shell  // nil: none is opened
 
 	Parallel int                  // steps at once; 0: one per core
 	Epoch    *time.Time           // SOURCE_DATE_EPOCH: no file is newer

@@ -26,6 +26,7 @@ import (
 type Run struct {
 	Platform ocispec.Platform `json:"-"` // of the programs that it runs; zero is this machine's
 	Args     []string
+	Shell    []string `json:"-"` // the program by which others are run in the stage
 	Env      []string // sorted or not, the order is part of the key
 	Cwd      string
 	User     string
@@ -146,11 +147,8 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	if cerr := mounted.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount the stage: %w", cerr))
 	}
-	if err != nil {
-		return r.failed(ctx, err)
-	}
-	if code != 0 {
-		return &ExitError{Args: r.Args, Code: code}
+	if err = r.outcome(ctx, code, err); err != nil {
+		return err
 	}
 	look := &finder{w: out, texts: whole(secrets)}
 	tw := archive.NewWriter(look, archive.WriterOptions{Clamp: s.opts.Epoch})
@@ -180,6 +178,9 @@ func (r *Run) execute(ctx context.Context, w *Work, rt *Runtime, tmp string) (co
 		spec.Bundle = filepath.Join(m.room.Dir(), "bundle") // what is secret is on no disk
 	}
 	code, err = logged(ctx, rt.Executor, spec, w.Log, m.secrets)
+	if failure := r.outcome(ctx, code, err); failure != nil {
+		r.debug(ctx, w, rt.Executor, spec, failure)
+	}
 	return code, m.secrets, err
 }
 
@@ -239,8 +240,15 @@ func (r *Run) spec(spec executor.Spec, tmp string) executor.Spec {
 	return spec
 }
 
-// failed tells a command that could not be started as BuildKit does.
-func (r *Run) failed(ctx context.Context, err error) error {
+// outcome is the error of a command that failed, or could not be started, as
+// BuildKit tells it.
+func (r *Run) outcome(ctx context.Context, code int, err error) error {
+	if err == nil && code == 0 {
+		return nil
+	}
+	if err == nil {
+		return &ExitError{Args: r.Args, Code: code}
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -41,6 +41,7 @@ type Solver struct {
 
 	commits commits
 	hits    hits
+	halt    halt
 
 	mu       sync.Mutex // also serializes Progress and Explain
 	vertices map[*Vertex]*future
@@ -221,15 +222,18 @@ func (s *Solver) vertex(ctx context.Context, v *Vertex) (Result, error) {
 	}
 
 	p := s.begin(v.Name)
+	ctx, leave := s.halt.enter(ctx, v)
 	res, err := s.step(ctx, v, inputs, p)
 	if err != nil {
 		p.fail(ctx, err)
+		leave()
 		var ve *VertexError
-		if errors.As(err, &ve) {
-			return Result{}, err
+		if !errors.As(err, &ve) {
+			err = &VertexError{Vertex: v, Err: err}
 		}
-		return Result{}, &VertexError{Vertex: v, Err: err}
+		return Result{}, s.halt.result(err)
 	}
+	leave()
 	p.end(res.Cached)
 	return res, nil
 }

@@ -31,6 +31,7 @@ type buildOptions struct {
 	iidFile   string
 	quiet     bool
 	explain   bool
+	shell     string // to be opened where a RUN fails; "default" is the stage's, "" is none
 	check     bool
 	call      string
 
@@ -79,6 +80,8 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
+	flags.StringVar(&opts.shell, "shell-on-error", "", "Open a shell in the step whose RUN fails")
+	flags.Lookup("shell-on-error").NoOptDefVal = stageShell
 	flags.StringArrayVarP(&opts.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	flags.StringArrayVar(&opts.annotations, "annotation", nil, "Add annotation to the image")
 	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "buildx.local.delete")`)
@@ -134,6 +137,9 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		call, err = opts.asked()
 	}
 	if err == nil {
+		build.Shell, err = opts.debugShell(s)
+	}
+	if err == nil {
 		err = removeStale(opts.iidFile)
 	}
 	if err != nil {
@@ -149,6 +155,9 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	}
 	var why explanations
 	build.Progress = show.Handle
+	if build.Shell != nil {
+		build.Shell.Begin = announceShell(build.Shell, show)
+	}
 	if opts.explain {
 		build.Explain = why.add
 	}

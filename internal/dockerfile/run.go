@@ -38,7 +38,7 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 	if in.PrependShell {
 		args = s.withShell(args)
 	}
-	op.Args = args
+	op.Args, op.Shell = args, s.withShell(nil)[:1]
 	lex := *c.lex
 	lex.RawQuotes, lex.SkipUnsetEnv = true, true
 	c.advance(s, cmd, op, s.stepNameIn(s.masked(op), cmd, &lex, name), from...)

@@ -67,7 +67,11 @@ type BuildOptions struct {
 
 	Progress func(progress.Event) // called by one goroutine at a time
 	Explain  func(Explanation)    // told why a step was not in the cache
+	Shell    *Shell               // nil: none is opened
 }
+
+// Shell is opened where a command fails.
+type Shell = build.Shell
 
 // Explanation says why a step was not in the cache.
 type Explanation = build.Explanation
@@ -159,7 +163,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	defer closing(&err, run.close)
 	options := build.Options{
 		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Fetched: bases.fetched, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
-		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict,
+		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict, Shell: opts.Shell,
 	}
 	solver := build.NewSolver(options)
 	defer closing(&err, solver.Close)

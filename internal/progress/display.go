@@ -15,6 +15,9 @@ import (
 type Display interface {
 	// Handle shows e, now or soon.
 	Handle(e Event)
+	// Pause leaves the output to others until resume is called: what is told
+	// meanwhile is shown then.
+	Pause() (resume func())
 	// Close shows what is left, with the last output of what failed.
 	Close() error
 }
@@ -64,8 +67,9 @@ func New(opts Options) (Display, error) {
 
 type quiet struct{}
 
-func (quiet) Handle(Event) {}
-func (quiet) Close() error { return nil }
+func (quiet) Handle(Event)  {}
+func (quiet) Pause() func() { return func() {} }
+func (quiet) Close() error  { return nil }
 
 // tailLines is how much output of a failed step is repeated at the end.
 const tailLines = 10
@@ -87,6 +91,7 @@ type step struct {
 	tail    []string // the last lines
 	warned  []string
 	events  []string // plain: lines about items, not shown yet
+	told    bool     // plain: how it ended was shown
 }
 
 // steps collects events.

@@ -26,6 +26,7 @@ type plain struct {
 	shown    time.Time // when something was shown last
 	first    bool
 	numbered int // steps shown
+	paused   bool
 	closed   bool
 	err      error
 }
@@ -38,6 +39,7 @@ func (p *plain) Handle(e Event) {
 	defer p.mu.Unlock()
 	st := p.apply(e)
 	switch {
+	case p.paused:
 	case e.State == Started:
 		time.AfterFunc(grace, func() { p.late(st) })
 	case st.state.Final(), p.current == nil, p.current == st:
@@ -51,7 +53,7 @@ func (p *plain) Handle(e Event) {
 func (p *plain) late(st *step) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed && p.current == nil && !st.state.Final() {
+	if !p.closed && !p.paused && p.current == nil && !st.state.Final() {
 		p.show(st)
 	}
 }
@@ -94,10 +96,27 @@ func (p *plain) show(st *step) {
 		fmt.Fprintf(&b, "#%d CANCELED\n", st.index)
 	}
 	if st.state.Final() {
-		p.current = nil
+		p.current, st.told = nil, true
 	}
 	if _, err := io.WriteString(p.w, b.String()); err != nil && p.err == nil {
 		p.err = err
+	}
+}
+
+// Pause is Display's.
+func (p *plain) Pause() func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = true
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.paused = false
+		for _, st := range p.order {
+			if len(st.pending)+len(st.events)+len(st.warned) > 0 || st.state.Final() && !st.told {
+				p.show(st)
+			}
+		}
 	}
 }
 

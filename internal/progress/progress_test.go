@@ -71,6 +71,41 @@ one
 	}
 }
 
+// What is told while a display is paused is shown after it, and nothing twice.
+func TestPause(t *testing.T) {
+	var b bytes.Buffer
+	p := newPlain(&b)
+	script(p, events[:7]...)
+	resume := p.Pause()
+	before := b.String()
+	script(p, events[7:]...)
+	if got := b.String(); got != before {
+		t.Errorf("shown while it was paused: %q", strings.TrimPrefix(got, before))
+	}
+	resume()
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"#3 ERROR: exit code: 1\n", "#4 [3/3] RUN b\n", "#4 CANCELED\n", " 20%\n"} {
+		if n := strings.Count(b.String(), line); n != 1 {
+			t.Errorf("%q is there %d times in %q", line, n, b.String())
+		}
+	}
+	tab := &table{verb: "Building", out: &b, size: func() (int, int) { return 60, 10 }}
+	script(tab, events[:9]...)
+	resume = tab.Pause()
+	b.Reset()
+	tab.draw(false)
+	if b.Len() > 0 || tab.lines > 0 {
+		t.Errorf("drawn while it was paused: %q, %d lines", b.String(), tab.lines)
+	}
+	resume()
+	tab.draw(false)
+	if !strings.HasPrefix(b.String(), "\x1b[?25l\r\x1b[J[+]") { // no way up
+		t.Errorf("drawn over what others wrote: %q", b.String())
+	}
+}
+
 func TestTable(t *testing.T) {
 	d := &table{verb: "Building"}
 	var b bytes.Buffer

@@ -29,6 +29,8 @@ type table struct {
 	err   error
 	stop  chan struct{}
 	done  chan struct{}
+
+	paused bool
 }
 
 func newTable(f *os.File, verb string) *table {
@@ -66,6 +68,19 @@ func (t *table) Handle(e Event) {
 	t.apply(e)
 }
 
+// Pause is Display's. The table stays, and is drawn again below what others wrote.
+func (t *table) Pause() func() {
+	t.draw(false)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.paused, t.lines = true, 0
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.paused = false
+	}
+}
+
 // Close is Display's.
 func (t *table) Close() error {
 	close(t.stop)
@@ -83,7 +98,7 @@ func (t *table) Close() error {
 func (t *table) draw(all bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.order) == 0 {
+	if len(t.order) == 0 || t.paused {
 		return
 	}
 	width, height := t.size()
