@@ -87,7 +87,7 @@ func (m *mounting) add(ctx context.Context, one Mount) error {
 	case MountBind:
 		return m.bind(ctx, one)
 	case MountCache:
-		return m.show(one, m.caches[m.cacheKey(one)])
+		return m.show(one, m.caches[one.cacheKey(m.work)])
 	case MountTmpfs:
 		m.tmpfs(one)
 		return nil
@@ -185,7 +185,7 @@ func (m *mounting) takeCaches(ctx context.Context) error {
 		if one.Type != MountCache {
 			continue
 		}
-		if key := m.cacheKey(one); wanted[key].Type == "" {
+		if key := one.cacheKey(m.work); wanted[key].Type == "" {
 			wanted[key] = one
 		}
 	}
@@ -206,13 +206,13 @@ func (m *mounting) takeCaches(ctx context.Context) error {
 }
 
 // cacheKey names the directory of a MountCache: whose files it began with, and whose it was, tell it from others of its ID.
-func (m *mounting) cacheKey(one Mount) string {
-	key := fmt.Sprintf("%q", one.ID)
-	if one.Stage > 0 {
-		key += " from " + chainID(m.work.Inputs[one.Stage].Layers).String()
+func (m *Mount) cacheKey(w *Work) string {
+	key := fmt.Sprintf("%q", m.ID)
+	if m.Stage > 0 {
+		key += " from " + chainID(w.Inputs[m.Stage].Layers).String()
 	}
-	if one.ownsCache() {
-		key += fmt.Sprintf(" %d:%d:%o", one.UID, one.GID, one.Mode)
+	if m.ownsCache() {
+		key += fmt.Sprintf(" %d:%d:%o", m.UID, m.GID, m.Mode)
 	}
 	return key
 }
@@ -220,9 +220,12 @@ func (m *mounting) cacheKey(one Mount) string {
 // ownsCache reports whether the owner and mode of a MountCache are those of the whole cache.
 func (m *Mount) ownsCache() bool { return m.Owned && path.Join("/", m.Source) == "/" }
 
-// fill makes a new cache: empty, or with the files of a stage.
+// fill makes a new cache: empty, with the files of a stage, or as it was where the build takes its cache from.
 func (m *mounting) fill(ctx context.Context, dir string, one Mount) error {
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // what a container sees, in a closed directory
+		return err
+	}
+	if found, err := m.fetchMount(ctx, one.cacheKey(m.work), dir); found || err != nil {
 		return err
 	}
 	layers, err := m.layers(ctx, one)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -29,17 +30,26 @@ type RemoteCache interface {
 	// record. It fails with errdefs.ErrNotFound where the cache has none. The
 	// layers are those whose diffIDs the record says.
 	Fetch(ctx context.Context, key digest.Digest) (CacheRecord, error)
+	// OpenMount opens the tar of what a cache mount held, by the digest of its key. What is read is right only when
+	// the end was read without an error. It fails with errdefs.ErrNotFound where the cache has none.
+	OpenMount(ctx context.Context, key digest.Digest) (io.ReadCloser, error)
 }
 
-// Exchange is the cache that a build takes from elsewhere, and can give. The zero
-// Exchange takes nothing.
+// Exchange is the cache that a build takes from elsewhere, and can give.
 type Exchange struct {
 	// Remote are asked for steps that miss, in their order. They are settled
 	// before anything is solved.
 	Remote []RemoteCache
 
-	mu   sync.Mutex
-	used map[digest.Digest]CacheRecord // by key
+	mu      sync.Mutex
+	used    map[digest.Digest]CacheRecord // by key
+	mounts  map[string]UsedMount          // by key
+	secrets map[string]Mount              // by ID
+}
+
+// NewExchange makes one that takes nothing.
+func NewExchange() *Exchange {
+	return &Exchange{used: map[digest.Digest]CacheRecord{}, mounts: map[string]UsedMount{}, secrets: map[string]Mount{}}
 }
 
 // recordKey is the key of a step as others know it.
@@ -79,9 +89,6 @@ func fetchRecord(ctx context.Context, s *Solver, v *Vertex, key string, inputs [
 func (x *Exchange) use(key string, layers []digest.Digest, created time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.used == nil {
-		x.used = map[digest.Digest]CacheRecord{}
-	}
 	x.used[recordKey(key)] = CacheRecord{Key: recordKey(key), Layers: layers, Created: created}
 }
 

@@ -68,11 +68,15 @@ type CacheMounts interface {
 	// CacheMount returns the directory that key names, shared, private or locked as sharing says; a new one is made by fill in an
 	// empty directory. label is for people. Where it has to wait it calls busy first. release ends its use.
 	CacheMount(ctx context.Context, key, label, sharing string, busy func(), fill func(dir string) error) (dir string, release func() error, err error)
+	// ReadCacheMount calls read with the directory of one that nobody uses, nor gets meanwhile. It fails with errdefs.ErrNotFound
+	// where there is none.
+	ReadCacheMount(ctx context.Context, key, label string, busy func(), read func(dir string) error) error
 }
 
 // inputs names what the result depends on of the mounts: which there are, and the files that are read from them. What a cache
 // holds and what a secret is, is left out, and so is which cache it is where it was given an ID of its own.
 func (r *Run) mountInputs(ctx context.Context, w *Work) ([]Input, error) {
+	w.solver.opts.Exchange.useMounts(w, r.Mounts)
 	var inputs []Input
 	for _, m := range r.Mounts {
 		inputs = append(inputs, Input{Name: "mount " + m.name(), Value: m.canonical()})

@@ -75,7 +75,7 @@ func NewSolver(opts Options) *Solver {
 		opts.Now = time.Now
 	}
 	if opts.Exchange == nil {
-		opts.Exchange = &Exchange{}
+		opts.Exchange = NewExchange()
 	}
 	return &Solver{
 		opts:     opts,

@@ -152,6 +152,10 @@ func (s *dirStore) CacheMount(context.Context, string, string, string, func(), f
 	return "", nil, errdefs.ErrNotImplemented
 }
 
+func (s *dirStore) ReadCacheMount(context.Context, string, string, func(), func(string) error) error {
+	return errdefs.ErrNotFound
+}
+
 func (s *dirStore) get(m map[string][]byte, key string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

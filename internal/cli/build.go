@@ -91,7 +91,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.provenance, "provenance", "", `Shorthand for "--attest=type=provenance"`)
 	flags.StringVar(&opts.sbom, "sbom", "", `Shorthand for "--attest=type=sbom"`)
 	flags.StringArrayVar(&opts.cacheFrom, "cache-from", nil, `External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")`)
-	flags.StringArrayVar(&opts.cacheTo, "cache-to", nil, `Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")`)
+	flags.StringArrayVar(&opts.cacheTo, "cache-to", nil, `Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir,mounts=true")`)
 	flags.BoolVar(&opts.push, "push", false, `Shorthand for "--output=type=registry,unpack=false"`)
 	flags.BoolVar(&opts.load, "load", false, `Shorthand for "--output=type=docker"`)
 	flags.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")

@@ -159,7 +159,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 		return BuildResult{}, err
 	}
 	started := time.Now()
-	run, bases, exchange := &buildRuntime{env: env}, &baseImages{env: env}, &build.Exchange{}
+	run, bases, exchange := &buildRuntime{env: env}, &baseImages{env: env}, build.NewExchange()
 	defer closing(&err, run.close)
 	options := build.Options{
 		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Fetched: bases.fetched, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,

@@ -183,13 +183,13 @@ func (x *exporter) target(name string, opts imageOptions) (*pushTarget, error) {
 // push copies root there and tags it.
 func (t *pushTarget) push(ctx context.Context, env *Env, root ocispec.Descriptor, byDigest bool) error {
 	if !byDigest {
-		return upload(ctx, env, t.repo, t.named, root, nil)
+		return upload(ctx, env, env.Store, t.repo, t.named, root, nil)
 	}
 	untagged, err := t.named.Repository().WithDigest(root.Digest)
 	if err != nil {
 		return err
 	}
-	return upload(ctx, env, t.repo, untagged, root, nil)
+	return upload(ctx, env, env.Store, t.repo, untagged, root, nil)
 }
 
 // archive writes an OCI layout, or an archive that docker loads.

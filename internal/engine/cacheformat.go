@@ -27,6 +27,7 @@ const (
 type cacheConfig struct {
 	Layers  []cacheLayer  `json:"layers,omitempty"`
 	Records []cacheRecord `json:"records,omitempty"`
+	Mounts  []cacheMount  `json:"mounts,omitempty"` // ours; BuildKit passes over it
 }
 
 // cacheLayer is a blob of the manifest, and what is in it.
@@ -81,14 +82,15 @@ type cachedStep struct {
 
 // parseCacheConfig reads a list, which may be hostile, and returns its steps by
 // key. Records of BuildKit's own, which have inputs or no diffID, are left out,
-// and so are those of a layer for which blob, which is asked once, finds none.
-func parseCacheConfig(b []byte, blob func(cacheLayer) (ocispec.Descriptor, bool)) (map[digest.Digest]cachedStep, error) {
+// and so are those of a layer for which blob, which is asked once, finds none. The
+// cache mounts are as they are listed.
+func parseCacheConfig(b []byte, blob func(cacheLayer) (ocispec.Descriptor, bool)) (map[digest.Digest]cachedStep, []cacheMount, error) {
 	var c cacheConfig
 	if err := json.Unmarshal(b, &c); err != nil {
-		return nil, fmt.Errorf("cache: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("cache: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	if max(len(c.Records), len(c.Layers)) > maxCacheRecords {
-		return nil, fmt.Errorf("cache: %d records of %d layers, more than %d: %w", len(c.Records), len(c.Layers), maxCacheRecords, errdefs.ErrResourceExhausted)
+	if max(len(c.Records), len(c.Layers), len(c.Mounts)) > maxCacheRecords {
+		return nil, nil, fmt.Errorf("cache: %d records of %d layers, more than %d: %w", len(c.Records), len(c.Layers), maxCacheRecords, errdefs.ErrResourceExhausted)
 	}
 	layers := make([]*cachedStep, len(c.Layers))
 	for i, l := range c.Layers {
@@ -106,16 +108,16 @@ func parseCacheConfig(b []byte, blob func(cacheLayer) (ocispec.Descriptor, bool)
 		}
 		at := r.Results[0].Layer
 		if at < 0 || at >= len(layers) {
-			return nil, fmt.Errorf("cache: record %s names layer %d of %d: %w", r.Digest, at, len(layers), errdefs.ErrInvalidArgument)
+			return nil, nil, fmt.Errorf("cache: record %s names layer %d of %d: %w", r.Digest, at, len(layers), errdefs.ErrInvalidArgument)
 		}
 		if year := r.Results[0].CreatedAt.UTC().Year(); year < 0 || year > 9999 {
-			return nil, fmt.Errorf("cache: record %s is of the year %d: %w", r.Digest, year, errdefs.ErrInvalidArgument)
+			return nil, nil, fmt.Errorf("cache: record %s is of the year %d: %w", r.Digest, year, errdefs.ErrInvalidArgument)
 		}
 		if layers[at] != nil {
 			steps[r.Digest] = cachedStep{layers[at].diffID, layers[at].blob, r.Results[0].CreatedAt}
 		}
 	}
-	return steps, nil
+	return steps, c.Mounts, nil
 }
 
 // inlineCache puts the records of the layers that an image has into its config.

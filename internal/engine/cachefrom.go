@@ -113,14 +113,16 @@ func (c Cache) String() string {
 func (c Cache) checkFrom() error {
 	switch {
 	case c.Type == "registry":
-		_, err := c.named()
-		return err
+		if _, err := c.named(); err != nil {
+			return err
+		}
 	case c.Type == "inline":
 		return invalid("inline cache is read from its image: --cache-from type=registry,ref=IMAGE")
 	case c.Attrs["src"] == "":
 		return invalid("local cache importer requires src")
 	}
-	return nil
+	_, err := c.mounts(true)
+	return err
 }
 
 // importCaches reads what caches say, which is all that is read of one until a
@@ -143,11 +145,20 @@ type importedCache struct {
 	env   *Env
 	src   image.Source
 	steps map[digest.Digest]cachedStep // by key
+	// mounts are by the digest of their key; nil: none are taken.
+	mounts map[digest.Digest]ocispec.Descriptor
 }
 
 // openCache reads the list of a cache, be it one or an image with a list inside.
 func openCache(ctx context.Context, env *Env, c Cache, targets []ocispec.Platform) (*importedCache, error) {
 	cache := &importedCache{env: env, steps: map[digest.Digest]cachedStep{}}
+	mounts, err := c.mounts(true)
+	if err != nil {
+		return nil, err
+	}
+	if mounts {
+		cache.mounts = map[digest.Digest]ocispec.Descriptor{}
+	}
 	root, err := cache.resolve(ctx, c)
 	if err != nil {
 		return nil, err
@@ -216,10 +227,12 @@ func (c *importedCache) read(ctx context.Context, desc ocispec.Descriptor) error
 		for _, d := range manifest.Layers {
 			blobs[d.Digest] = d
 		}
-		return c.add(b, func(l cacheLayer) (ocispec.Descriptor, bool) {
+		mounts, err := c.add(b, func(l cacheLayer) (ocispec.Descriptor, bool) {
 			desc, ok := blobs[l.Blob]
 			return desc, ok
 		})
+		c.addMounts(mounts, blobs)
+		return err
 	}
 	config, err := image.ParseConfig(b)
 	if err != nil {
@@ -233,19 +246,20 @@ func (c *importedCache) read(ctx context.Context, desc ocispec.Descriptor) error
 	if err := json.Unmarshal(fields[inlineCacheKey], &inline); err != nil {
 		return nil //nolint:nilerr // an image without a cache
 	}
-	return c.add(inline, func(l cacheLayer) (ocispec.Descriptor, bool) {
+	_, err = c.add(inline, func(l cacheLayer) (ocispec.Descriptor, bool) {
 		at := slices.Index(config.RootFS.DiffIDs, l.Annotations.DiffID)
 		if at < 0 || at >= len(manifest.Layers) {
 			return ocispec.Descriptor{}, false
 		}
 		return manifest.Layers[at], true
 	})
+	return err
 }
 
-func (c *importedCache) add(list []byte, blob func(cacheLayer) (ocispec.Descriptor, bool)) error {
-	steps, err := parseCacheConfig(list, blob)
+func (c *importedCache) add(list []byte, blob func(cacheLayer) (ocispec.Descriptor, bool)) ([]cacheMount, error) {
+	steps, mounts, err := parseCacheConfig(list, blob)
 	maps.Copy(c.steps, steps)
-	return err
+	return mounts, err
 }
 
 // Fetch implements build.RemoteCache.

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 
@@ -37,6 +39,9 @@ func (c Cache) checkTo() (err error) {
 	}
 	if _, err = c.ignoresErrors(); err == nil {
 		_, err = c.form()
+	}
+	if err == nil {
+		_, err = c.mounts(false)
 	}
 	switch {
 	case err != nil:
@@ -85,16 +90,33 @@ func (x cacheWriter) exportCaches(ctx context.Context, caches []Cache) error {
 	return nil
 }
 
-func (x cacheWriter) exportCache(ctx context.Context, step *build.Reporter, c Cache) error {
+func (x cacheWriter) exportCache(ctx context.Context, step *build.Reporter, c Cache) (err error) {
 	records := x.exchange.Used()
 	if c.Attrs["mode"] == "min" {
 		records = inLayers(records, x.resultLayers())
 	}
-	if len(records) == 0 {
+	dir, err := x.env.Store.TempDir(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	form, err := c.form()
+	if err != nil {
+		return err
+	}
+	src := newCacheSource(x.env.Store)
+	if wanted, err := c.mounts(false); err != nil {
+		return err
+	} else if wanted {
+		if err := (mountWriter{x, step, form, dir, src}).all(ctx); err != nil {
+			return err
+		}
+	}
+	if len(records)+len(src.mounts) == 0 {
 		item(step, "skipping cache export for empty result")
 		return nil
 	}
-	root, err := x.cacheManifest(ctx, step, c, records)
+	root, err := x.cacheManifest(ctx, step, form, src, records)
 	if err != nil {
 		return err
 	}
@@ -103,28 +125,24 @@ func (x cacheWriter) exportCache(ctx context.Context, step *build.Reporter, c Ca
 		if err != nil {
 			return err
 		}
-		return upload(ctx, x.env, repo, named, root, nil)
+		return upload(ctx, x.env, src, repo, named, root, nil)
 	}
-	dir, err := layout.Open(c.Attrs["dest"])
+	dest, err := layout.Open(c.Attrs["dest"])
 	if err != nil {
 		return err
 	}
-	if err := image.CopyGraph(ctx, x.env.Store, dir, root, image.CopyOptions{}); err != nil {
+	if err := image.CopyGraph(ctx, src, dest, root, image.CopyOptions{}); err != nil {
 		return copyError(err)
 	}
 	tag := c.Attrs["tag"]
 	if tag == "" {
 		tag = "latest"
 	}
-	return dir.Tag(ctx, root, tag)
+	return dest.Tag(ctx, root, tag)
 }
 
 // cacheManifest makes the manifest of a cache, with its layers compressed.
-func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, c Cache, records []build.CacheRecord) (ocispec.Descriptor, error) {
-	form, err := c.form()
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
+func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, form imageOptions, src *cacheSource, records []build.CacheRecord) (ocispec.Descriptor, error) {
 	ids := recordLayers(records)
 	blobs := make([]ocispec.Descriptor, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
@@ -151,6 +169,7 @@ func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, c 
 		blob := blobs[slices.Index(ids, id)]
 		return cacheLayer{Blob: blob.Digest, Parent: noParent, Annotations: &cacheAnnotations{MediaType: blob.MediaType, DiffID: id, Size: blob.Size}}
 	})
+	list.Mounts = src.mounts
 	var a assembled
 	config, err := a.addJSON(cacheConfigType, list)
 	if err != nil {
@@ -160,10 +179,10 @@ func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, c 
 		return config, fmt.Errorf("the cache has %d records, which are more than a cache can list", len(records))
 	}
 	root, err := a.addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: blobs,
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: append(blobs, src.blobs...),
 	})
-	if err == nil {
-		err = a.put(ctx, x.env.Store)
+	for _, b := range a.blobs {
+		src.made[digest.FromBytes(b.bytes)] = b.bytes
 	}
 	item(step, "writing cache image manifest "+root.Digest.String())
 	return root, err

@@ -75,23 +75,23 @@ func Push(ctx context.Context, env *Env, opts PushOptions) (PushResult, error) {
 	if err != nil {
 		return PushResult{}, err
 	}
-	if err := upload(ctx, env, repo, named, root, streams.record); err != nil {
+	if err := upload(ctx, env, env.Store, repo, named, root, streams.record); err != nil {
 		return PushResult{}, err
 	}
 	return PushResult{Name: named, Root: root, Index: index}, recordPush(ctx, env, named, img.ID, root)
 }
 
-// upload copies root, of the store, to its repository and tags it there, unless
+// upload copies root to its repository and tags it there, unless
 // named has a digest. Where its layers are then is noted.
-func upload(ctx context.Context, env *Env, repo *remote.Repository, named reference.Named, root ocispec.Descriptor, progress func(Event)) error {
+func upload(ctx context.Context, env *Env, src image.Source, repo *remote.Repository, named reference.Named, root ocispec.Descriptor, progress func(Event)) error {
 	layers := layerRecorder{next: progress}
-	err := image.CopyGraph(ctx, env.Store, repo, root, image.CopyOptions{
+	err := image.CopyGraph(ctx, src, repo, root, image.CopyOptions{
 		Concurrency: pushConcurrency,
 		MountFrom:   func(desc ocispec.Descriptor) []string { return mountSources(ctx, env, named, desc) },
 		Progress:    layers.record,
 	})
 	if err == nil {
-		err = layers.complete(ctx, env.Store, root)
+		err = layers.complete(ctx, src, root)
 	}
 	if err == nil && named.Digest() == "" {
 		err = repo.Tag(ctx, root, named.TagOrDigest())

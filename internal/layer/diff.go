@@ -2,6 +2,7 @@ package layer
 
 // DiffOptions say what Diff writes.
 type DiffOptions struct {
+	Root bool // with an entry for the directory itself
 	// Skip leaves out the entry of that name, and all below it; nil: nothing.
 	Skip func(name string) bool
 	// Owner tells whose an entry is, where that is not who owns the file; nil: it always is.

@@ -18,12 +18,16 @@ import (
 // Diff writes what the upper directory of an overlay holds as the entries of a
 // layer, sorted: overlayfs's whiteouts and opaque directories become those of a
 // layer tar, its attributes fall away, sockets are passed over. A directory that
-// was only copied up is an entry too, as for docker; the root directory is not. The
-// overlay must not be mounted with redirects or metadata-only
+// was only copied up is an entry too, as for docker; the root directory is
+// not, unless it is asked for. The overlay must not be mounted with redirects or metadata-only
 // copies. Diff does not close w. Nothing may write to upper meanwhile.
 func Diff(ctx context.Context, upper string, w *archive.Writer, opts DiffOptions) error {
 	d := &differ{w: w, opts: opts, links: map[inodeKey]string{}}
-	if err := d.dir(ctx, upper, ""); err != nil {
+	write := d.dir
+	if opts.Root {
+		write = d.entry
+	}
+	if err := write(ctx, upper, ""); err != nil {
 		return fmt.Errorf("diff of %q: %w", upper, err)
 	}
 	return nil

@@ -39,6 +39,9 @@ const (
 // copyPause is the time between two looks at a copy that somebody else uses alone.
 const copyPause = 20 * time.Millisecond
 
+// gatePatience is how long one tries to be the one who chooses a copy before one tells of waiting.
+const gatePatience = 100 * time.Millisecond
+
 // cacheMounts gives them out.
 type cacheMounts struct {
 	root    string // of the store
@@ -54,16 +57,12 @@ func (s *cacheMounts) CacheMount(ctx context.Context, key, label, sharing string
 	if sharing != sharedCopy && sharing != privateCopy && sharing != lockedCopy {
 		return "", nil, fmt.Errorf("cache mount %s: sharing %q is unknown", label, sharing)
 	}
-	sum := sha256.Sum256([]byte(key))
-	m := &cacheMount{dir: filepath.Join(cacheMountsDir(s.root), hex.EncodeToString(sum[:])), sharing: sharing}
+	m := s.cacheMount(key)
+	m.sharing = sharing
 	for {
 		c, lock, err := m.find(ctx, func(final string) (*os.File, error) { return s.newCopy(ctx, final, label, fill) })
 		if err == nil && lock == nil {
-			if busy != nil {
-				busy()
-				busy = nil
-			}
-			err = sleep(ctx, copyPause)
+			err = waitCopy(ctx, &busy)
 		}
 		if err != nil {
 			return "", nil, fmt.Errorf("cache mount %s: %w", label, err)
@@ -78,6 +77,38 @@ func (s *cacheMounts) CacheMount(ctx context.Context, key, label, sharing string
 	}
 }
 
+// ReadCacheMount calls read with the directory of a copy of the cache mount that key names. It waits for one that nobody uses, as
+// CacheMount does, and nobody gets one of this key until read is over. It fails with errdefs.ErrNotFound where there is none.
+func (s *cacheMounts) ReadCacheMount(ctx context.Context, key, label string, busy func(), read func(dir string) error) error {
+	m := s.cacheMount(key)
+	for {
+		found, err := m.read(ctx, read)
+		if err == nil && !found {
+			err = waitCopy(ctx, &busy)
+		}
+		if err != nil {
+			return fmt.Errorf("cache mount %s: %w", label, err)
+		}
+		if found {
+			return nil
+		}
+	}
+}
+
+func (s *cacheMounts) cacheMount(key string) *cacheMount {
+	sum := sha256.Sum256([]byte(key))
+	return &cacheMount{dir: filepath.Join(cacheMountsDir(s.root), hex.EncodeToString(sum[:]))}
+}
+
+// waitCopy waits for a copy; of the first wait it tells.
+func waitCopy(ctx context.Context, busy *func()) error {
+	if *busy != nil {
+		(*busy)()
+		*busy = nil
+	}
+	return sleep(ctx, copyPause)
+}
+
 // use notes when a copy was used last.
 func use(path string) {
 	now := time.Now()
@@ -89,9 +120,12 @@ type cacheMount struct{ dir, sharing string }
 
 // find returns a copy and its lock; nil: none yet.
 func (m *cacheMount) find(ctx context.Context, create func(final string) (*os.File, error)) (path string, lock *os.File, err error) {
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return "", nil, err
+	}
 	gate, err := m.lock(ctx)
 	if err != nil || gate == nil {
-		return "", nil, err
+		return "", nil, ignoring(errdefs.ErrUnavailable, err)
 	}
 	defer closing(&err, gate.Close)
 	copies, last, err := m.copies()
@@ -139,12 +173,44 @@ func (m *cacheMount) ways() []func(path string) (*os.File, error) {
 	return []func(string) (*os.File, error){join, shared}
 }
 
-// lock locks the directory of the copies, and makes it where there is none. It returns nil when a prune took it away meanwhile.
-func (m *cacheMount) lock(ctx context.Context) (*os.File, error) {
-	if err := os.MkdirAll(m.dir, 0o700); err != nil {
-		return nil, err
+// read calls read with a copy that nobody uses; false: there is none at the moment.
+func (m *cacheMount) read(ctx context.Context, read func(dir string) error) (found bool, err error) {
+	gate, err := m.lock(ctx)
+	if err != nil {
+		return false, ignoring(errdefs.ErrUnavailable, err)
 	}
-	return flock.Open(ctx, m.dir, flock.Exclusive)
+	var copies []string
+	if gate != nil {
+		defer closing(&err, gate.Close)
+		if copies, _, err = m.copies(); err != nil {
+			return false, err
+		}
+	}
+	if len(copies) == 0 {
+		return false, errdefs.ErrNotFound
+	}
+	for _, path := range copies {
+		lock, err := flock.TryOpen(path, flock.Exclusive)
+		if lock != nil {
+			return true, errors.Join(read(filepath.Join(path, copyData)), lock.Close())
+		}
+		if err = ignoring(errdefs.ErrUnavailable, err); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// lock locks the directory of the copies. It returns nil when there is none, and fails with errdefs.ErrUnavailable while somebody
+// fills a copy or reads one, which may take long.
+func (m *cacheMount) lock(ctx context.Context) (*os.File, error) {
+	brief, cancel := context.WithTimeout(ctx, gatePatience)
+	defer cancel()
+	gate, err := flock.Open(brief, m.dir, flock.Exclusive)
+	if err != nil && brief.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("%s is in use: %w", m.dir, errdefs.ErrUnavailable)
+	}
+	return gate, err
 }
 
 // copies lists the copies, and the highest number of one.

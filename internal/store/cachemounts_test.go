@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -324,5 +325,47 @@ func TestCacheMountDirectoryGoes(t *testing.T) {
 	prune()
 	if left, err := os.ReadDir(cacheMountsDir(m.Root())); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestReadCacheMount: it is read while nobody uses it, and who comes meanwhile waits for the same copy.
+func TestReadCacheMount(t *testing.T) {
+	m := openMounts(t)
+	absent := func(string) error { return errors.New("read") }
+	if err := m.ReadCacheMount(t.Context(), "key", "", nil, absent); !errdefs.IsNotFound(err) {
+		t.Errorf("of none: %v", err)
+	}
+	if _, err := os.Lstat(cacheMountsDir(m.Root())); err == nil {
+		t.Error("looking for a cache mount makes one")
+	}
+	dir, end := m.use("shared")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*copyPause)
+	defer cancel()
+	told := 0
+	if err := m.ReadCacheMount(ctx, "key", "", func() { told++ }, absent); !errors.Is(err, context.DeadlineExceeded) || told != 1 {
+		t.Errorf("while it is in use: %v, told %d times", err, told)
+	}
+	end()
+	got := make(chan string)
+	err := m.ReadCacheMount(t.Context(), "key", "", nil, func(read string) error {
+		if read != dir {
+			t.Errorf("reads %s, not %s", read, dir)
+		}
+		waits := make(chan bool)
+		go func() {
+			other, end, err := m.CacheMount(t.Context(), "key", "", "shared", func() { close(waits) }, nil)
+			if err == nil {
+				err = end()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			got <- other
+		}()
+		<-waits
+		return nil
+	})
+	if other := <-got; err != nil || other != dir {
+		t.Errorf("who waited got %s, not %s; %v", other, dir, err)
 	}
 }
