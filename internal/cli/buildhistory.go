@@ -176,10 +176,13 @@ func prettyBuild(out io.Writer, r engine.BuildRecord) error {
 func newBuildLogsCommand(s *session) *cobra.Command {
 	var mode string
 	cmd := &cobra.Command{
-		Use:   "logs [OPTIONS] [REF]",
-		Short: "Print the logs of a build record",
-		Args:  argsBetween(0, 1),
+		Use:   "logs [OPTIONS] [REF [STEP]]",
+		Short: "Print the logs of a build record, or what one step printed",
+		Args:  argsBetween(0, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return runStepLog(cmd.Context(), s, args[0], args[1])
+			}
 			return runBuildLogs(cmd.Context(), s, first(args...), mode)
 		},
 		DisableFlagsInUseLine: true,
@@ -202,6 +205,24 @@ func runBuildLogs(ctx context.Context, s *session, ref, mode string) error {
 		return err
 	}
 	return errors.Join(engine.BuildLogs(ctx, env, r, show.Handle), show.Close())
+}
+
+// runStepLog writes what a step printed, as it is, to standard output.
+func runStepLog(ctx context.Context, s *session, ref, step string) error {
+	env, err := s.engine(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := engine.FindBuild(ctx, env, ref)
+	if err != nil {
+		return fromEngine(err)
+	}
+	log, err := engine.StepLog(ctx, env, r, step)
+	if err != nil {
+		return fromEngine(err)
+	}
+	_, err = forTerminal(s.Out).Write(log)
+	return err
 }
 
 func newRemoveBuildsCommand(s *session) *cobra.Command {

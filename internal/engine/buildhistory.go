@@ -22,13 +22,6 @@ import (
 	"strake/internal/progress"
 )
 
-// The most that is kept of what steps print, in bytes; what comes after it is
-// left out.
-const (
-	maxStepLog  = 1 << 20
-	maxBuildLog = 8 << 20
-)
-
 // States of a build that is over.
 const (
 	BuildCompleted = "Completed"
@@ -61,7 +54,7 @@ type BuildStep struct {
 	Completed time.Time // zero: it was canceled
 	Error     string    `json:",omitempty"`
 	LogBytes  int       `json:",omitempty"`
-	LogCut    bool      `json:",omitempty"` // it printed more than is kept
+	LogCut    bool      `json:",omitempty"` // it printed more than is kept, as its log says
 }
 
 // recorder makes the record of a build of what it tells. Its methods are called
@@ -70,7 +63,7 @@ type recorder struct {
 	mu     sync.Mutex
 	record BuildRecord
 	steps  map[string]int // by ID: place in the record
-	logs   []*bytes.Buffer
+	logs   []*stepLog
 	size   int // of logs
 }
 
@@ -139,21 +132,48 @@ func (r *recorder) event(e progress.Event) {
 		at = len(r.record.Steps)
 		r.steps[e.ID] = at
 		r.record.Steps = append(r.record.Steps, BuildStep{Name: e.Name, Started: e.Time})
-		r.logs = append(r.logs, &bytes.Buffer{})
+		r.logs = append(r.logs, &stepLog{})
 	}
 	step := &r.record.Steps[at]
 	switch e.State {
 	case progress.Logged, progress.Warned:
-		room := max(0, min(len(e.Log), maxStepLog-r.logs[at].Len(), maxBuildLog-r.size))
-		r.logs[at].Write(e.Log[:room])
-		r.size += room
-		step.LogBytes, step.LogCut = step.LogBytes+room, step.LogCut || room < len(e.Log)
+		before := r.logs[at].size()
+		_, _ = r.logs[at].Write(e.Log) // into memory
+		r.size += r.logs[at].size() - before
+		r.bound()
 	case progress.Cached, progress.Done, progress.Failed:
 		step.Completed, step.Cached = e.Time, e.State == progress.Cached
 		if e.Err != nil {
 			step.Error = e.Err.Error()
 		}
 	}
+}
+
+// bound forgets the output of steps that are done, the first to end first, where
+// that of all is too much.
+func (r *recorder) bound() {
+	for r.size > maxBuildLog {
+		first := -1
+		for i, step := range r.record.Steps {
+			if r.logs[i].size() > 0 && (first < 0 || endsBefore(step, r.record.Steps[first])) {
+				first = i
+			}
+		}
+		r.size -= r.logs[first].size()
+		r.logs[first].drop()
+	}
+}
+
+// endsBefore tells whether a step ended before another, or began before it where
+// neither has ended.
+func endsBefore(a, b BuildStep) bool {
+	switch {
+	case a.Completed.IsZero() && b.Completed.IsZero():
+		return a.Started.Before(b.Started)
+	case a.Completed.IsZero() || b.Completed.IsZero():
+		return b.Completed.IsZero()
+	}
+	return a.Completed.Before(b.Completed)
 }
 
 // save keeps the record of a build that ended so.
@@ -168,8 +188,10 @@ func (r *recorder) save(ctx context.Context, env *Env, result BuildResult, build
 		}
 	}
 	var log bytes.Buffer
-	for _, l := range r.logs {
-		log.Write(l.Bytes())
+	for i, l := range r.logs {
+		text, cut := l.text()
+		log.Write(text)
+		r.record.Steps[i].LogBytes, r.record.Steps[i].LogCut = len(text), cut
 	}
 	value, err := json.Marshal(r.record)
 	if err != nil {
@@ -243,11 +265,6 @@ func BuildLogs(_ context.Context, env *Env, r BuildRecord, tell func(progress.Ev
 			log = log[n:]
 		}
 		e.Log = nil
-		if step.LogCut {
-			e.State, e.Log = progress.Logged, []byte("\n[the rest of the output was not kept]\n")
-			tell(e)
-			e.Log = nil
-		}
 		e.Time = step.Completed
 		switch {
 		case step.Error != "":
@@ -262,6 +279,33 @@ func BuildLogs(_ context.Context, env *Env, r BuildRecord, tell func(progress.Ev
 		tell(e)
 	}
 	return nil
+}
+
+// StepLog is what a step of a build that is over printed. It is named by its place
+// among the steps, from 1, or by a part of its name that no other has. It fails
+// with errdefs.ErrNotFound.
+func StepLog(_ context.Context, env *Env, r BuildRecord, name string) ([]byte, error) {
+	log, err := env.Store.BuildLog(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	number, err := strconv.Atoi(name)
+	var found [][]byte
+	var names []string
+	for i, step := range r.Steps {
+		n := min(step.LogBytes, len(log))
+		if err == nil && i+1 == number || err != nil && strings.Contains(step.Name, name) {
+			found, names = append(found, log[:n]), append(names, strconv.Quote(step.Name))
+		}
+		log = log[n:]
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("build %s has no step %q: %w", r.Ref, name, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return nil, fmt.Errorf("%d steps have %q in their names, such as %s: %w", len(found), name, strings.Join(names[:2], " and "), errdefs.ErrInvalidArgument)
 }
 
 // RemoveBuilds removes the records of builds, and their logs.

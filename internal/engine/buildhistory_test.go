@@ -1,8 +1,10 @@
 package engine
 
 import (
-	"bytes"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,27 +12,46 @@ import (
 	"strake/internal/progress"
 )
 
-// TestRecorderBounds: of a step that prints without end the beginning is kept, and of all steps together no more than of a build.
+// TestRecorderBounds: of a step that prints without end the beginning and the end are kept, and of all steps the last.
 func TestRecorderBounds(t *testing.T) {
 	r := newRecorder(BuildOptions{Context: "app"})
-	for _, id := range []string{"1", "2", "3", "4", "5", "6", "7", "8", "9"} {
-		r.event(progress.Event{ID: id, Name: id, State: progress.Started, Time: time.Now()})
-		for range 3 {
-			r.event(progress.Event{ID: id, State: progress.Logged, Log: bytes.Repeat([]byte(id), maxStepLog/2)})
+	begun := time.Now()
+	for i := range 14 {
+		id := strconv.Itoa(i)
+		r.event(progress.Event{ID: id, Name: id, State: progress.Started, Time: begun})
+		for n := range 150_000 / (1 + 4*(i%2)) { // one in two prints little
+			r.event(progress.Event{ID: id, State: progress.Logged, Log: fmt.Appendf(nil, "%019d\n", n)})
 		}
-		r.event(progress.Event{ID: id, State: progress.Done, Time: time.Now()})
-	}
-	for i, step := range r.record.Steps {
-		want := maxStepLog
-		if i == 8 {
-			want = 0
-		}
-		if step.LogBytes != want || !step.LogCut || r.logs[i].Len() != want {
-			t.Errorf("step %d: %+v", i, step)
+		if i > 0 {
+			r.event(progress.Event{ID: id, State: progress.Done, Time: begun.Add(time.Duration(i) * time.Second)})
 		}
 	}
-	if r.size != maxBuildLog {
-		t.Errorf("%d bytes", r.size)
+	size := 0
+	for i, l := range r.logs {
+		size += l.size()
+		text, cut := l.text()
+		lines := strings.Split(string(text), "\n")
+		begin, last := fmt.Sprintf("%019d", 0), fmt.Sprintf("%019d", 150_000/(1+4*(i%2))-1)
+		switch {
+		case i == 1 || i == 2:
+			if len(lines) != 2 || !cut || !strings.Contains(lines[0], " bytes of the output were not kept]") {
+				t.Errorf("step %d: %.80q", i, text)
+			}
+		case i%2 == 1:
+			if cut || lines[0] != begin || lines[len(lines)-2] != last {
+				t.Errorf("step %d: cut %v, %.20q", i, cut, text)
+			}
+		default:
+			if !cut || lines[0] != begin || lines[len(lines)-2] != last || strings.Count(string(text), "not kept]\n") != 1 || len(text) > maxStepLog+100 {
+				t.Errorf("step %d: cut %v, %d bytes, %.20q, %q", i, cut, len(text), text, lines[len(lines)-2:])
+			}
+			if _, err := strconv.Atoi(lines[len(lines)/4]); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if size > maxBuildLog || size < maxBuildLog/2 {
+		t.Errorf("%d bytes", size)
 	}
 }
 
