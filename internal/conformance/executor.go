@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,6 +38,7 @@ func Executor(t *testing.T, open func(t *testing.T) executor.Executor) {
 		{"HostileAccounts", testHostileAccounts},
 		{"HostileCwd", testHostileCwd},
 		{"Confinement", testConfinement},
+		{"Devices", testDevices},
 		{"NetFiles", testNetFiles},
 		{"HostNetwork", testHostNetwork},
 		{"NoStubsLeft", testNoStubsLeft},
@@ -324,6 +326,41 @@ func testConfinement(t *testing.T, b *box) {
 	}
 }
 
+// testDevices makes devices and opens them, in a cgroup at the top and in one in another.
+func testDevices(t *testing.T, b *box) {
+	parent := fmt.Sprintf("strake-test-%d", os.Getpid())
+	defer func() {
+		for _, dir := range CgroupsNamed(t, parent) {
+			must(t, os.Remove(dir))
+		}
+	}()
+	const allowed, denied = "c 1 3,c 1 5,c 1 7,c 1 8,c 1 9", "c 10 237,c 10 229,b 7 0,b 254 0,b 8 0,b 259 0"
+	script := "IFS=,; for d in $DEVICES; do unset IFS; mknod /b/d $d || echo $d is not made; (: </b/d) 2>/dev/null && echo $d; " +
+		"rm /b/d; done; mknod /dev/d c 10 237; (: </dev/d) 2>/dev/null && echo opens in /dev; true"
+	for _, spec := range []executor.Spec{{}, {AsStep: true}, {CgroupParent: parent}} {
+		with := b.spec(script)
+		with.Env = []string{"DEVICES=" + denied + "," + allowed}
+		with.AsStep, with.CgroupParent = spec.AsStep, spec.CgroupParent
+		if got := b.out(t, with); got != strings.ReplaceAll(allowed, ",", "\n") {
+			t.Errorf("as a step: %t, in %q: got\n%s", spec.AsStep, spec.CgroupParent, got)
+		}
+	}
+}
+
+// CgroupsNamed returns the cgroups with a text in their names, inner ones first.
+func CgroupsNamed(t *testing.T, text string) []string {
+	t.Helper()
+	var found []string
+	must(t, filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(d.Name(), text) {
+			found = append(found, path)
+		}
+		return nil // cgroups come and go
+	}))
+	slices.Reverse(found)
+	return found
+}
+
 func testNetFiles(t *testing.T, b *box) {
 	b.write(t, "etc/hosts", "from the image\n", 0o644)
 	spec := b.spec("cat /etc/hosts /etc/hostname; ip -o link | wc -l; ip -o addr show lo; echo more >>/etc/hosts; cat /etc/resolv.conf")
@@ -472,8 +509,8 @@ func testCancel(t *testing.T, b *box) {
 		if !errors.Is(err, cause) || time.Since(start) > 5*time.Second {
 			t.Errorf("exit code %d, %v after %v", code, err, time.Since(start))
 		}
-		if left, err := filepath.Glob("/sys/fs/cgroup/*/*" + spec.ID); err != nil || len(left) > 0 {
-			t.Errorf("left: %v, %v", left, err)
+		if left := CgroupsNamed(t, spec.ID); len(left) > 0 {
+			t.Errorf("left: %v", left)
 		}
 	}
 	if out, err := exec.Command("ps", "-eo", "args").Output(); err == nil && strings.Contains(string(out), "cancelled-") {

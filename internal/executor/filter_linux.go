@@ -170,16 +170,18 @@ func (x *run) compile(ctx context.Context, profile *specs.LinuxSeccomp) (_ []byt
 func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (filter []byte, err error) {
 	id := x.spec.ID + ".filter"
 	if x.runc.cgroups != cgroupNone { // by which its process is found, should this one be killed
-		config.Linux.CgroupsPath = "/" + cgroupName(id)
+		config.Linux.CgroupsPath = "/" + cgroupName(x.owner.dir, id)
 	}
 	if err := writeConfig(bundle, config); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout) // half a container is hard to find
 	defer cancel()
-	defer func() { err = errors.Join(err, x.runc.destroy(ctx, x.stateDir, id, "")) }()
+	defer func() {
+		err = errors.Join(err, x.runc.destroy(ctx, x.owner.dir, id, cgroupDirs("", cgroupName(x.owner.dir, id))))
+	}()
 	// The container's process keeps the standard streams: they must not be pipes.
-	args := append(x.runtimeArgs(filepath.Join(bundle, "log")), "create", "--bundle", bundle, id)
+	args := append(x.runtimeArgs(filepath.Join(bundle, "log"), x.runc.cgroups != cgroupNone), "create", "--bundle", bundle, id)
 	cmd := exec.CommandContext(ctx, x.runc.path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // whose death is meant
@@ -187,7 +189,7 @@ func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (f
 	if err := cmd.Run(); err != nil {
 		return nil, err
 	}
-	return os.ReadFile(filepath.Join(x.stateDir, id, filterFile))
+	return os.ReadFile(filepath.Join(x.owner.dir, id, filterFile))
 }
 
 // System calls since Linux 5.1 have the same numbers, from firstCommonCall on, on all architectures but those that begin at 4000

@@ -74,7 +74,7 @@ func TestSafeDir(t *testing.T) {
 	}
 	check(open, false, false)
 	check(open, true, true)
-	if _, err := newOwner("/bin/sh", open); err == nil {
+	if _, err := newOwner(t.Context(), "/bin/sh", open); err == nil {
 		t.Error("an owner in a directory that all may write to")
 	}
 	if os.Geteuid() == 0 {

@@ -9,10 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -25,14 +23,16 @@ const lockSuffix = ".lock"
 // An owner is what the containers of one Runc belong to: a directory for the runtime, a file that is flock'ed as long as the
 // process lives, and a watchdog that ends what is left when it dies.
 type owner struct {
-	dir  string
-	lock *os.File
-	life io.Closer // the watchdog acts when the last copy of this end of a pipe is closed
-	dog  *exec.Cmd // nil where there is no shell
+	dir     string
+	lock    *os.File
+	exe     *os.File  // sealed copy of the runtime; nil where there is none
+	nursery *nursery  // nil where the runtime makes the cgroups
+	life    io.Closer // the watchdog acts when the last copy of this end of a pipe is closed
+	dog     *exec.Cmd // nil where there is no shell
 }
 
 // newOwner makes an owner under the state directory.
-func newOwner(runtime, stateDir string) (*owner, error) {
+func newOwner(ctx context.Context, runtime, stateDir string) (*owner, error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the runtime's state directory: %w", err)
 	}
@@ -51,12 +51,26 @@ func newOwner(runtime, stateDir string) (*owner, error) {
 	}
 	o.lock = lock
 	if err := os.Mkdir(o.dir, 0o700); err != nil {
-		return nil, errors.Join(fmt.Errorf("own containers: %w", err), o.close())
+		return nil, errors.Join(fmt.Errorf("own containers: %w", err), o.close(ctx))
 	}
 	if err := o.watch(runtime); err != nil {
-		return nil, errors.Join(err, o.close())
+		return nil, errors.Join(err, o.close(ctx))
 	}
 	return o, nil
+}
+
+// speedUp makes what lets runc or crun start sooner. What cannot be made is left to them, and what is wrong is theirs to tell.
+func (o *owner) speedUp(ctx context.Context, r *Runc) {
+	if r.isCrun || strings.Contains(filepath.Base(r.path), "runc") {
+		if exe, err := sealedCopy(r.path); err == nil {
+			o.exe = exe
+		}
+	}
+	if r.isCrun && (r.cgroups == cgroupLegacy || r.cgroups == cgroupHybrid) {
+		if n, err := newNursery(ctx, o.dir); err == nil {
+			o.nursery = n
+		}
+	}
 }
 
 // safeDir fails unless a path is a directory, no link to one, that nobody else can put files in. One that is shared may also be
@@ -89,13 +103,13 @@ for n in 1 2 3 4 5 6 7 8 9; do
 		c=${c%/}
 		c=${c##*/}
 		"$1" --root "$2" delete --force "$c"
-		for g in /sys/fs/cgroup/strake-"$c" /sys/fs/cgroup/*/strake-"$c"; do
-			m=0
-			while [ -d "$g" ] && ! rmdir "$g" && [ $m -lt 100 ]; do
-				m=$((m + 1))
-				for p in $(cat "$g/cgroup.procs"); do kill -9 "$p"; done
-				sleep 0.01
-			done
+	done
+	find /sys/fs/cgroup -depth -type d -name "strake-${2##*/}*" | while read -r g; do
+		m=0
+		while [ -d "$g" ] && ! rmdir "$g" && [ $m -lt 100 ]; do
+			m=$((m + 1))
+			for p in $(cat "$g/cgroup.procs"); do kill -9 "$p"; done
+			sleep 0.01
 		done
 	done
 	rmdir "$2" && rm -f "$2.lock" && break
@@ -127,7 +141,7 @@ func (o *owner) watch(runtime string) error {
 }
 
 // close gives the owner up; its containers have ended.
-func (o *owner) close() error {
+func (o *owner) close(ctx context.Context) error {
 	var failed []error
 	if o.dog != nil {
 		if err := o.dog.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -135,6 +149,12 @@ func (o *owner) close() error {
 		}
 		_ = o.dog.Wait() // killed
 		failed = append(failed, o.life.Close())
+	}
+	if o.exe != nil {
+		failed = append(failed, o.exe.Close())
+	}
+	if o.nursery != nil {
+		failed = append(failed, o.nursery.close(ctx))
 	}
 	failed = append(failed, os.RemoveAll(o.dir), os.Remove(o.dir+lockSuffix), o.lock.Close())
 	if err := errors.Join(failed...); err != nil {
@@ -183,9 +203,16 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := r.destroy(ctx, dir, e.Name(), ""); err != nil {
+		if err := r.delete(ctx, dir, e.Name()); err != nil {
 			return err
 		}
+	}
+	cgroups, err := ownedCgroups(dir)
+	if err != nil {
+		return err
+	}
+	if err := removeCgroups(ctx, cgroups); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -196,57 +223,23 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 	return nil
 }
 
-// destroy kills whatever lives of a container and removes its state and its cgroups, which lie in parent. It may be gone already.
-func (r *Runc) destroy(ctx context.Context, stateDir, id, parent string) error {
-	out, err := exec.CommandContext(ctx, r.path, "--root", stateDir, "delete", "--force", id).CombinedOutput()
-	state := filepath.Join(stateDir, id)
+// destroy kills whatever lives of a container, and removes its state and its cgroups. It may be gone already.
+func (r *Runc) destroy(ctx context.Context, ownerDir, id string, cgroups []string) error {
+	if err := r.delete(ctx, ownerDir, id); err != nil {
+		return err
+	}
+	return removeCgroups(ctx, cgroups)
+}
+
+// delete kills what the runtime knows of a container and removes its state.
+func (r *Runc) delete(ctx context.Context, ownerDir, id string) error {
+	out, err := exec.CommandContext(ctx, r.path, "--root", ownerDir, "delete", "--force", id).CombinedOutput()
+	state := filepath.Join(ownerDir, id)
 	if err != nil && !exists(filepath.Join(state, "config.json")) && !exists(filepath.Join(state, "state.json")) {
 		err = os.RemoveAll(state) // the runtime was killed before it had made anything else
 	}
 	if err != nil && exists(state) {
 		return fmt.Errorf("delete the container %s: %w: %s", id, err, strings.TrimSpace(string(out)))
 	}
-	tops, err := filepath.Glob(cgroupRoot + "/*")
-	if err != nil {
-		return fmt.Errorf("delete the cgroups of %s: %w", id, err)
-	}
-	for _, top := range append(tops, cgroupRoot) {
-		if err := removeCgroup(ctx, filepath.Join(top, filepath.Join("/", parent), cgroupName(id))); err != nil {
-			return err
-		}
-	}
 	return nil
 }
-
-// removeCgroup kills the processes in a cgroup, which may be gone already, and removes it.
-func removeCgroup(ctx context.Context, dir string) error {
-	for {
-		err := unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EROFS) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("delete the cgroup %s: %w", dir, err)
-		}
-		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("delete the cgroup %s: %w", dir, err)
-		}
-		for _, p := range strings.Fields(string(procs)) {
-			if pid, err := strconv.Atoi(p); err == nil && pid > 1 {
-				_ = unix.Kill(pid, unix.SIGKILL) // it may be ending
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("delete the cgroup %s: %w", dir, ctx.Err())
-		case <-time.After(cgroupPause):
-		}
-	}
-}
-
-// cgroupPause is the time that killed processes are given to leave their cgroup before they are looked at again.
-const cgroupPause = 2 * time.Millisecond
-
-// cgroupName names a container's cgroup; it lies at the top unless asked otherwise, so that nothing is left when it is removed.
-func cgroupName(id string) string { return "strake-" + id }

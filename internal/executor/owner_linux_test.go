@@ -47,31 +47,25 @@ func TestVictim(t *testing.T) {
 		if os.Getenv(victimVariable+"_LONG") != "" {
 			spec.Args[2] = "1000"
 		}
+		spec.CgroupParent = os.Getenv(victimVariable + "_PARENT")
 		if _, err := r.Run(t.Context(), spec); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// leftovers returns what is left of the containers whose IDs contain name.
+// leftovers returns the processes and the cgroups with a name in theirs.
 func leftovers(t *testing.T, name string) string {
 	t.Helper()
+	left := conformance.CgroupsNamed(t, name)
 	out, err := exec.Command("ps", "-eo", "pid,args").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var left []string
 	for line := range strings.Lines(string(out)) {
 		if strings.Contains(line, name) {
 			left = append(left, line)
 		}
-	}
-	for _, pattern := range []string{"/sys/fs/cgroup/*" + name + "*", "/sys/fs/cgroup/*/*" + name + "*"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		left = append(left, found...)
 	}
 	return strings.Join(left, "\n")
 }
@@ -105,9 +99,13 @@ func testKilled(t *testing.T, busybox string) {
 		}
 		cmd := exec.Command(os.Args[0], "-test.run=^TestVictim$")
 		cmd.Env = append(os.Environ(), victimVariable+"="+dir)
-		long := i%10 == 9 // its container runs for sure when it is killed
+		long := i%10 >= 8 // its container runs for sure when it is killed
 		if long {
 			cmd.Env = append(cmd.Env, victimVariable+"_LONG=1")
+		}
+		parent := fmt.Sprintf("strake-test-%d", os.Getpid())
+		if i%10 == 8 {
+			cmd.Env = append(cmd.Env, victimVariable+"_PARENT="+parent)
 		}
 		var out bytes.Buffer
 		cmd.Stdout = &out
@@ -115,11 +113,13 @@ func testKilled(t *testing.T, busybox string) {
 			t.Fatal(err)
 		}
 		state := filepath.Join(dir, "state")
-		for owned := []string(nil); len(owned) == 0; time.Sleep(time.Millisecond) {
+		var owned []string
+		for ; len(owned) == 0; time.Sleep(time.Millisecond) {
 			if owned, err = filepath.Glob(state + "/*.lock"); err != nil {
 				t.Fatal(err)
 			}
 		}
+		owner := strings.TrimSuffix(filepath.Base(owned[0]), ".lock")
 		if long {
 			time.Sleep(time.Second)
 		}
@@ -138,11 +138,11 @@ func testKilled(t *testing.T, busybox string) {
 		for {
 			left, err := os.ReadDir(state)
 			left = slices.DeleteFunc(left, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), "filter-") })
-			if err == nil && len(left) == 0 && leftovers(t, name) == "" {
+			if err == nil && len(left) == 0 && leftovers(t, name) == "" && leftovers(t, owner) == "" {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("round %d: left: %v, %v, %s", i, left, err, leftovers(t, name))
+				t.Fatalf("round %d: left: %v, %v, %s %s", i, left, err, leftovers(t, name), leftovers(t, owner))
 			}
 			if !long && time.Since(start) > 2*time.Second { // it may have been killed before it had a watchdog
 				if err := r.Reap(t.Context()); err != nil {
@@ -150,6 +150,11 @@ func testKilled(t *testing.T, busybox string) {
 				}
 			}
 			time.Sleep(10 * time.Millisecond)
+		}
+		for _, dir := range conformance.CgroupsNamed(t, parent) {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
 		}
 		if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), dir) {
 			t.Errorf("round %d: mounts are left: %v", i, err)

@@ -116,7 +116,7 @@ func (r *Runc) Close() error {
 	if r.owner == nil {
 		return nil
 	}
-	err := r.owner.close()
+	err := r.owner.close(context.Background())
 	if r.ns != nil {
 		err = errors.Join(err, r.ns.Close())
 	}
@@ -140,7 +140,10 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	if spec.NS == nil {
 		spec.NS = r.ns
 	}
-	run := &run{runc: r, spec: spec, stateDir: own.dir, log: filepath.Join(spec.Bundle, "runtime.log")}
+	run := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
+	if own.nursery != nil && !spec.Insecure && spec.CgroupParent == "" {
+		run.cgroup = filepath.Join(own.nursery.devices, cgroupName(own.dir, spec.ID))
+	}
 	if err := run.inside(func() error { return run.prepare(ctx) }); err != nil {
 		return 0, errors.Join(err, run.cleanUp(ctx))
 	}
@@ -157,15 +160,16 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 	defer r.mu.Unlock()
 	if r.owner == nil {
 		_ = r.Reap(ctx) // no matter for this Run; the next process tries again
-		own, err := newOwner(r.path, r.stateDir)
+		own, err := newOwner(ctx, r.path, r.stateDir)
 		if err != nil {
 			return nil, err
 		}
 		if r.hidesControllers() {
 			if r.ns, err = mount.New(context.WithoutCancel(ctx)); err != nil {
-				return nil, errors.Join(err, own.close())
+				return nil, errors.Join(err, own.close(ctx))
 			}
 		}
+		own.speedUp(ctx, r)
 		r.owner = own
 	}
 	return r.owner, nil
@@ -220,12 +224,13 @@ func complete(s Spec) (Spec, error) {
 
 // A run is one run of a container.
 type run struct {
-	runc     *Runc
-	spec     Spec
-	stateDir string
-	log      string // file to which the runtime tells what went wrong
-	stubs    stubMaker
-	killed   bool // the runtime was, or failed: it may not have cleaned up
+	runc   *Runc
+	spec   Spec
+	owner  *owner
+	log    string // file to which the runtime tells what went wrong
+	stubs  stubMaker
+	cgroup string // made for the container, in its owner's nursery; "" = the runtime makes them
+	killed bool   // the runtime was, or failed: it may not have cleaned up
 }
 
 // inside calls fn where the root file system is mounted.
@@ -274,7 +279,7 @@ func (x *run) prepare(ctx context.Context) error {
 	if err := errors.Join(x.setModes(mounts), x.makeStubs(mounts)); err != nil {
 		return err
 	}
-	config, err := x.runc.newConfig(x.spec, who, mounts)
+	config, err := x.newConfig(who, mounts)
 	if err != nil {
 		return err
 	}
@@ -338,10 +343,15 @@ func (x *run) cleanUp(ctx context.Context) error {
 		failed = append(failed, x.inside(x.stubs.remove), x.stubs.root.Close())
 	}
 	failed = append(failed, x.inside(x.emptyBundle))
-	if x.killed || exists(filepath.Join(x.stateDir, x.spec.ID)) {
+	if x.killed || exists(filepath.Join(x.owner.dir, x.spec.ID)) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 		defer cancel()
-		failed = append(failed, x.runc.destroy(ctx, x.stateDir, x.spec.ID, x.spec.CgroupParent))
+		failed = append(failed, x.runc.destroy(ctx, x.owner.dir, x.spec.ID, x.cgroups()))
+	}
+	if x.cgroup != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+		defer cancel()
+		failed = append(failed, removeCgroup(ctx, x.cgroup))
 	}
 	return errors.Join(failed...)
 }
@@ -361,10 +371,10 @@ func (x *run) emptyBundle() error {
 const destroyTimeout = 20 * time.Second
 
 // runtimeArgs begins a command line of the runtime that makes a container.
-func (x *run) runtimeArgs(log string) []string {
-	args := []string{"--root", x.stateDir, "--log", log, "--log-format", "json"}
+func (x *run) runtimeArgs(log string, cgroups bool) []string {
+	args := []string{"--root", x.owner.dir, "--log", log, "--log-format", "json"}
 	switch {
-	case x.runc.cgroups != cgroupNone:
+	case cgroups:
 		return args
 	case x.runc.isCrun:
 		return append(args, "--cgroup-manager=disabled")
@@ -374,8 +384,11 @@ func (x *run) runtimeArgs(log string) []string {
 
 // command returns the runtime's command line.
 func (x *run) command() *exec.Cmd {
-	args := append(x.runtimeArgs(x.log), "run", "--bundle", x.spec.Bundle, x.spec.ID)
+	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone && x.cgroup == ""), "run", "--bundle", x.spec.Bundle, x.spec.ID)
 	cmd := exec.Command(x.runc.path, args...) //nolint:noctx // a cancelled context ends the container first
+	if x.owner.exe != nil {                   // by the name of the program that it is a copy of
+		cmd.Path = x.owner.exe.Name()
+	}
 	// The runtime dies with this process, and the watchdog ends the container. In a process group of its own it gets only the
 	// signals that it is sent; but the terminal obeys only the foreground group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: !x.spec.Terminal}
@@ -401,7 +414,7 @@ func (x *run) execute(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := x.inside(cmd.Start); err != nil {
+	if err := x.inside(func() error { return x.start(cmd) }); err != nil {
 		finish()
 		return 0, &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
 	}
@@ -416,6 +429,27 @@ func (x *run) execute(ctx context.Context) (int, error) {
 		return 0, errors.Join(fmt.Errorf("container %s: %w", x.spec.ID, context.Cause(ctx)), stderr.End(true))
 	}
 	return x.result(cmd, err, stderr)
+}
+
+// cgroups are the container's, those that need to be removed.
+func (x *run) cgroups() []string {
+	if x.cgroup != "" {
+		return []string{x.cgroup}
+	}
+	return cgroupDirs(x.spec.CgroupParent, cgroupName(x.owner.dir, x.spec.ID))
+}
+
+// start starts the runtime.
+func (x *run) start(cmd *exec.Cmd) error {
+	if x.cgroup == "" {
+		return cmd.Start()
+	}
+	err := x.owner.nursery.within(x.cgroup, cmd.Start)
+	if err != nil && cmd.Process != nil {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // killed
+	}
+	return err
 }
 
 // result turns the runtime's end into the result of Run.
@@ -507,5 +541,5 @@ func (x *run) kill(ctx context.Context, process *os.Process) {
 	_ = process.Kill() // it may have ended
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
-	_ = x.runc.destroy(ctx, x.stateDir, x.spec.ID, x.spec.CgroupParent) // cleanUp tries again and reports
+	_ = x.runc.destroy(ctx, x.owner.dir, x.spec.ID, x.cgroups()) // cleanUp tries again and reports
 }

@@ -158,8 +158,8 @@ func checkCwd(root, cwd string) error {
 }
 
 // newConfig returns the config.json of a container.
-func (r *Runc) newConfig(s Spec, a account, mounts []Mount) (*specs.Spec, error) {
-	capabilities := defaultCapabilities()
+func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
+	s, capabilities := x.spec, defaultCapabilities()
 	config := &specs.Spec{
 		Version:  "1.0.2",
 		Hostname: s.Hostname,
@@ -181,10 +181,10 @@ func (r *Runc) newConfig(s Spec, a account, mounts []Mount) (*specs.Spec, error)
 			Type: "RLIMIT_" + strings.ToUpper(l.Name), Soft: uint64(l.Soft), Hard: uint64(l.Hard),
 		})
 	}
-	if r.cgroups != cgroupNone {
-		config.Linux.CgroupsPath = path.Join("/", s.CgroupParent, cgroupName(s.ID))
+	if x.runc.cgroups != cgroupNone && x.cgroup == "" {
+		config.Linux.CgroupsPath = path.Join("/", s.CgroupParent, cgroupName(x.owner.dir, s.ID))
 	}
-	if r.cgroups == cgroupUnified {
+	if x.runc.cgroups == cgroupUnified {
 		config.Linux.Namespaces = append(config.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	if s.Network == NetworkNone {
