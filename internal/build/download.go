@@ -151,9 +151,18 @@ func (d *download) get(ctx context.Context) (same bool, err error) {
 	if d.known.ETag != "" {
 		req.Header.Set("If-None-Match", d.known.ETag)
 	}
+	auth, err := downloadAuthorization(d.solver, d.url.Address)
+	if err != nil {
+		return false, err
+	}
+	auth.give(req)
 	out := outbound()
 	defer out.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: out, CheckRedirect: checkRedirect}).Do(req)
+	follow := func(req *http.Request, via []*http.Request) error {
+		auth.give(req)
+		return checkRedirect(req, via)
+	}
+	resp, err := (&http.Client{Transport: out, CheckRedirect: follow}).Do(req)
 	if err != nil {
 		return false, err
 	}

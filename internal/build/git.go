@@ -52,14 +52,18 @@ func (g *Git) Prepare(ctx context.Context, w *Work) (Step, error) {
 		return Step{}, err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // git wrote nothing there, and the lease's scratch goes with it
-	ref, err := g.resolve(ctx, &gitRun{Git: g, dir: dir})
+	auth, err := gitAuthorization(w.solver, g.Remote)
+	if err != nil {
+		return Step{}, err
+	}
+	ref, err := g.resolve(ctx, &gitRun{Git: g, dir: dir, auth: auth})
 	if err != nil {
 		return Step{}, fmt.Errorf("failed to load cache key: %w", err)
 	}
 	w.fetched(Fetched{URI: g.URI(), Commit: ref.commit})
 	return Step{
 		Inputs: []Input{{Name: "commit", Value: g.key(ref)}},
-		Make:   func(ctx context.Context, out io.Writer) error { return g.make(ctx, w, ref, out) },
+		Make:   func(ctx context.Context, out io.Writer) error { return g.make(ctx, w, auth, ref, out) },
 	}, nil
 }
 
@@ -157,13 +161,13 @@ func (r gitRef) either() string {
 }
 
 // make fetches the commit and writes its tree.
-func (g *Git) make(ctx context.Context, w *Work, ref gitRef, out io.Writer) (err error) {
+func (g *Git) make(ctx context.Context, w *Work, auth authorization, ref gitRef, out io.Writer) (err error) {
 	dir, err := w.solver.opts.Store.TempDir(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	git := &gitRun{Git: g, dir: dir, log: w.Log}
+	git := &gitRun{Git: g, dir: dir, log: w.Log, auth: auth}
 	if err := git.checkout(ctx, ref); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type gitRun struct {
 	dir   string
 	log   io.Writer
 	proxy string // its address while git speaks to the repository; "" is the user's
+	auth  authorization
 }
 
 // checkout fetches what ref names and checks it out.
@@ -193,6 +194,12 @@ func (g *gitRun) run(ctx context.Context, args ...string) (string, error) {
 // said is what git said, in one line and without credentials.
 func (g *gitRun) said(s string) string {
 	s = strings.ReplaceAll(s, g.Remote, Redact(g.Remote))
+	if g.auth.header != "" {
+		s = strings.ReplaceAll(s, g.auth.header, "xxxxx")
+		if strings.Contains(s, "returned error: 30") {
+			s += "\ncredentials do not follow redirects: use the address that it redirects to"
+		}
+	}
 	if u, err := url.Parse(g.Remote); err == nil && u.User != nil {
 		if password, ok := u.User.Password(); ok && password != "" {
 			s = strings.ReplaceAll(s, password, "xxxxx")
@@ -235,6 +242,7 @@ func (g *gitRun) environment() []string {
 	} else {
 		config = append(config, [2]string{"http.proxy", g.proxy}, [2]string{"http.proxyAuthMethod", "basic"})
 	}
+	config = append(config, g.auth.gitConfig()...)
 	if clean := g.clean(); clean != g.Remote {
 		config = append(config, [2]string{"url." + g.Remote + ".insteadOf", clean})
 	}

@@ -144,7 +144,14 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 
 // serve serves a directory over HTTP and stores the address in a variable: serve VARIABLE DIR.
 func serve(ts *testscript.TestScript, _ bool, args []string) {
-	srv := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
+	files := http.FileServer(http.Dir(ts.MkAbs(args[1])))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(args) > 2 && r.Header.Get("Authorization") != args[2] {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
 	ts.Defer(srv.Close)
 	ts.Setenv(args[0], srv.Listener.Addr().String())
 }
