@@ -1,0 +1,219 @@
+package network
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/moby/moby/api/types/network"
+)
+
+// sandbox is a row of sandboxes.
+type sandbox struct {
+	id, name       string
+	dnsUDP, dnsTCP int
+	ports          network.PortMap // what is published: the bindings as they are
+}
+
+// endpoint is a row of endpoints.
+type endpoint struct {
+	network, container string
+	link, iface        string
+	settings           network.EndpointSettings
+}
+
+// state is all rows, as of one moment.
+type state struct {
+	networks  []network.Network // by name
+	sandboxes []sandbox
+	endpoints []endpoint
+}
+
+// byID returns the network of an ID; nil if it is gone.
+func (s *state) byID(id string) *network.Network {
+	i := slices.IndexFunc(s.networks, func(n network.Network) bool { return n.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &s.networks[i]
+}
+
+// of returns the endpoints of a container, in the order of their interfaces.
+func (s *state) of(container string) []endpoint {
+	var list []endpoint
+	for _, e := range s.endpoints {
+		if e.container == container {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// read reads all rows.
+func (n *Networks) read(ctx context.Context) (s state, err error) {
+	err = n.opts.DB.View(ctx, func(tx *sql.Tx) error {
+		s, err = readState(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return state{}, fmt.Errorf("read networks: %w", err)
+	}
+	return s, nil
+}
+
+func readState(ctx context.Context, tx *sql.Tx) (s state, err error) {
+	if s.networks, err = readNetworks(ctx, tx); err != nil {
+		return s, err
+	}
+	if s.sandboxes, err = readSandboxes(ctx, tx); err != nil {
+		return s, err
+	}
+	s.endpoints, err = readEndpoints(ctx, tx)
+	return s, err
+}
+
+func readNetworks(ctx context.Context, tx *sql.Tx) (list []network.Network, err error) {
+	err = each(ctx, tx, "SELECT config FROM networks ORDER BY name", func(scan func(...any) error) error {
+		var config string
+		if err := scan(&config); err != nil {
+			return err
+		}
+		var nw network.Network
+		list = append(list, nw)
+		return json.Unmarshal([]byte(config), &list[len(list)-1])
+	})
+	return list, err
+}
+
+func readSandboxes(ctx context.Context, tx *sql.Tx) (list []sandbox, err error) {
+	err = each(ctx, tx, "SELECT container_id, name, dns_udp, dns_tcp, ports FROM sandboxes", func(scan func(...any) error) error {
+		var s sandbox
+		var ports string
+		if err := scan(&s.id, &s.name, &s.dnsUDP, &s.dnsTCP, &ports); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(ports), &s.ports); err != nil {
+			return err
+		}
+		list = append(list, s)
+		return nil
+	})
+	return list, err
+}
+
+func readEndpoints(ctx context.Context, tx *sql.Tx) (list []endpoint, err error) {
+	const query = "SELECT network_id, container_id, link, interface, settings FROM endpoints ORDER BY container_id, LENGTH(interface), interface"
+	err = each(ctx, tx, query, func(scan func(...any) error) error {
+		var e endpoint
+		var settings string
+		if err := scan(&e.network, &e.container, &e.link, &e.iface, &settings); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(settings), &e.settings); err != nil {
+			return err
+		}
+		list = append(list, e)
+		return nil
+	})
+	return list, err
+}
+
+// each calls fn for each row of a query.
+func each(ctx context.Context, tx *sql.Tx, query string, fn func(scan func(...any) error) error) error {
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := fn(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// sandboxes reads the rows of that table.
+func (n *Networks) sandboxes(ctx context.Context) (list []sandbox, err error) {
+	err = n.opts.DB.View(ctx, func(tx *sql.Tx) error {
+		list, err = readSandboxes(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read networks: %w", err)
+	}
+	return list, nil
+}
+
+// insertNetwork adds a network.
+func insertNetwork(ctx context.Context, tx *sql.Tx, nw network.Network) error {
+	config, err := json.Marshal(nw)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO networks (id, name, config) VALUES ($1, $2, $3)", nw.ID, nw.Name, string(config))
+	return err
+}
+
+// insertSandbox adds a sandbox.
+func insertSandbox(ctx context.Context, tx *sql.Tx, s sandbox) error {
+	ports, err := json.Marshal(s.ports)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO sandboxes (container_id, name, dns_udp, dns_tcp, ports) VALUES ($1, $2, $3, $4, $5)",
+		s.id, s.name, s.dnsUDP, s.dnsTCP, string(ports))
+	return err
+}
+
+// insertEndpoint adds an endpoint.
+func insertEndpoint(ctx context.Context, tx *sql.Tx, e endpoint) error {
+	settings, err := json.Marshal(e.settings)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO endpoints (network_id, container_id, ipv4, ipv6, link, interface, settings)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`, e.network, e.container, address(e.settings.IPAddress), address(e.settings.GlobalIPv6Address),
+		e.link, e.iface, string(settings))
+	return err
+}
+
+// address is the column of an address.
+func address(a netip.Addr) any {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.String()
+}
+
+// note writes rows of what runs: after a loss of power nothing does, so it does not
+// wait for the disk.
+func (n *Networks) note(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return writing(n.opts.DB.Note(ctx, fn))
+}
+
+// writing says what failed, unless docker has words for it.
+func writing(err error) error {
+	if _, ok := errors.AsType[refusal](err); ok || err == nil {
+		return err
+	}
+	return fmt.Errorf("write networks: %w", err)
+}
+
+// forget drops the rows of containers.
+func (n *Networks) forget(ctx context.Context, ids []string) error {
+	return n.note(ctx, func(tx *sql.Tx) error {
+		for _, id := range ids {
+			for _, table := range []string{"sandboxes", "endpoints"} {
+				if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE container_id = $1", id); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
