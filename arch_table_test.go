@@ -47,7 +47,7 @@ var packages = map[string]place{
 	"store":     {3, "archive content flock image layer reference sqldb userns"},
 	"build":     {3, "address archive content executor image layer progress rootfs userns"},
 	"container": {3, "executor flock layer rootfs sqldb"},
-	"network":   {3, ""},
+	"network":   {3, "flock sqldb userns"},
 	"scan":      {3, ""},
 	"sign":      {3, "image"},
 	"hub":       {3, "auth content image registry scan sqldb"},
@@ -98,6 +98,7 @@ var importers = map[string]string{
 	"github.com/gdamore/tcell/v3":  "browse",
 	"modernc.org/sqlite":           "sqldb",
 	"github.com/jackc/pgx/v5":      "sqldb",
+	"github.com/miekg/dns":         "network",
 	"github.com/minio/minio-go/v7": "s3",
 }
 

@@ -26,7 +26,7 @@ func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *netw
 		if err := mayConnect(st, *nw, have, m); err != nil {
 			return err
 		}
-		e, err := n.endpoint(st, *nw, m, want, have)
+		e, err := newEndpoint(st, *nw, m, want, have)
 		if err != nil {
 			return err
 		}
@@ -122,13 +122,6 @@ func (n *Networks) change(ctx context.Context, m Member, fn func(st *state, ns *
 	})
 }
 
-func (n *Networks) dropEndpoint(ctx context.Context, e endpoint) error {
-	return n.note(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "DELETE FROM endpoints WHERE container_id = $1 AND network_id = $2", e.container, e.network)
-		return err
-	})
-}
-
 // Rename gives a running container another name, by which others find it, too.
 func (n *Networks) Rename(ctx context.Context, id, name string) error {
 	return n.locked(ctx, func() error {
@@ -145,8 +138,7 @@ func (n *Networks) Rename(ctx context.Context, id, name string) error {
 				if i := slices.Index(e.settings.DNSNames, old); i >= 0 {
 					e.settings.DNSNames[i] = name
 				}
-				_, err := tx.ExecContext(ctx, "DELETE FROM endpoints WHERE container_id = $1 AND network_id = $2", id, e.network)
-				if err = errors.Join(err, insertEndpoint(ctx, tx, e)); err != nil {
+				if err := errors.Join(deleteEndpoint(ctx, tx, e), insertEndpoint(ctx, tx, e)); err != nil {
 					return err
 				}
 			}

@@ -227,7 +227,7 @@ func (n *Networks) known(ctx context.Context) (state, error) {
 }
 
 // bridgeOf is the name of a network's device; "" if it has none.
-func (n *Networks) bridgeOf(nw network.Network) string {
+func (h machine) bridgeOf(nw network.Network) string {
 	switch {
 	case nw.Driver != driverBridge:
 		return ""

@@ -81,7 +81,7 @@ func hostConf(path string) (resolvConf, error) {
 	if info.Size() > maxHostFile {
 		return resolvConf{}, fmt.Errorf("%s is larger than %d bytes: %w", path, maxHostFile, errdefs.ErrOutOfRange)
 	}
-	b, err := os.ReadFile(path) //nolint:gosec // the host's
+	b, err := os.ReadFile(path)
 	return parseResolv(b), err
 }
 
@@ -271,4 +271,3 @@ func needsNames(list []endpoint, st *state) bool {
 		return nw != nil && nw.Driver == driverBridge && !predefined(*nw)
 	})
 }
-

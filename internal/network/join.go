@@ -97,7 +97,7 @@ func (n *Networks) Join(ctx context.Context, m Member) (_ *Sandbox, err error) {
 
 // join does Join's work, under the lock.
 func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, names *resolver) error {
-	list, err := n.endpoints(ctx, &st, s.member)
+	list, err := newEndpoints(&st, s.member)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, 
 	rootless := userns.IDs() > 0 && out
 	if out {
 		var served []service
-		row.ports, served, err = n.publish(s.member, st.byID(via.network), via, st.sandboxes)
+		row.ports, served, err = n.publish(ctx, s.member, st.byID(via.network), st.sandboxes)
 		s.serve = append(s.serve, served...)
 		if err != nil {
 			return fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %w",
@@ -129,7 +129,7 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, 
 	st.sandboxes, st.endpoints = append(st.sandboxes, row), append(st.endpoints, list...)
 	if ns != nil {
 		if rootless {
-			err = n.joinAsUser(ctx, s, ns)
+			err = s.joinAsUser()
 		} else {
 			err = n.wire(&st, list, ns, row)
 		}
@@ -172,9 +172,9 @@ func (n *Networks) wire(st *state, list []endpoint, ns *os.File, row sandbox) er
 	return n.enforceState(*st)
 }
 
-// endpoints chooses what a container gets of its networks: the network that it is
+// newEndpoints chooses what a container gets of its networks: the network that it is
 // named with is eth0, in the order of names.
-func (n *Networks) endpoints(ctx context.Context, st *state, m Member) (list []endpoint, err error) {
+func newEndpoints(st *state, m Member) (list []endpoint, err error) {
 	wanted := map[string]*network.EndpointSettings{} // by ID
 	var found []*network.Network
 	for _, ref := range slices.Sorted(maps.Keys(m.Networks)) {
@@ -192,17 +192,17 @@ func (n *Networks) endpoints(ctx context.Context, st *state, m Member) (list []e
 		if len(found) > 1 && nw.Driver != driverBridge {
 			return nil, refuse(errdefs.ErrInvalidArgument, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
 		}
-		e, err := n.endpoint(st, *nw, m, wanted[nw.ID], list)
+		e, err := newEndpoint(st, *nw, m, wanted[nw.ID], list)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, e)
 	}
-	return list, ctx.Err()
+	return list, nil
 }
 
-// endpoint chooses the addresses of an endpoint; others are the container's.
-func (n *Networks) endpoint(st *state, nw network.Network, m Member, want *network.EndpointSettings, others []endpoint) (e endpoint, err error) {
+// newEndpoint chooses the addresses of an endpoint; others are the container's.
+func newEndpoint(st *state, nw network.Network, m Member, want *network.EndpointSettings, others []endpoint) (e endpoint, err error) {
 	if want == nil {
 		want = &network.EndpointSettings{}
 	}

@@ -53,10 +53,10 @@ func inside(ns *os.File, fn func() error) error {
 // that name, or lets nobody write to it, required decides.
 func sysctl(name, value string, required bool) error {
 	path := "/proc/sys/net/" + name
-	if b, err := os.ReadFile(path); err == nil && string(b) == value+"\n" { //nolint:gosec // names are ours
+	if b, err := os.ReadFile(path); err == nil && string(b) == value+"\n" {
 		return nil
 	}
-	err := os.WriteFile(path, []byte(value), 0) //nolint:gosec // it is there
+	err := os.WriteFile(path, []byte(value), 0)
 	if !required && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)) {
 		return nil
 	}
@@ -68,7 +68,7 @@ func sysctl(name, value string, required bool) error {
 
 // isOn reports whether a setting is not 0.
 func isOn(name string) (bool, error) {
-	b, err := os.ReadFile("/proc/sys/net/" + name) //nolint:gosec // names are ours
+	b, err := os.ReadFile("/proc/sys/net/" + name)
 	return err == nil && string(b) != "0\n", err
 }
 
@@ -103,8 +103,8 @@ func mtuOf(nw network.Network) int {
 }
 
 // ensureBridge returns a network's bridge, and makes or completes it.
-func (n *Networks) ensureBridge(nw network.Network) (netlink.Link, error) {
-	name := n.bridgeOf(nw)
+func (h machine) ensureBridge(nw network.Network) (netlink.Link, error) {
+	name := h.bridgeOf(nw)
 	fail := func(err error) (netlink.Link, error) {
 		return nil, fmt.Errorf("make bridge %s of network %s: %w", name, nw.Name, err)
 	}
@@ -203,15 +203,15 @@ func addr(a netip.Addr, bits int) *netlink.Addr {
 }
 
 // plug makes the two devices of an endpoint: one in the bridge, one in ns.
-func (n *Networks) plug(nw network.Network, e endpoint, ns *os.File) error {
-	bridge, err := n.ensureBridge(nw)
+func (h machine) plug(nw network.Network, e endpoint, ns *os.File) error {
+	bridge, err := h.ensureBridge(nw)
 	if err != nil {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = e.link, mtuOf(nw)
 	pair := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: e.iface, PeerHardwareAddr: net.HardwareAddr(e.settings.MacAddress), PeerMTU: uint32(attrs.MTU), //nolint:gosec // bounded
+		LinkAttrs: attrs, PeerName: e.iface, PeerHardwareAddr: net.HardwareAddr(e.settings.MacAddress), PeerMTU: uint32(attrs.MTU),
 		PeerNamespace: netlink.NsFd(ns.Fd()),
 	}
 	if err := netlink.LinkAdd(pair); err != nil {

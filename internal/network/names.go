@@ -60,8 +60,7 @@ func (n *Networks) newResolver(ns *os.File, m Member) (*resolver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolve names: %w", err)
 	}
-	r.udp = int(packets.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	r.tcp = int(streams.Addr().(*net.TCPAddr).AddrPort().Port())
+	r.udp, r.tcp = portOf(packets.LocalAddr()), portOf(streams.Addr())
 	r.servers = []*dns.Server{{PacketConn: packets, Handler: r}, {Listener: streams, Handler: r}}
 	for _, s := range r.servers {
 		started := make(chan struct{})
@@ -74,6 +73,15 @@ func (n *Networks) newResolver(ns *os.File, m Member) (*resolver, error) {
 		<-started
 	}
 	return r, nil
+}
+
+// portOf is the port of a socket's address.
+func portOf(a net.Addr) int {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return 0
+	}
+	return int(at.Port())
 }
 
 // Close ends it.
@@ -187,7 +195,7 @@ func addresses(found []endpoint, q dns.Question) (list []dns.RR) {
 			list = append(list, &dns.AAAA{Hdr: header(q.Name, dns.TypeAAAA), AAAA: e.settings.GlobalIPv6Address.AsSlice()})
 		}
 	}
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] }) //nolint:gosec // to spread load
 	return list
 }
 
@@ -240,7 +248,7 @@ func redirectNames(ns *os.File, row sandbox) error {
 	conn.FlushChain(chain) // of an earlier life
 	at := dest(netip.PrefixFrom(resolverAddress, 32), expr.CmpOpEq)
 	for proto, port := range map[network.IPProtocol]int{network.UDP: row.dnsUDP, network.TCP: row.dnsTCP} {
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: slices.Concat(at, toPort(proto, 53), translate(resolverAddress, uint16(port)))}) //nolint:gosec // a port
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: slices.Concat(at, toPort(proto, 53), translate(resolverAddress, uint16(port)))})
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("redirect questions for names: %w", err)

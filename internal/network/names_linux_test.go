@@ -55,8 +55,9 @@ func lookup(b *box, name, rrtype string) string {
 	return answers[0]
 }
 
-func TestNames(t *testing.T) {
-	h := newHost(t)
+// serveOutside is the name server of the host, of those that only the host reaches.
+func serveOutside(t *testing.T) {
+	t.Helper()
 	upstream := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		reply := new(dns.Msg).SetRcode(q, dns.RcodeNameError)
 		if q.Question[0].Name == "outside.example." {
@@ -76,8 +77,13 @@ func TestNames(t *testing.T) {
 		s := &dns.Server{Addr: "127.0.0.53:53", Net: proto, Handler: upstream, NotifyStartedFunc: func() { close(started) }}
 		go func() { _ = s.ListenAndServe() }()
 		<-started
-		defer s.Shutdown() //nolint:errcheck // of the test
+		t.Cleanup(func() { _ = s.Shutdown() })
 	}
+}
+
+func TestNames(t *testing.T) {
+	h := newHost(t)
+	serveOutside(t)
 	yes := true
 	h.create(network.CreateRequest{Name: "one", EnableIPv6: &yes})
 	h.create(network.CreateRequest{Name: "two"})

@@ -29,8 +29,8 @@ import (
 	"path/filepath"
 
 	"github.com/moby/moby/api/types/network"
-	"golang.org/x/sys/unix"
 
+	"strake/internal/flock"
 	"strake/internal/sqldb"
 )
 
@@ -73,7 +73,13 @@ type Options struct {
 // Networks are the networks of a store. Its methods are safe for concurrent use, in
 // one process and across processes.
 type Networks struct {
-	opts  Options
+	rows
+	machine
+	opts Options
+}
+
+// machine is what the networks of a store are on the host.
+type machine struct {
 	table string // of the packet filter
 	first string // the default network's bridge
 }
@@ -83,7 +89,7 @@ func New(opts Options) *Networks {
 	if opts.Log == nil {
 		opts.Log = func(string) {}
 	}
-	n := &Networks{opts: opts, table: "strake", first: "strake0"}
+	n := &Networks{rows{opts.DB}, machine{table: "strake", first: "strake0"}, opts}
 	if root := filepath.Clean(opts.Root); root != defaultRoot {
 		sum := sha256.Sum256([]byte(root))
 		n.table = "strake-" + hex.EncodeToString(sum[:4])
@@ -109,22 +115,13 @@ func refuse(kind error, format string, args ...any) error {
 // locked calls fn with the lock of the store's networks, the rows of dead containers
 // dropped before.
 func (n *Networks) locked(ctx context.Context, fn func() error) (err error) {
-	f, err := os.OpenFile(filepath.Join(n.opts.Root, lockFile), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(filepath.Join(n.opts.Root, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("lock networks: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("lock networks: %w", err)
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
+	if err := flock.Wait(ctx, f, flock.Exclusive); err != nil {
+		return fmt.Errorf("lock networks: %w", err)
 	}
 	if err := n.reap(ctx); err != nil {
 		return err

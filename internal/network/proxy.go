@@ -60,8 +60,8 @@ type proxy struct {
 }
 
 // newProxy serves a socket of listen until it is closed.
-func newProxy(sock any, dial dial) *proxy {
-	ctx, cancel := context.WithCancel(context.Background())
+func newProxy(ctx context.Context, sock socket, dial dial) *proxy {
+	ctx, cancel := context.WithCancel(ctx)
 	p := &proxy{dial: dial, cancel: cancel, conns: map[net.Conn]bool{}}
 	switch s := sock.(type) {
 	case *net.TCPListener:

@@ -1,8 +1,10 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -30,7 +32,7 @@ type wish struct {
 // own as long as the process lives; what comes there by way of the packet filter goes
 // to the container directly, and what does not is passed on by the process. On
 // failure it returns what it bound before.
-func (n *Networks) publish(m Member, nw *network.Network, via endpoint, others []sandbox) (network.PortMap, []service, error) {
+func (n *Networks) publish(ctx context.Context, m Member, nw *network.Network, others []sandbox) (network.PortMap, []service, error) {
 	wishes, err := wishesOf(m.Ports, *nw)
 	if err != nil {
 		return nil, nil, err
@@ -52,7 +54,7 @@ func (n *Networks) publish(m Member, nw *network.Network, via endpoint, others [
 		taken[string(w.port.Proto())+strconv.Itoa(int(number))] = true
 		for i, sock := range socks {
 			all[w.port] = append(all[w.port], network.PortBinding{HostIP: w.ips[i], HostPort: strconv.Itoa(int(number))})
-			serve = append(serve, newProxy(sock, n.dialer(m, w.port)))
+			serve = append(serve, newProxy(context.WithoutCancel(ctx), sock, n.dialer(m, w.port)))
 		}
 	}
 	return all, serve, nil
@@ -125,9 +127,9 @@ func ephemeral() (low, high uint16) {
 
 // bind binds the first free port. Where more than one would do, those that other
 // containers have are not tried.
-func (w wish) bind(others []sandbox, taken map[string]bool) (number uint16, socks []any, err error) {
+func (w wish) bind(others []sandbox, taken map[string]bool) (number uint16, socks []socket, err error) {
 	for p := int(w.first); p <= int(w.last); p++ {
-		number = uint16(p) //nolint:gosec // bounded by two of them
+		number = uint16(p)
 		if w.first != w.last && p < int(w.last) && taken[string(w.port.Proto())+strconv.Itoa(p)] {
 			continue
 		}
@@ -139,7 +141,7 @@ func (w wish) bind(others []sandbox, taken map[string]bool) (number uint16, sock
 }
 
 // bindAll binds a port on all addresses, or none.
-func (w wish) bindAll(number uint16, others []sandbox) (socks []any, err error) {
+func (w wish) bindAll(number uint16, others []sandbox) (socks []socket, err error) {
 	for _, ip := range w.ips {
 		if isTaken(others, w.port.Proto(), ip, number) {
 			err = refuse(errdefs.ErrPermissionDenied, "Bind for %s failed: port is already allocated", netip.AddrPortFrom(ip, number))
@@ -158,7 +160,7 @@ func (w wish) bindAll(number uint16, others []sandbox) (socks []any, err error) 
 	}
 	if err != nil {
 		for _, s := range socks {
-			err = errors.Join(err, s.(service).Close())
+			err = errors.Join(err, s.Close())
 		}
 		return nil, err
 	}
@@ -188,8 +190,11 @@ func isTaken(others []sandbox, proto network.IPProtocol, ip netip.Addr, number u
 	return false
 }
 
-// listen binds one port: a *net.TCPListener or a *net.UDPConn.
-func listen(proto network.IPProtocol, at netip.AddrPort) (any, error) {
+// socket is a *net.TCPListener or a *net.UDPConn.
+type socket interface{ io.Closer }
+
+// listen binds one port.
+func listen(proto network.IPProtocol, at netip.AddrPort) (socket, error) {
 	v := "4"
 	if at.Addr().Is6() {
 		v = "6"

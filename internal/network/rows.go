@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/moby/moby/api/types/network"
+
+	"strake/internal/sqldb"
 )
 
 // sandbox is a row of sandboxes.
@@ -53,9 +55,12 @@ func (s *state) of(container string) []endpoint {
 	return list
 }
 
+// rows reads and writes the tables.
+type rows struct{ db *sqldb.DB }
+
 // read reads all rows.
-func (n *Networks) read(ctx context.Context) (s state, err error) {
-	err = n.opts.DB.View(ctx, func(tx *sql.Tx) error {
+func (r rows) read(ctx context.Context) (s state, err error) {
+	err = r.db.View(ctx, func(tx *sql.Tx) error {
 		s, err = readState(ctx, tx)
 		return err
 	})
@@ -138,8 +143,8 @@ func each(ctx context.Context, tx *sql.Tx, query string, fn func(scan func(...an
 }
 
 // sandboxes reads the rows of that table.
-func (n *Networks) sandboxes(ctx context.Context) (list []sandbox, err error) {
-	err = n.opts.DB.View(ctx, func(tx *sql.Tx) error {
+func (r rows) sandboxes(ctx context.Context) (list []sandbox, err error) {
+	err = r.db.View(ctx, func(tx *sql.Tx) error {
 		list, err = readSandboxes(ctx, tx)
 		return err
 	})
@@ -192,8 +197,8 @@ func address(a netip.Addr) any {
 
 // note writes rows of what runs: after a loss of power nothing does, so it does not
 // wait for the disk.
-func (n *Networks) note(ctx context.Context, fn func(tx *sql.Tx) error) error {
-	return writing(n.opts.DB.Note(ctx, fn))
+func (r rows) note(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return writing(r.db.Note(ctx, fn))
 }
 
 // writing says what failed, unless docker has words for it.
@@ -205,15 +210,25 @@ func writing(err error) error {
 }
 
 // forget drops the rows of containers.
-func (n *Networks) forget(ctx context.Context, ids []string) error {
-	return n.note(ctx, func(tx *sql.Tx) error {
+func (r rows) forget(ctx context.Context, ids []string) error {
+	return r.note(ctx, func(tx *sql.Tx) error {
 		for _, id := range ids {
-			for _, table := range []string{"sandboxes", "endpoints"} {
-				if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE container_id = $1", id); err != nil {
-					return err
-				}
+			_, err := tx.ExecContext(ctx, "DELETE FROM sandboxes WHERE container_id = $1", id)
+			_, endErr := tx.ExecContext(ctx, "DELETE FROM endpoints WHERE container_id = $1", id)
+			if err = errors.Join(err, endErr); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// dropEndpoint drops the row of an endpoint.
+func (r rows) dropEndpoint(ctx context.Context, e endpoint) error {
+	return r.note(ctx, func(tx *sql.Tx) error { return deleteEndpoint(ctx, tx, e) })
+}
+
+func deleteEndpoint(ctx context.Context, tx *sql.Tx, e endpoint) error {
+	_, err := tx.ExecContext(ctx, "DELETE FROM endpoints WHERE container_id = $1 AND network_id = $2", e.container, e.network)
+	return err
 }

@@ -48,7 +48,7 @@ func (n *Networks) enforce(ctx context.Context) error {
 	return n.enforceState(s)
 }
 
-func (n *Networks) enforceState(s state) error {
+func (h machine) enforceState(s state) error {
 	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
 		const room = 16 << 20 // of a transaction of thousands of rules, and of its answers
 		_, _ = c.SetWriteBuffer(room), c.SetReadBuffer(room)
@@ -61,7 +61,7 @@ func (n *Networks) enforceState(s state) error {
 	if err != nil {
 		return fmt.Errorf("packet filter: %w", err)
 	}
-	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != n.table })
+	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != h.table })
 	if len(chains) == 0 && len(s.endpoints) == 0 {
 		return nil // not before the first container
 	}
@@ -70,13 +70,13 @@ func (n *Networks) enforceState(s state) error {
 		return err
 	}
 	guarded := !forwarding || slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Name == chainGuard })
-	rules := n.rules(s, guarded)
+	rules := h.rules(s, guarded)
 	mark := marker + digest(rules)
 	if slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Name == mark }) {
 		return nil
 	}
-	table := conn.AddTable(&nftables.Table{Name: n.table, Family: nftables.TableFamilyINet})
-	for _, c := range n.chains(table, guarded) {
+	table := conn.AddTable(&nftables.Table{Name: h.table, Family: nftables.TableFamilyINet})
+	for _, c := range h.chains(table, guarded) {
 		conn.AddChain(c)
 		conn.FlushChain(c)
 	}
@@ -122,7 +122,7 @@ func digest(rules []rule) string {
 }
 
 // chains are the chains of the table but the mark.
-func (n *Networks) chains(table *nftables.Table, guarded bool) []*nftables.Chain {
+func (h machine) chains(table *nftables.Table, guarded bool) []*nftables.Chain {
 	list := []*nftables.Chain{
 		{Name: chainPorts, Table: table},
 		{Name: chainForward, Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
@@ -138,7 +138,7 @@ func (n *Networks) chains(table *nftables.Table, guarded bool) []*nftables.Chain
 }
 
 // rules are the rules that the rows ask for.
-func (n *Networks) rules(s state, guarded bool) []rule {
+func (h machine) rules(s state, guarded bool) []rule {
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chainPorts}}
 	list := []rule{
 		{chain: chainPre, exprs: slices.Concat(toHost(), jump)},
@@ -150,7 +150,7 @@ func (n *Networks) rules(s state, guarded bool) []rule {
 	networks := slices.Clone(s.networks)
 	slices.SortStableFunc(networks, func(a, b network.Network) int { return rank(a) - rank(b) })
 	for _, nw := range networks {
-		bridge := n.bridgeOf(nw)
+		bridge := h.bridgeOf(nw)
 		if bridge != "" {
 			list = append(list, networkRules(nw, bridge)...)
 		}
@@ -168,7 +168,7 @@ func (n *Networks) rules(s state, guarded bool) []rule {
 		if !ok || !to.settings.IPAddress.IsValid() {
 			continue
 		}
-		list = append(list, portRules(b, to.settings.IPAddress, n.bridgeOf(*s.byID(to.network)))...)
+		list = append(list, portRules(b, to.settings.IPAddress, h.bridgeOf(*s.byID(to.network)))...)
 	}
 	return list
 }
@@ -298,7 +298,7 @@ func addressIn(p netip.Prefix, offset uint32, op expr.CmpOp) []expr.Any {
 	if p.Addr().Is6() {
 		proto = byte(nftables.TableFamilyIPv6)
 	}
-	size := uint32(p.Addr().BitLen() / 8) //nolint:gosec // 4 or 16
+	size := uint32(p.Addr().BitLen() / 8)
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
