@@ -49,7 +49,10 @@ type Options struct {
 	CgroupParent string
 	ShmSize      int64 // of /dev/shm, bytes; 0 is the usual
 
-	Images  build.Images       // required
+	Images build.Images // required
+	// Names, when not nil, lists images that are here, for errors that name one which
+	// is nowhere.
+	Names   func(context.Context) []string
 	Solver  *build.Solver      // required; told of the images that are looked up
 	Context *build.LazyContext // required where the file copies from the context
 
@@ -471,6 +474,9 @@ func (c *compiler) resolve(ctx context.Context, target *stage) (map[*stage]bool,
 			s.resolved = true
 			g.Go(func() error {
 				if err := c.resolveBase(gctx, s); err != nil {
+					if gctx.Err() == nil {
+						err = c.near(s, c.opts.names(gctx), err)
+					}
 					return parser.WithLocation(err, s.Location)
 				}
 				return nil

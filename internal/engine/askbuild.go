@@ -39,7 +39,7 @@ func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string)
 	defer closing(&err, input.close)
 	options := dockerfile.Options{
 		Target: opts.Target, BuildArgs: opts.BuildArgs, Network: opts.Run.Network, Allow: opts.Run.Allow, Pull: opts.Pull,
-		Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named,
+		Images: bases, Names: bases.names, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named,
 	}
 	if len(targets) > 0 {
 		options.Platform = &ocispec.Platform{}

@@ -123,6 +123,18 @@ func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocis
 	return b.read(ctx, root)
 }
 
+// names lists the images that are here, as they are written; none where that fails.
+func (b *baseImages) names(ctx context.Context) (names []string) {
+	images, _ := b.env.Store.Images(ctx) // for a hint
+	for _, img := range images {
+		for _, name := range img.Names {
+			short := familiar(name)
+			names = append(names, short, strings.TrimSuffix(short, ":latest"))
+		}
+	}
+	return names
+}
+
 // fetched keeps a file or a commit for the provenance.
 func (b *baseImages) fetched(f build.Fetched) {
 	b.add(attest.Material{URI: f.URI, Digest: f.Digest, Commit: f.Commit})

@@ -264,7 +264,7 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 		compile := dockerfile.Options{
 			Target: opts.Target, StopAt: opts.StopAt, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
 			NoCache: opts.NoCache, NoCacheStages: opts.NoCacheStages, Pull: opts.Pull,
-			Images: bases, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
+			Images: bases, Names: bases.names, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
 		}
 		given.apply(&compile)
 		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err == nil {
