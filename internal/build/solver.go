@@ -48,6 +48,7 @@ type Solver struct {
 	keys     stepFutures
 	sizes    map[digest.Digest]int64 // of layers, once they are known
 	ids      int
+	told     map[*Vertex][]string // the ID of a vertex, or of what stands for one that is not shown
 }
 
 // future is a result that is being made.
@@ -84,6 +85,7 @@ func NewSolver(opts Options) *Solver {
 		vertices: map[*Vertex]*future{},
 		keys:     stepFutures{},
 		sizes:    map[digest.Digest]int64{},
+		told:     map[*Vertex][]string{},
 		trees:    map[digest.Digest]*chainTree{},
 	}
 }
@@ -221,7 +223,7 @@ func (s *Solver) vertex(ctx context.Context, v *Vertex) (Result, error) {
 		return Result{}, err
 	}
 
-	p := s.begin(v.Name)
+	p := v.begin(s)
 	ctx, leave := s.halt.enter(ctx, v)
 	res, err := s.step(ctx, v, inputs, p)
 	if err != nil {
@@ -379,14 +381,32 @@ type Reporter struct {
 
 // Begin starts a step that is not a vertex, such as loading the build context;
 // the caller ends it with End.
-func (s *Solver) Begin(name string) *Reporter { return s.begin(name) }
+func (s *Solver) Begin(name string) *Reporter { return s.begin(name, nil) }
 
-func (s *Solver) begin(name string) *Reporter {
+func (s *Solver) begin(name string, inputs []string) *Reporter {
 	s.mu.Lock()
 	s.ids++
 	p := &Reporter{solver: s, id: strconv.Itoa(s.ids), name: name}
 	s.mu.Unlock()
-	p.emit(progress.Event{State: progress.Started})
+	p.emit(progress.Event{State: progress.Started, Inputs: inputs})
+	return p
+}
+
+// begin starts the step of a vertex.
+func (v *Vertex) begin(s *Solver) *Reporter {
+	var inputs []string
+	s.mu.Lock()
+	for _, in := range v.Inputs {
+		inputs = append(inputs, s.told[in]...)
+	}
+	s.mu.Unlock()
+	p := s.begin(v.Name, inputs)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told[v] = inputs
+	if v.Name != "" {
+		s.told[v] = []string{p.id}
+	}
 	return p
 }
 

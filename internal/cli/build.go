@@ -58,6 +58,9 @@ func newBuildCommand(s *session) *cobra.Command {
 		Args:  argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.context = args[0]
+			if p := opts.progress; opts.quiet && cmd.Flags().Changed("progress") && p != progress.Auto && p != progress.ModeQuiet {
+				return fmt.Errorf("ERROR: failed to build: progress=%s and quiet cannot be used together", p)
+			}
 			return runBuild(cmd.Context(), s, opts)
 		},
 		Annotations:           map[string]string{topKey: "4", aliasesKey: "strake image build, strake build, strake builder build"},
@@ -76,7 +79,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.StringArrayVar(&opts.noStages, "no-cache-filter", nil, "Do not cache specified stages")
 	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
 	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
-		`Set type of progress output ("auto", "none", "plain", "quiet", "tty"). Use plain to show container output`)
+		`Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
 	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
@@ -168,13 +171,16 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 	if result.Unrecorded != nil {
 		defer func() { fmt.Fprintf(s.Err, "WARNING: %v\n", result.Unrecorded) }()
 	}
-	if closeErr := show.Close(); err == nil {
-		err = closeErr
-	}
 	if failed := (*engine.BuildError)(nil); errors.As(err, &failed) {
 		result.Warnings = failed.Warnings
 	}
-	if mode != progress.ModeQuiet {
+	if mode == progress.ModeRawJSON {
+		handleWarnings(show, result.Warnings, first(opts.file, "Dockerfile"))
+	}
+	if closeErr := show.Close(); err == nil {
+		err = closeErr
+	}
+	if mode != progress.ModeQuiet && mode != progress.ModeRawJSON {
 		tellWarnings(s, result.Warnings)
 	}
 	if opts.explain && (err == nil || len(why.list) > 0) {

@@ -104,6 +104,16 @@ func writeAnswer(w io.Writer, answer engine.BuildAnswer, call buildCall) error {
 	return err
 }
 
+// handleWarnings has a display show the warnings, where they are about file.
+func handleWarnings(show progress.Display, list []engine.Warning, file string) {
+	for _, w := range list {
+		show.Handle(progress.Event{
+			State: progress.Warned, Log: []byte(w.String()),
+			Warning: &progress.Warning{Detail: w.Description, URL: w.URL, File: file, Lines: w.Lines()},
+		})
+	}
+}
+
 // tellWarnings shows what the checks had to say, as buildx does when a build has
 // ended.
 func tellWarnings(s *session, list []engine.Warning) {

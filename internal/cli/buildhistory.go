@@ -187,7 +187,7 @@ func newBuildLogsCommand(s *session) *cobra.Command {
 		},
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVar(&mode, "progress", progress.ModePlain, "Set type of progress output (plain, tty)")
+	cmd.Flags().StringVar(&mode, "progress", progress.ModePlain, "Set type of progress output (plain, rawjson, tty)")
 	return cmd
 }
 

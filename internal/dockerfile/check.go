@@ -32,6 +32,14 @@ type Warning struct {
 // String is the warning in one line.
 func (w Warning) String() string { return linter.LintFormatShort(w.Rule, w.Detail, firstLine(w.at)) }
 
+// Lines are the first and the last line of each place that it is about.
+func (w Warning) Lines() (list [][2]int) {
+	for _, r := range w.at {
+		list = append(list, [2]int{r.Start.Line, r.End.Line})
+	}
+	return list
+}
+
 // newLint makes the checks as the file's check directive says, or as asked where
 // that is not "".
 func (f *File) newLint(asked string) error {

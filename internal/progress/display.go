@@ -24,10 +24,11 @@ type Display interface {
 
 // Modes of New.
 const (
-	Auto      = "auto"
-	ModeTTY   = "tty"
-	ModePlain = "plain"
-	ModeQuiet = "quiet"
+	Auto        = "auto"
+	ModeTTY     = "tty"
+	ModePlain   = "plain"
+	ModeQuiet   = "quiet"
+	ModeRawJSON = "rawjson"
 )
 
 // Options say how to show.
@@ -59,6 +60,8 @@ func New(opts Options) (Display, error) {
 		return newTable(f, opts.Verb), nil
 	case ModePlain:
 		return newPlain(opts.Out), nil
+	case ModeRawJSON:
+		return newRawJSON(opts.Out), nil
 	case ModeQuiet, "none":
 		return quiet{}, nil
 	}

@@ -3,7 +3,8 @@
 // An operation is made of steps; a step begins, prints log lines, moves items
 // (files, layers: so many bytes of so many), and ends: done, found in the
 // cache, failed or canceled. Producers tell all of it as Events; a Display
-// shows them: Plain as lines, TTY as a table that is redrawn, Quiet not at all.
+// shows them: Plain as lines, TTY as a table that is redrawn, RawJSON as BuildKit's
+// objects, Quiet not at all.
 package progress
 
 import "time"
@@ -35,6 +36,16 @@ type Event struct {
 	Log   []byte // Logged: any part of the output, not line by line
 	Item  Item   // Moved
 	Err   error  // Failed
+
+	Inputs  []string // Started: the steps whose results it uses
+	Warning *Warning // Warned: more of it, or nil
+}
+
+// Warning is a warning about a file, of no step where the event has no ID.
+type Warning struct {
+	Detail, URL string
+	File        string
+	Lines       [][2]int // first and last of each place
 }
 
 // Item is one thing that a step moves or makes.

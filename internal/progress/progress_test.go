@@ -3,6 +3,8 @@ package progress
 import (
 	"bytes"
 	"errors"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +139,45 @@ func TestTable(t *testing.T) {
 	d.draw(true)
 	if strings.Count(b.String(), "\x1b[?25l") != 2 {
 		t.Errorf("two drawings are two writes: %q", b.String())
+	}
+}
+
+// TestRawJSON: what BuildKit's clients read; digests are shortened here.
+func TestRawJSON(t *testing.T) {
+	var b bytes.Buffer
+	d, err := New(Options{Out: &b, Mode: ModeRawJSON})
+	if err != nil {
+		t.Fatal(err)
+	}
+	script(d, append(slices.Clone(events[:5]),
+		Event{ID: "3", Name: "RUN a", State: Started, Inputs: []string{"2", "unknown"}},
+		Event{ID: "3", Name: "RUN a", State: Logged, Log: []byte("out\n")},
+		Event{ID: "3", Name: "RUN a", State: Failed, Err: errors.New("exit code: 1")},
+		Event{ID: "4", Name: "RUN b", State: Canceled},
+		Event{State: Warned, Log: []byte("Rule: text"), Warning: &Warning{Detail: "why", URL: "u", File: "Dockerfile", Lines: [][2]int{{3, 4}}}},
+	)...)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(b.String()) {
+		line = regexp.MustCompile(`sha256:([0-9a-f]{4})[0-9a-f]{60}`).ReplaceAllString(line, "$1")
+		got = append(got, strings.ReplaceAll(strings.TrimSpace(line), "1970-01-01T00:", ""))
+	}
+	want := []string{
+		`{"vertexes":[{"digest":"9ae4","name":"[internal] load build definition from Dockerfile","started":"16:40Z"}]}`,
+		`{"statuses":[{"id":"transferring dockerfile:","vertex":"9ae4","name":"transferring","current":1234,"timestamp":"16:41Z","started":"16:41Z","completed":"16:41Z"}]}`,
+		`{"vertexes":[{"digest":"9ae4","name":"[internal] load build definition from Dockerfile","started":"16:40Z","completed":"16:42Z"}]}`,
+		`{"vertexes":[{"digest":"a9e0","name":"[1/3] FROM x","started":"16:43Z"}]}`,
+		`{"vertexes":[{"digest":"a9e0","name":"[1/3] FROM x","started":"16:43Z","completed":"16:44Z","cached":true}]}`,
+		`{"vertexes":[{"digest":"404d","inputs":["a9e0"],"name":"RUN a","started":"16:45Z"}]}`,
+		`{"logs":[{"vertex":"404d","stream":1,"data":"b3V0Cg==","timestamp":"16:46Z"}]}`,
+		`{"vertexes":[{"digest":"404d","inputs":["a9e0"],"name":"RUN a","started":"16:45Z","completed":"16:47Z","error":"exit code: 1"}]}`,
+		`{"vertexes":[{"digest":"9a3e","name":"RUN b","started":"16:48Z","completed":"16:48Z","error":"context canceled"}]}`,
+		`{"warnings":[{"level":1,"short":"UnVsZTogdGV4dA==","detail":["d2h5"],"url":"u","sourceInfo":{"filename":"Dockerfile","language":"Dockerfile"},"range":[{"start":{"line":3},"end":{"line":4}}]}]}`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
