@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns"
+const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -48,6 +48,7 @@ var packages = map[string]place{
 	"build":     {3, "address archive content executor image layer progress rootfs userns"},
 	"container": {3, "executor flock layer rootfs sqldb"},
 	"network":   {3, "flock sqldb userns"},
+	"volume":    {3, "archive flock layer mount sqldb userns"},
 	"scan":      {3, ""},
 	"sign":      {3, "image"},
 	"hub":       {3, "auth content image registry scan sqldb"},

@@ -61,12 +61,19 @@ func runDiskUsage(ctx context.Context, s *session, opts dfOptions) error {
 	rows := []usageRow{
 		{kind: "Images", total: len(usage.PerImage), size: usage.Images, reclaimable: usage.Reclaimable, percent: true},
 		{kind: "Containers", size: usage.Containers, percent: true},
-		{kind: "Local Volumes", percent: true},
+		{kind: "Local Volumes", total: len(usage.PerVolume), size: usage.Volumes, percent: true},
 		{kind: "Build Cache", total: len(usage.Records), size: usage.Cache, reclaimable: usage.Cache},
 	}
 	for _, img := range usage.PerImage {
 		if img.InUse {
 			rows[0].active++
+		}
+	}
+	for _, v := range usage.PerVolume {
+		if v.UsageData.RefCount > 0 {
+			rows[2].active++
+		} else {
+			rows[2].reclaimable += v.UsageData.Size
 		}
 	}
 	for _, r := range usage.Records {
@@ -104,7 +111,7 @@ func (r usageRow) gain() string {
 // writeUsage prints docker's four tables, or a format of all four.
 func writeUsage(s *session, format string, usage engine.Usage) error {
 	images := imageUsageListing(format == "" || format == "table")
-	records := cacheListing()
+	records, volumes := cacheListing(), volumeListing("Name", "Links", "Size")
 	if format != "" && format != "table" {
 		if format == "json" {
 			format = "{{json .}}"
@@ -114,7 +121,7 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 			return err
 		}
 		return tmpl.Option("missingkey=error").Execute(s.Out, struct{ Images, Containers, Volumes, BuildCache []record }{ // no newline: docker adds none
-			images.records(usage.PerImage), []record{}, []record{}, records.records(usage.Records),
+			images.records(usage.PerImage), []record{}, volumes.records(usage.PerVolume), records.records(usage.Records),
 		})
 	}
 	fmt.Fprint(s.Out, "Images space usage:\n\n")
@@ -122,7 +129,10 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 		return err
 	}
 	fmt.Fprint(s.Out, "\nContainers space usage:\n\nCONTAINER ID   IMAGE     COMMAND   LOCAL VOLUMES   SIZE      CREATED   STATUS    NAMES\n")
-	fmt.Fprint(s.Out, "\nLocal Volumes space usage:\n\nVOLUME NAME   LINKS     SIZE\n")
+	fmt.Fprint(s.Out, "\nLocal Volumes space usage:\n\n")
+	if err := volumes.write(s.Out, "", usage.PerVolume); err != nil {
+		return err
+	}
 	fmt.Fprintf(s.Out, "\nBuild cache usage: %s\n\n", units.HumanSize(float64(usage.Cache)))
 	return records.write(s.Out, "", usage.Records)
 }

@@ -90,17 +90,15 @@ func checkKind(kind string) error {
 }
 
 // missing is docker's error for an object of a kind of which there are none
-// here, or nil for an image.
+// here, or nil for what is looked for.
 func missing(kind, ref string) error {
 	switch kind {
-	case "image", "object":
+	case "image", "object", "volume":
 		return nil
 	case "container":
 		return fromEngine(engine.NoSuchContainer(ref))
 	case "network":
 		return fromEngine(fmt.Errorf("network %s not found", ref))
-	case "volume":
-		return fromEngine(fmt.Errorf("get %s: no such volume", ref))
 	case "plugin":
 		return fromEngine(fmt.Errorf("plugin %q not found", ref))
 	}
@@ -131,7 +129,7 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			errs = append(errs, err)
 			continue
 		}
-		resp, err := inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: opts.platform})
+		resp, err := opts.find(ctx, env, inspect, ref)
 		switch {
 		case opts.noun == "object" && !opts.remote && (errdefs.IsNotFound(err) || engine.IsInvalidReference(err)):
 			errs = append(errs, fmt.Errorf("error: no such object: %s", ref))
@@ -140,7 +138,7 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			errs = append(errs, fromEngine(err))
 			continue
 		}
-		if opts.size {
+		if _, isImage := resp.(engine.InspectResult); isImage && opts.size {
 			fmt.Fprintln(s.Err, "WARNING: --size ignored for image")
 		}
 		if err := out.add(resp); err != nil {
@@ -151,6 +149,20 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// find looks for an image, by inspect, and for a volume.
+func (o *inspectOptions) find(ctx context.Context, env *engine.Env, inspect func(context.Context, *engine.Env, engine.InspectOptions) (engine.InspectResult, error), ref string) (any, error) {
+	if o.noun == "volume" {
+		return engine.InspectVolume(ctx, env, ref)
+	}
+	img, err := inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: o.platform})
+	if o.noun == "object" && !o.remote && (errdefs.IsNotFound(err) || engine.IsInvalidReference(err)) {
+		if v, err := engine.InspectVolume(ctx, env, ref); !errdefs.IsNotFound(err) {
+			return v, err
+		}
+	}
+	return img, err
 }
 
 // inspector collects what inspect prints: a JSON array, or a template's output

@@ -89,6 +89,9 @@ func runSystemPrune(ctx context.Context, s *session, opts pruneOptions) error {
 	if len(filters["label"])+len(filters["label!"]) == 0 { // build cache has no labels
 		todo.Cache = &engine.PruneCache{All: opts.all, Filters: map[string][]string{"until": filters["until"]}}
 	}
+	if opts.volumes {
+		todo.Volumes = &engine.PruneVolumesOptions{Filters: filters}
+	}
 	return opts.prune(ctx, s, opts.systemWarning(), todo, opts.report)
 }
 
@@ -151,6 +154,9 @@ func (o *pruneOptions) confirm(ctx context.Context, s *session, question string)
 // report lists the images and the build cache that went, and tells how much
 // space there is to gain, and what of it is not there yet.
 func (o *pruneOptions) report(s *session, result engine.PruneResult) error {
+	if len(result.Volumes) > 0 {
+		fmt.Fprintf(s.Out, "Deleted Volumes:\n%s\n\n", strings.Join(result.Volumes, "\n"))
+	}
 	if len(result.Images)+len(result.Leftovers) > 0 {
 		printPruned(s, result)
 	}

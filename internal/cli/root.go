@@ -119,6 +119,7 @@ func commands(s *session) []node {
 			{names: "check", make: newStoreCheckCommand},
 			{names: "inventory", make: newStoreInventoryCommand},
 		}},
+		volumeCommands(),
 		{names: "system", about: "Manage Strake", subs: []node{
 			events, info,
 			{names: "df", make: newDiskUsageCommand},

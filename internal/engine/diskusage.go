@@ -5,17 +5,36 @@ import (
 	"context"
 	"slices"
 
+	volumetypes "github.com/moby/moby/api/types/volume"
+
 	"strake/internal/store"
 )
 
 // Usage is what the store takes on disk.
-type Usage = store.Usage
+type Usage struct {
+	store.Usage
+	PerVolume []volumetypes.Volume // by name, with their sizes on disk
+}
 
 // ImageUsage is what one image takes on disk.
 type ImageUsage = store.ImageUsage
 
 // DiskUsage measures the store: every byte under its root is counted once.
-func DiskUsage(ctx context.Context, env *Env) (Usage, error) { return env.Store.Usage(ctx) }
+func DiskUsage(ctx context.Context, env *Env) (Usage, error) {
+	total, err := env.Store.Usage(ctx)
+	if err != nil {
+		return Usage{}, err
+	}
+	list, err := Volumes(ctx, env, nil)
+	if err != nil {
+		return Usage{}, err
+	}
+	sizes, err := volumes(env).Sizes()
+	for i := range list {
+		list[i].UsageData.Size = sizes[list[i].Name]
+	}
+	return Usage{total, list}, err
+}
 
 // CacheRecords lists the build cache that filters, which are PruneCache's,
 // choose: the smallest first, as BuildKit does.

@@ -21,9 +21,11 @@ type PruneOptions struct {
 	What   string       // how Undo calls it
 	Images *PruneImages // nil: none
 	Cache  *PruneCache  // nil: none
-	Undo   bool         // all that is kept for Undo goes too
-	Now    bool         // nothing is kept for Undo
-	DryRun bool         // tell what would go, and remove nothing
+
+	Volumes *PruneVolumesOptions // nil: none
+	Undo    bool                 // all that is kept for Undo goes too
+	Now     bool                 // nothing is kept for Undo
+	DryRun  bool                 // tell what would go, and remove nothing
 }
 
 // PruneImages say which images to remove.
@@ -48,6 +50,7 @@ type CacheRecord = store.CacheRecord
 // PruneResult says what went, in order, or would go.
 type PruneResult struct {
 	Images    []RemoveResult
+	Volumes   []string
 	Cache     []CacheRecord
 	Leftovers []digest.Digest // blobs that no image, cache or process needed
 	Freed     int64           // bytes on disk
@@ -88,11 +91,19 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 		todo.Builds = opts.Cache.everything()
 		todo.Cache = func(list []CacheRecord) []CacheRecord { return opts.Cache.choose(list, keep, free) }
 	}
+	var volumes PruneVolumesResult
+	if opts.Volumes != nil {
+		opts.Volumes.DryRun = opts.DryRun
+		var err error
+		if volumes, err = PruneVolumes(ctx, env, *opts.Volumes); err != nil {
+			return PruneResult{}, err
+		}
+	}
 	res, err := env.Store.Prune(ctx, todo)
 	if err != nil {
 		return PruneResult{}, err
 	}
-	out := PruneResult{Cache: res.Cache, Leftovers: res.Leftovers, Freed: res.Freed, Held: res.Held, Until: env.Settings.UndoWindow}
+	out := PruneResult{Volumes: volumes.Volumes, Cache: res.Cache, Leftovers: res.Leftovers, Freed: res.Freed + volumes.Freed, Held: res.Held, Until: env.Settings.UndoWindow}
 	for _, img := range res.Images {
 		out.Images = append(out.Images, RemoveResult{Untagged: FamiliarNames(img.Untagged), Deleted: img.Deleted})
 	}

@@ -158,7 +158,7 @@ func TestCacheMountPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sum := usage.Images + usage.Containers + usage.Cache + usage.Undo + usage.Other; sum != du || usage.Cache < usage.Records[0].Size {
+	if sum := usage.Images + usage.Containers + usage.Volumes + usage.Cache + usage.Undo + usage.Other; sum != du || usage.Cache < usage.Records[0].Size {
 		t.Errorf("usage %+v, du says %d", usage, du)
 	}
 	if res := prune(); len(res.Cache) != 0 {

@@ -459,7 +459,7 @@ func TestUsage(t *testing.T) {
 		if _, err := fmt.Sscan(string(out), &du); err != nil {
 			t.Fatal(err)
 		}
-		if sum := u.Images + u.Containers + u.Cache + u.Undo + u.Other; sum != du {
+		if sum := u.Images + u.Containers + u.Volumes + u.Cache + u.Undo + u.Other; sum != du {
 			t.Errorf("%s: %+v: the sum is %d, du says %d", step, u, sum, du)
 		}
 		return u

@@ -11,11 +11,12 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Usage is what the store takes on disk, in bytes: the sum of the first five is
+// Usage is what the store takes on disk, in bytes: the sum of the first six is
 // what du tells, to the block.
 type Usage struct {
 	Images     int64 // all that an image needs
 	Containers int64
+	Volumes    int64
 	Cache      int64 // all that only the build cache needs, and extracted chains, cache mounts and the history of builds
 	Undo       int64 // all that is kept for undo alone
 	Other      int64 // the database, directories, unfinished blobs, what no row names
@@ -39,6 +40,7 @@ type ImageUsage struct {
 const (
 	classImages     = "images"
 	classContainers = "containers"
+	classVolumes    = "volumes"
 	classCache      = "cache"
 	classUndo       = "undo"
 	classOther      = "other"
@@ -82,7 +84,7 @@ func (c *collector) Usage(ctx context.Context) (Usage, error) {
 		return Usage{}, err
 	}
 	u.Images, u.Containers, u.Cache = sizes[classImages], sizes[classContainers], sizes[classCache]
-	u.Undo, u.Other = sizes[classUndo], sizes[classOther]
+	u.Volumes, u.Undo, u.Other = sizes[classVolumes], sizes[classUndo], sizes[classOther]
 	u.Reclaimable = u.Images - g.inUse(disk{c.files.root})
 	return u, nil
 }
@@ -113,6 +115,8 @@ func (c *collector) class(path string, g *graph, classOf []string) string {
 		return classCache
 	case "containers":
 		return classContainers
+	case "volumes":
+		return classVolumes
 	case "blobs":
 		algorithm, name := filepath.Split(rest)
 		dgst = digest.NewDigestFromEncoded(digest.Algorithm(filepath.Clean(algorithm)), name)
