@@ -134,6 +134,9 @@ type Input struct {
 	// Listing is the content behind a Value that is its digest: one line per
 	// file. It is stored beside the record.
 	Listing []byte `json:"-"`
+	// Stage is the vertex's input, from 1, whose files Value sums up; 0: none, or not
+	// those of one.
+	Stage int `json:"-"`
 }
 
 // Work is what an op works with.

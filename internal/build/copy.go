@@ -100,7 +100,7 @@ func (c *Copy) Prepare(ctx context.Context, w *Work) (Step, error) {
 			if err != nil {
 				return Step{}, err
 			}
-			inputs = append(inputs, Input{Name: "files " + strconv.Itoa(i) + " " + src.Path, Value: sum})
+			inputs = append(inputs, Input{Name: "files " + strconv.Itoa(i) + " " + src.Path, Value: sum, Stage: src.Stage})
 			continue
 		}
 		o, err := openSource(ctx, w, src, c.Exclude)

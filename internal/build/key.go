@@ -51,6 +51,24 @@ type Explanation struct {
 type Change struct {
 	Input    string // such as "file src/main.go"
 	From, To string // "" where there was, or is, none
+	Step     string `json:",omitempty"` // whose files it sums up, where that has a name
+}
+
+// parentInput is the Input that is the chain of the vertex's parent.
+const parentInput = "parent"
+
+// source is the name of the step whose files an input of v sums up, or "".
+func (v *Vertex) source(in Input) string {
+	if in.Stage == 0 && in.Name != parentInput {
+		return ""
+	}
+	from := v
+	for at := in.Stage; at < len(from.Inputs); at = 0 {
+		if from = from.Inputs[at]; from.Name != "" {
+			return from.Name
+		}
+	}
+	return ""
 }
 
 // cacheKey is the key of a step with these inputs, whatever bytes they have.
@@ -167,7 +185,7 @@ func (s *Solver) explain(ctx context.Context, v *Vertex, inputs []Input, reason 
 	if e.Reason == "" {
 		e.Reason = "it was not built before"
 		if old, ok := s.lastInputs(ctx, v.Slot); ok {
-			e.Changes = s.changes(ctx, old, inputs)
+			e.Changes = s.changes(ctx, v, old, inputs)
 			e.Reason = "an input changed"
 			if len(e.Changes) == 0 {
 				e.Reason = "its record was removed"
@@ -199,7 +217,7 @@ func (s *Solver) lastInputs(ctx context.Context, slot string) ([]Input, bool) {
 }
 
 // changes lists the inputs that differ, files one by one.
-func (s *Solver) changes(ctx context.Context, old, now []Input) []Change {
+func (s *Solver) changes(ctx context.Context, v *Vertex, old, now []Input) []Change {
 	var out []Change
 	was := map[string]string{}
 	for _, in := range old {
@@ -217,7 +235,7 @@ func (s *Solver) changes(ctx context.Context, old, now []Input) []Change {
 				continue
 			}
 		}
-		out = append(out, Change{Input: in.Name, From: from, To: in.Value})
+		out = append(out, Change{Input: in.Name, From: from, To: in.Value, Step: v.source(in)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(was)) {
 		out = append(out, Change{Input: name, From: was[name]})

@@ -141,7 +141,7 @@ func (m *Mount) files(ctx context.Context, w *Work) (Input, error) {
 	name := "files of " + m.Target
 	if m.Stage > 0 {
 		sum, err := w.stageSum(ctx, src, nil)
-		return Input{Name: name, Value: sum}, err
+		return Input{Name: name, Value: sum, Stage: m.Stage}, err
 	}
 	o, err := openSource(ctx, w, src, nil)
 	if err != nil {

@@ -250,7 +250,7 @@ func (s *Solver) step(ctx context.Context, v *Vertex, inputs []Result, p *Report
 	if step.Done != nil {
 		return *step.Done, nil
 	}
-	all := append([]Input{{Name: "parent", Value: chainID(w.parent().Layers).String()}}, step.Inputs...)
+	all := append([]Input{{Name: parentInput, Value: chainID(w.parent().Layers).String()}}, step.Inputs...)
 	if e := s.opts.Epoch; e != nil {
 		all = append(all, Input{Name: "SOURCE_DATE_EPOCH", Value: strconv.FormatInt(e.Unix(), 10)})
 	}

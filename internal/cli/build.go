@@ -143,7 +143,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		build.Shell, err = opts.debugShell(s)
 	}
 	if err == nil {
-		err = removeStale(opts.iidFile)
+		err = opts.prepareFiles()
 	}
 	if err != nil {
 		return fmt.Errorf("ERROR: failed to build: %w", err)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,16 +144,37 @@ func checkOutputs(s *session, opts buildOptions, build *engine.BuildOptions) err
 	return nil
 }
 
-// removeStale removes the file of an image ID that an earlier build wrote: there is
-// none when this one fails.
-func removeStale(path string) error {
-	if path == "" {
-		return nil
+// prepareFiles looks whether the files can be written that tell of the result, and
+// removes that of an image ID which an earlier build wrote: there is none when this
+// one fails.
+func (o buildOptions) prepareFiles() error {
+	if info, err := os.Lstat(o.iidFile); err == nil && info.Mode().IsRegular() {
+		if err := os.Remove(o.iidFile); err != nil {
+			return fmt.Errorf("removing image ID file: %w", err)
+		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing image ID file: %w", err)
+	for what, path := range map[string]string{"image ID": o.iidFile, "metadata": o.metadataFile} {
+		if err := canWrite(path); err != nil {
+			return fmt.Errorf("the %s file cannot be written: %w", what, err)
+		}
 	}
 	return nil
+}
+
+// canWrite tells why a file cannot be written; no file is "".
+func canWrite(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case path == "" || err == nil && !info.IsDir() && !info.Mode().IsRegular():
+		return nil
+	case err == nil && info.IsDir():
+		return fmt.Errorf("%s is a directory", path)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".strake-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // tellBuild writes what was built to where the flags say.
@@ -186,6 +207,9 @@ func tellBuild(s *session, opts buildOptions, result engine.BuildResult) error {
 // buildMetadata is what buildx's metadata file says, under its keys.
 func buildMetadata(result engine.BuildResult) map[string]any {
 	m := map[string]any{}
+	if result.Ref != "" {
+		m["buildx.build.ref"] = engine.BuildRefPrefix + result.Ref
+	}
 	if result.Root != nil {
 		m["containerimage.digest"], m["containerimage.descriptor"] = result.Root.Digest, result.Root
 	}

@@ -76,6 +76,9 @@ type Shell = build.Shell
 // Explanation says why a step was not in the cache.
 type Explanation = build.Explanation
 
+// InputChange is an input of a step that is not what it was.
+type InputChange = build.Change
+
 // BuildResult says what was built. What is said of an image is of that of the last
 // output that is one.
 type BuildResult struct {
@@ -85,6 +88,7 @@ type BuildResult struct {
 	ImageName string              // its names, comma-separated
 	Cached    bool                // no step ran
 	Warnings  []Warning           // of the checks on the Dockerfile
+	Ref       string              // of its record; "" where none was kept
 	// Unrecorded is why no record of the build was kept, or nil; it is told with a
 	// failed build too.
 	Unrecorded error
@@ -121,7 +125,9 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (BuildResult, error
 	r := newRecorder(opts)
 	r.watch(&opts)
 	result, err := runBuild(ctx, env, opts)
-	result.Unrecorded = r.save(ctx, env, result, err)
+	if result.Unrecorded = r.save(ctx, env, result, err); result.Unrecorded == nil {
+		result.Ref = r.record.Ref
+	}
 	return result, err
 }
 
@@ -180,7 +186,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 		return BuildResult{}, err
 	}
 	if exchange.Remote, err = importCaches(ctx, env, solver, opts.CacheFrom, targets); err != nil {
-		return BuildResult{}, err
+		return BuildResult{}, solving(err)
 	}
 	file, err := dockerfile.Parse(input.name, input.source, opts.BuildArgs[checksArg])
 	if err == nil {

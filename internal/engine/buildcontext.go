@@ -90,9 +90,9 @@ func (b *buildInput) open(ctx context.Context) error {
 		git.CommitTimes = git.CommitTimes || b.opts.BuildArgs["SOURCE_DATE_EPOCH"] != ""
 		b.remote, b.subdir = git.URI(), strings.TrimPrefix(path.Join("/", git.Subdir), "/")
 		b.files = gitVertex(git, "[internal] load git source "+build.Redact(b.opts.Context))
-		return b.readRemote(ctx)
+		return solving(b.readRemote(ctx))
 	case isHTTP(b.opts.Context):
-		return b.openURL(ctx)
+		return solving(b.openURL(ctx))
 	}
 	return fmt.Errorf("unable to prepare context: path %q not found", b.opts.Context)
 }
@@ -162,7 +162,15 @@ func (b *buildInput) openDir(ctx context.Context) error {
 	}
 	b.dir = b.solver.LazyContext(build.LazyContextOptions{Dir: b.opts.Context, Dockerfile: localFile(name), Index: b.env.Store}) //nolint:contextcheck // reading has the reader's
 	b.closes, b.locals = append(b.closes, b.dir.Close), append(b.locals, "context")
-	return b.readLocal(ctx, name)
+	return solving(b.readLocal(ctx, name))
+}
+
+// solving says that a build failed of what is read for it, not of how it was asked for.
+func solving(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &BuildError{Err: err}
 }
 
 // localFile is the path of a Dockerfile, or "" where it is no file here.
@@ -187,13 +195,13 @@ func (b *buildInput) openStdin(ctx context.Context) error {
 		if err := b.spool(ctx, in); err != nil {
 			return err
 		}
-		return b.readRemote(ctx)
+		return solving(b.readRemote(ctx))
 	}
 	if b.opts.Dockerfile != "" {
 		return errors.New("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
 	}
 	b.files, b.opts.Stdin = &build.Vertex{Op: &build.Base{}}, in
-	return b.readLocal(ctx, "-")
+	return solving(b.readLocal(ctx, "-"))
 }
 
 // archiveHead is how many bytes tell an archive from a Dockerfile.

@@ -217,7 +217,11 @@ func BuildHistory(ctx context.Context, env *Env) ([]BuildRecord, error) {
 	return list, nil
 }
 
-// FindBuild is the record that ref names: by its beginning, as ^N the N-th before
+// BuildRefPrefix begins a ref where builds of several builders are told apart: that
+// of the only builder, and of its only node.
+const BuildRefPrefix = "default/default/"
+
+// FindBuild is the record that ref names: by its beginning, with BuildRefPrefix or without, as ^N the N-th before
 // the last, as "" the last. It fails with errdefs.ErrNotFound.
 func FindBuild(ctx context.Context, env *Env, ref string) (BuildRecord, error) {
 	list, err := BuildHistory(ctx, env)
@@ -234,6 +238,7 @@ func FindBuild(ctx context.Context, env *Env, ref string) (BuildRecord, error) {
 		}
 		list = nil
 	}
+	ref = strings.TrimPrefix(ref, BuildRefPrefix)
 	var found []BuildRecord
 	for _, r := range list {
 		if strings.HasPrefix(r.Ref, ref) {
