@@ -160,6 +160,7 @@ type Runtime struct {
 	Mounter  rootfs.Mounter
 	Executor executor.Executor
 	Spec     executor.Spec // what all steps share, such as the mount namespace
+	Room     *rootfs.Room  // of that namespace: for what containers need and nobody keeps
 	// Runs, when not nil, fails where commands of a platform cannot be run.
 	Runs func(ocispec.Platform) error
 }

@@ -125,25 +125,21 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	dir := func(name string) string { return filepath.Join(tmp, name) }
-	for _, name := range []string{"root", "upper", "work", "scripts"} {
-		if err := os.Mkdir(dir(name), 0o755); err != nil { //nolint:gosec // the upper directory is the container's root
-			return fmt.Errorf("prepare the step: %w", err)
-		}
+	place := places{dir: tmp}
+	if place.memory, err = rt.Room.Dirs("root"); err == nil {
+		err = r.fill(place)
 	}
-	for _, f := range r.Scripts {
-		if err := os.WriteFile(filepath.Join(dir("scripts"), filepath.Base(f.Name)), f.Data, 0o755); err != nil {
-			return fmt.Errorf("prepare the step: %w", err)
-		}
+	if err != nil {
+		return fmt.Errorf("prepare the step: %w", err)
 	}
 	mounted, err := rt.Mounter.Mount(ctx, rootfs.MountOptions{
-		Layers: files, Target: dir("root"), Upper: dir("upper"), Work: dir("work"),
+		Layers: files, Target: place.root(), Upper: place.upper(), Work: place.work(),
 		Volatile: true, Stubs: true,
 	})
 	if err != nil {
 		return fmt.Errorf("mount the stage: %w", err)
 	}
-	code, secrets, err := r.execute(ctx, w, rt, tmp)
+	code, secrets, err := r.execute(ctx, w, rt, place)
 	if cerr := mounted.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount the stage: %w", cerr))
 	}
@@ -152,26 +148,26 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	}
 	look := &finder{w: out, texts: whole(secrets)}
 	tw := archive.NewWriter(look, archive.WriterOptions{Clamp: s.opts.Epoch})
-	if err := diff(ctx, dir("upper"), files, tw); err != nil {
+	if err := diff(ctx, place.upper(), files, tw); err != nil {
 		return fmt.Errorf("read what the step changed: %w", err)
 	}
 	if err := tw.Close(); err != nil {
 		return err
 	}
 	if look.found {
-		return w.secretFound(leaked(dir("upper"), look.texts))
+		return w.secretFound(leaked(place.upper(), look.texts))
 	}
 	return nil
 }
 
 // execute runs the command with its mounts, and returns the values of its secrets.
-func (r *Run) execute(ctx context.Context, w *Work, rt *Runtime, tmp string) (code int, secrets [][]byte, err error) {
-	m, err := r.mount(ctx, w, rt, tmp)
+func (r *Run) execute(ctx context.Context, w *Work, rt *Runtime, place places) (code int, secrets [][]byte, err error) {
+	m, err := r.mount(ctx, w, rt, place.dir)
 	defer func() { err = errors.Join(err, m.close()) }()
 	if err != nil {
 		return 0, nil, err
 	}
-	spec := r.spec(rt.Spec, tmp)
+	spec := r.spec(rt.Spec, place)
 	spec.Mounts = slices.Concat(spec.Mounts, m.mounts)
 	spec.Env = slices.Concat(spec.Env, m.env)
 	if m.room != nil {
@@ -217,9 +213,36 @@ func diff(ctx context.Context, upper string, chain []layer.Files, w *archive.Wri
 	}})
 }
 
-func (r *Run) spec(spec executor.Spec, tmp string) executor.Spec {
-	spec.Bundle = filepath.Join(tmp, "bundle")
-	spec.Rootfs = filepath.Join(tmp, "root")
+// places are the directories of a step: on disk what may be large, and in memory, where files cost a tenth, what is not.
+type places struct{ dir, memory string }
+
+func (p places) upper() string   { return filepath.Join(p.dir, "upper") }
+func (p places) work() string    { return filepath.Join(p.dir, "work") }
+func (p places) scripts() string { return filepath.Join(p.dir, "scripts") }
+func (p places) root() string    { return filepath.Join(p.memory, "root") }
+func (p places) bundle() string  { return filepath.Join(p.memory, "bundle") }
+
+// fill makes what is on disk.
+func (r *Run) fill(place places) error {
+	dirs := []string{place.upper(), place.work()}
+	if len(r.Scripts) > 0 {
+		dirs = append(dirs, place.scripts())
+	}
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // the upper directory is the container's root
+			return err
+		}
+	}
+	for _, f := range r.Scripts {
+		if err := os.WriteFile(filepath.Join(place.scripts(), filepath.Base(f.Name)), f.Data, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Run) spec(spec executor.Spec, place places) executor.Spec {
+	spec.Bundle, spec.Rootfs = place.bundle(), place.root()
 	spec.Args, spec.Cwd, spec.User = r.Args, r.Cwd, r.User
 	spec.Env = slices.Concat(r.Hidden, r.Env)
 	spec.Network, spec.AsStep = r.Network, true
@@ -228,7 +251,7 @@ func (r *Run) spec(spec executor.Spec, tmp string) executor.Spec {
 	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)
 	if len(r.Scripts) > 0 {
 		spec.Mounts = append(slices.Clone(spec.Mounts), executor.Mount{
-			Type: "bind", Source: filepath.Join(tmp, "scripts"), Target: ScriptDir, Options: []string{"bind", "ro"},
+			Type: "bind", Source: place.scripts(), Target: ScriptDir, Options: []string{"bind", "ro"},
 		})
 	}
 	if r.ShmSize > 0 {

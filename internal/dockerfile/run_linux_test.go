@@ -31,6 +31,7 @@ type machine struct {
 	store *store.Store
 	base  build.Image
 	ns    *mount.Namespace
+	room  *rootfs.Room
 	runc  *executor.Runc
 
 	// Of the last build:
@@ -63,7 +64,7 @@ func newMachine(t *testing.T) *machine {
 	t.Cleanup(func() {
 		err := m.store.Close()
 		if m.ns != nil {
-			err = errors.Join(err, m.runc.Close(), m.ns.Close())
+			err = errors.Join(err, m.runc.Close(), m.room.Close(), m.ns.Close())
 		}
 		if err != nil {
 			t.Error(err)
@@ -121,6 +122,9 @@ func (m *machine) runtime(ctx context.Context) (*build.Runtime, error) {
 		if m.ns, err = mount.New(ctx); err != nil {
 			return nil, err
 		}
+		if m.room, err = rootfs.NewRoom(m.ns, m.t.TempDir()); err != nil {
+			return nil, err
+		}
 		if m.runc, err = executor.NewRunc(executor.RuncOptions{}); err != nil {
 			return nil, err
 		}
@@ -128,7 +132,7 @@ func (m *machine) runtime(ctx context.Context) (*build.Runtime, error) {
 	mounter, _, err := rootfs.Pick(ctx, rootfs.PickOptions{
 		Dir: filepath.Join(m.store.Root(), "e"), UnpackedDir: filepath.Join(m.store.Root(), "u"), NS: m.ns,
 	})
-	return &build.Runtime{Mounter: mounter, Executor: m.runc, Spec: executor.Spec{NS: m.ns}}, err
+	return &build.Runtime{Mounter: mounter, Executor: m.runc, Spec: executor.Spec{NS: m.ns}, Room: m.room}, err
 }
 
 // build builds a Dockerfile without a context.

@@ -319,6 +319,8 @@ type buildRuntime struct {
 	env  *Env
 	ns   *mount.Namespace
 	runc *executor.Runc
+	room *rootfs.Room
+	dir  string // of the room
 	made *build.Runtime
 }
 
@@ -337,14 +339,26 @@ func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.made = &build.Runtime{Mounter: mounter, Executor: r.runc, Spec: executor.Spec{NS: r.ns}, Runs: runsStep}
+	if r.dir, err = r.env.Store.TempDir(ctx); err != nil {
+		return nil, err
+	}
+	if r.room, err = rootfs.NewRoom(r.ns, r.dir); err != nil {
+		return nil, err
+	}
+	r.made = &build.Runtime{Mounter: mounter, Executor: r.runc, Spec: executor.Spec{NS: r.ns}, Room: r.room, Runs: runsStep}
 	return r.made, nil
 }
 
 func (r *buildRuntime) close() error {
 	var errs []error
+	if r.room != nil {
+		errs = append(errs, r.room.Close())
+	}
 	if r.ns != nil {
 		errs = append(errs, r.ns.Close())
+	}
+	if r.dir != "" {
+		errs = append(errs, os.RemoveAll(r.dir))
 	}
 	if r.runc != nil {
 		errs = append(errs, r.runc.Close())

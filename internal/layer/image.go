@@ -57,7 +57,8 @@ func (im *image) write(w io.Writer, root *archive.Inode) (int64, error) {
 	if im.first+im.blocks+alignBlock(im.tarSize)>>blockBits >= math.MaxUint32 {
 		return 0, fmt.Errorf("layer of %d bytes: %w", im.tarSize, errdefs.ErrResourceExhausted)
 	}
-	out := &output{w: bufio.NewWriterSize(w, 1<<18)}
+	size := (im.first + im.blocks) << blockBits
+	out := &output{w: bufio.NewWriterSize(w, int(min(size, 1<<18)))}
 	out.write(s.encode())
 	for i := range im.inodes {
 		im.writeInode(out, &im.inodes[i], int64(s.blocks))
