@@ -93,16 +93,57 @@ func checkKind(kind string) error {
 // here, or nil for what is looked for.
 func missing(kind, ref string) error {
 	switch kind {
-	case "image", "object", "volume":
+	case "image", "network", "object", "volume":
 		return nil
 	case "container":
 		return fromEngine(engine.NoSuchContainer(ref))
-	case "network":
-		return fromEngine(fmt.Errorf("network %s not found", ref))
 	case "plugin":
 		return fromEngine(fmt.Errorf("plugin %q not found", ref))
 	}
 	return fromEngine(errors.New("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")) //nolint:revive,staticcheck // docker's text
+}
+
+// finder finds the objects of one kind.
+type finder struct {
+	kind string
+	find func(ctx context.Context, env *engine.Env, ref string) (any, error)
+}
+
+// finders are those of the kinds that are asked for, in docker's order.
+func (o *inspectOptions) finders() []finder {
+	inspect := engine.Inspect
+	if o.remote {
+		inspect = engine.InspectRemote
+	}
+	list := []finder{
+		{"image", func(ctx context.Context, env *engine.Env, ref string) (any, error) {
+			return inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: o.platform})
+		}},
+		{"network", func(ctx context.Context, env *engine.Env, ref string) (any, error) {
+			return engine.InspectNetwork(ctx, env, ref)
+		}},
+		{"volume", func(ctx context.Context, env *engine.Env, ref string) (any, error) {
+			return engine.InspectVolume(ctx, env, ref)
+		}},
+	}
+	return slices.DeleteFunc(list, func(f finder) bool {
+		return o.noun != "object" && f.kind != o.noun || o.remote && f.kind != "image"
+	})
+}
+
+// find returns what ref is, and of which kind.
+func (o *inspectOptions) find(ctx context.Context, env *engine.Env, ref string) (found any, kind string, err error) {
+	for _, f := range o.finders() {
+		found, err = f.find(ctx, env, ref)
+		absent := errdefs.IsNotFound(err) || engine.IsInvalidReference(err)
+		switch {
+		case err == nil:
+			return found, f.kind, nil
+		case o.noun != "object" || o.remote || !absent:
+			return nil, "", fromEngine(err)
+		}
+	}
+	return nil, "", fmt.Errorf("error: no such object: %s", ref)
 }
 
 func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
@@ -115,9 +156,9 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			return err
 		}
 	}
-	inspect, open := engine.Inspect, s.engine
+	open := s.engine
 	if opts.remote {
-		inspect, open = engine.InspectRemote, func(ctx context.Context) (*engine.Env, error) { return s.registries(ctx) }
+		open = func(ctx context.Context) (*engine.Env, error) { return s.registries(ctx) }
 	}
 	env, err := open(ctx)
 	if err != nil {
@@ -129,17 +170,13 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			errs = append(errs, err)
 			continue
 		}
-		resp, err := opts.find(ctx, env, inspect, ref)
-		switch {
-		case opts.noun == "object" && !opts.remote && (errdefs.IsNotFound(err) || engine.IsInvalidReference(err)):
-			errs = append(errs, fmt.Errorf("error: no such object: %s", ref))
-			continue
-		case err != nil:
-			errs = append(errs, fromEngine(err))
+		resp, kind, err := opts.find(ctx, env, ref)
+		if err != nil {
+			errs = append(errs, err)
 			continue
 		}
-		if _, isImage := resp.(engine.InspectResult); isImage && opts.size {
-			fmt.Fprintln(s.Err, "WARNING: --size ignored for image")
+		if opts.size {
+			fmt.Fprintln(s.Err, "WARNING: --size ignored for", kind)
 		}
 		if err := out.add(resp); err != nil {
 			errs = append(errs, err)
@@ -149,20 +186,6 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// find looks for an image, by inspect, and for a volume.
-func (o *inspectOptions) find(ctx context.Context, env *engine.Env, inspect func(context.Context, *engine.Env, engine.InspectOptions) (engine.InspectResult, error), ref string) (any, error) {
-	if o.noun == "volume" {
-		return engine.InspectVolume(ctx, env, ref)
-	}
-	img, err := inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: o.platform})
-	if o.noun == "object" && !o.remote && (errdefs.IsNotFound(err) || engine.IsInvalidReference(err)) {
-		if v, err := engine.InspectVolume(ctx, env, ref); !errdefs.IsNotFound(err) {
-			return v, err
-		}
-	}
-	return img, err
 }
 
 // inspector collects what inspect prints: a JSON array, or a template's output

@@ -115,6 +115,7 @@ func commands(s *session) []node {
 		{names: "container", about: "Manage containers", subs: []node{
 			run, {names: "rm remove", make: newRemoveContainerCommand},
 		}},
+		networkNode(),
 		{names: "store", about: "Look after the image store", subs: []node{
 			{names: "check", make: newStoreCheckCommand},
 			{names: "inventory", make: newStoreInventoryCommand},
