@@ -48,6 +48,9 @@ func Executor(t *testing.T, open func(t *testing.T) executor.Executor) {
 		{"Cancel", testCancel},
 		{"Terminal", testTerminal},
 		{"Parallel", testParallel},
+		{"Isolation", testIsolation},
+		{"Resources", testResources},
+		{"HostileRun", testHostileRun},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(t, newBox(t, busybox, open(t)))

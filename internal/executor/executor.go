@@ -53,6 +53,8 @@ type Spec struct {
 	Limits       []Limit // resource limits; those that are not named are the caller's
 	CgroupParent string  // cgroup in which the container's is made; "" = the top
 
+	Isolation Isolation // nothing of it goes together with Insecure
+
 	Terminal bool             // give the process a terminal: Stdin and Stdout are one, or are copied to and from one
 	Stdin    io.Reader        // nil = empty; an *os.File is passed on as it is
 	Stdout   io.Writer        // nil = discarded; an *os.File is passed on as it is

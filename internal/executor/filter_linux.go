@@ -48,7 +48,10 @@ func giveFilter(config *specs.Spec, filter []byte) {
 	p := *config.Linux.Seccomp
 	p.Syscalls = nil
 	config.Linux.Seccomp = &p
-	config.Annotations = map[string]string{filterAnnotation: base64.StdEncoding.EncodeToString(filter)}
+	if config.Annotations == nil {
+		config.Annotations = map[string]string{}
+	}
+	config.Annotations[filterAnnotation] = base64.StdEncoding.EncodeToString(filter)
 }
 
 // filter returns what compile makes of a profile: from memory, from the state directory, which does not outlive the kernel, or

@@ -64,6 +64,9 @@ func writeNetFiles(s Spec) ([]Mount, error) {
 			}
 			options = []string{"rbind", "nosuid", "noexec", "nodev", "ro"}
 		}
+		if s.ReadOnly {
+			options = append(options, "ro")
+		}
 		path := filepath.Join(s.Bundle, f.name)
 		if err := writeScratch(path, f.data, 0o644); err != nil {
 			return nil, err

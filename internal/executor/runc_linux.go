@@ -141,7 +141,7 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 		spec.NS = r.ns
 	}
 	run := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
-	if own.nursery != nil && !spec.Insecure && spec.CgroupParent == "" {
+	if own.nursery != nil && !spec.Insecure && spec.CgroupParent == "" && !spec.Isolation.needsCgroups() {
 		run.cgroup = filepath.Join(own.nursery.devices, cgroupName(own.dir, spec.ID))
 	}
 	if err := run.inside(func() error { return run.prepare(ctx) }); err != nil {
@@ -219,7 +219,7 @@ func complete(s Spec) (Spec, error) {
 		return s, fmt.Errorf("run a container: %s: %w", bad, errdefs.ErrInvalidArgument)
 	}
 	s.Rootfs = filepath.Clean(s.Rootfs)
-	return s, nil
+	return s, s.addInit()
 }
 
 // A run is one run of a container.
@@ -256,11 +256,11 @@ func (x *run) prepare(ctx context.Context) error {
 		return fmt.Errorf("open the root file system: %w", err)
 	}
 	x.stubs.root = root
-	who, err := findAccount(root, x.spec.User)
+	who, err := findAccount(root, x.spec.User, x.spec.Isolation.Groups...)
 	if err != nil {
 		return err
 	}
-	if err := checkCwd(x.spec.Rootfs, x.spec.Cwd); err != nil {
+	if err := errors.Join(checkPlaces(root), checkCwd(x.spec.Rootfs, x.spec.Cwd)); err != nil {
 		return err
 	}
 	netFiles, err := writeNetFiles(x.spec)

@@ -11,8 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	securejoin "github.com/cyphar/filepath-securejoin"
-	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/userns"
 )
@@ -131,6 +131,20 @@ func checkTarget(root string, m Mount, mounts []Mount) error {
 	return nil
 }
 
+// checkPlaces refuses a root file system in which /dev, /proc or /sys is a symbolic link: the runtimes follow it in the host's
+// file system when they make what is in /dev (CVE-2026-41579).
+func checkPlaces(root *os.File) error {
+	for _, name := range []string{"dev", "proc", "sys"} {
+		var st unix.Stat_t
+		err := unix.Fstatat(int(root.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			message := fmt.Sprintf("the image's /%s is no directory, but is needed as one", name)
+			return &StartError{Code: CodeFailed, Message: message, Err: errdefs.ErrInvalidArgument}
+		}
+	}
+	return nil
+}
+
 // checkCwd refuses a working directory that leads through the magic links of /proc, by name or by a symbolic link of the image
 // (CVE-2024-21626). A missing one is left to the runtime, which makes it when nothing but the container can be reached.
 func checkCwd(root, cwd string) error {
@@ -201,14 +215,7 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 	if s.Insecure {
 		return config, makeInsecure(config)
 	}
-	profile, err := seccomp.GetDefaultProfile(config)
-	if err != nil {
-		return nil, fmt.Errorf("make the seccomp profile: %w", err)
-	}
-	// Kernels have the x32 system calls switched off. Without rules for them, which forbids them, runc starts 4 ms sooner.
-	profile.Architectures = slices.DeleteFunc(profile.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
-	config.Linux.Seccomp = profile
-	return config, nil
+	return config, s.Isolation.apply(config)
 }
 
 // lastGroup returns the highest group id that a container can have.

@@ -28,7 +28,8 @@ type account struct {
 
 // findAccount resolves spec (name|uid[:group|gid]) by the account files of the root file system root. As in docker, a number
 // needs no entry, a group that is named takes the place of the user's groups, and the primary group is a supplementary one too.
-func findAccount(root *os.File, spec string) (account, error) {
+// more are names or ids of other groups.
+func findAccount(root *os.File, spec string, more ...string) (account, error) {
 	passwd, err := openAccounts(root, "etc/passwd")
 	if err != nil {
 		return account{}, err
@@ -45,6 +46,9 @@ func findAccount(root *os.File, spec string) (account, error) {
 	found, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, passwd, group)
 	if err != nil {
 		return account{}, &StartError{Code: CodeFailed, Message: err.Error(), Err: errdefs.ErrInvalidArgument}
+	}
+	if err := addGroups(root, found, more); err != nil {
+		return account{}, err
 	}
 	for _, id := range append([]int{found.Uid, found.Gid}, found.Sgids...) {
 		if id < 0 || id > 1<<31-1 {
@@ -75,6 +79,24 @@ func findAccount(root *os.File, spec string) (account, error) {
 		a.home = "/"
 	}
 	return a, nil
+}
+
+// addGroups adds more groups to those of a user.
+func addGroups(root *os.File, found *user.ExecUser, more []string) error {
+	if len(more) == 0 {
+		return nil
+	}
+	group, err := openAccounts(root, "etc/group")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = group.Close() }() // only read
+	ids, err := user.GetAdditionalGroups(more, group)
+	if err != nil {
+		return &StartError{Code: CodeFailed, Message: err.Error(), Err: errdefs.ErrInvalidArgument}
+	}
+	found.Sgids = append(found.Sgids, ids...)
+	return nil
 }
 
 // openAccounts opens an account file of an image, which may be missing. Symbolic links are followed inside the image; what is
