@@ -11,10 +11,10 @@ import (
 // Secrets of these names are not for commands but for servers, as in BuildKit. Of git the name may end with "." and the host, of
 // downloads it ends with the host.
 const (
-	gitHeaderSecret  = "GIT_AUTH_HEADER" //nolint:gosec // a name
-	gitTokenSecret   = "GIT_AUTH_TOKEN"  //nolint:gosec // a name
-	httpHeaderSecret = "HTTP_AUTH_HEADER_"
-	httpTokenSecret  = "HTTP_AUTH_TOKEN_" //nolint:gosec // a name
+	gitHeaderSecret  = "GIT_AUTH_HEADER"   //nolint:gosec // a name
+	gitTokenSecret   = "GIT_AUTH_TOKEN"    //nolint:gosec // a name
+	httpHeaderSecret = "HTTP_AUTH_HEADER_" //nolint:gosec // a name
+	httpTokenSecret  = "HTTP_AUTH_TOKEN_"  //nolint:gosec // a name
 )
 
 // authorization is what one server is told of who asks: the Authorization header of requests to origin, and to no other.
@@ -31,8 +31,10 @@ func gitAuthorization(s *Solver, remote string) (authorization, error) {
 	}
 	return authorize(s, remote, func(u *url.URL) []authSecret {
 		return []authSecret{
-			{gitHeaderSecret + "." + u.Host, asItIs}, {gitTokenSecret + "." + u.Host, basic},
-			{gitHeaderSecret, asItIs}, {gitTokenSecret, basic},
+			{gitHeaderSecret + "." + u.Host, asItIs},
+			{gitTokenSecret + "." + u.Host, basic},
+			{gitHeaderSecret, asItIs},
+			{gitTokenSecret, basic},
 		}
 	})
 }

@@ -39,6 +39,7 @@ type Run struct {
 
 	Hostname     string           `json:",omitempty"` // "" is BuildKit's
 	Mounts       []Mount          `json:",omitempty"`
+	Devices      []string         `json:",omitempty"` // names of executor.Devices
 	Insecure     bool             `json:",omitempty"` // with all privileges that this process has
 	Limits       []executor.Limit `json:",omitempty"`
 	CgroupParent string           `json:",omitempty"`
@@ -88,6 +89,9 @@ func (r *Run) confinement() []Input {
 	}
 	for _, l := range r.Limits {
 		inputs = append(inputs, Input{Name: "limit " + l.Name, Value: fmt.Sprintf("%d:%d", l.Soft, l.Hard)})
+	}
+	for _, name := range r.Devices {
+		inputs = append(inputs, Input{Name: "device " + name})
 	}
 	if r.Hostname != "" {
 		inputs = append(inputs, Input{Name: "host name", Value: r.Hostname})
@@ -246,6 +250,7 @@ func (r *Run) spec(spec executor.Spec, place places) executor.Spec {
 	spec.Args, spec.Cwd, spec.User = r.Args, r.Cwd, r.User
 	spec.Env = slices.Concat(r.Hidden, r.Env)
 	spec.Network, spec.AsStep = r.Network, true
+	spec.Devices = r.Devices
 	spec.Insecure, spec.Limits, spec.CgroupParent = r.Insecure, r.Limits, r.CgroupParent
 	spec.Hostname = cmp.Or(r.Hostname, defaultHostname)
 	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)

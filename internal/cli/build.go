@@ -87,7 +87,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.Lookup("shell-on-error").NoOptDefVal = stageShell
 	flags.StringArrayVarP(&opts.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	flags.StringArrayVar(&opts.annotations, "annotation", nil, "Add annotation to the image")
-	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "buildx.local.delete")`)
+	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "device", "buildx.local.delete")`)
 	flags.BoolVar(&opts.squash, "squash", false, "Squash newly built layers into a single new layer")
 	flags.BoolVar(&opts.verify, "verify", false, "Build twice and say which files differ")
 	flags.StringArrayVar(&opts.attests, "attest", nil, `Attestation parameters (format: "type=provenance,mode=max")`)

@@ -43,7 +43,9 @@ type Options struct {
 
 	Network    string // of RUN: "host", "none", "" or "default" (host)
 	ExtraHosts []executor.Host
-	Allow      []string // of EntitlementNetwork and EntitlementInsecure
+	Allow      []string // entitlements
+	// Devices lists the devices of this machine, and what is wrong with the list. Where it is nil none is looked for.
+	Devices func() ([]executor.Device, error)
 
 	Limits       []executor.Limit // of RUN
 	CgroupParent string

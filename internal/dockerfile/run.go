@@ -50,6 +50,7 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 const (
 	EntitlementNetwork  = "network.host"
 	EntitlementInsecure = "security.insecure"
+	EntitlementDevice   = "device" // alone all, else "device=name[,alias=name]"
 )
 
 // allowed fails unless the build has an entitlement.
@@ -60,11 +61,91 @@ func (o *Options) allowed(entitlement string) error {
 	return fmt.Errorf("%s is not allowed: allow it by --allow %s", entitlement, entitlement)
 }
 
+// devices are the names of those that a RUN asks for and gets. An optional one that this machine has not is left out.
+func (o *Options) devices(asked []*instructions.Device) (names []string, err error) {
+	if o.Devices == nil || len(asked) == 0 {
+		return nil, nil
+	}
+	list, broken := o.Devices()
+	granted, aliases := o.granted(list)
+	var forbidden []string
+	for _, want := range asked {
+		name := want.Name
+		meant, alias := aliases[name]
+		if alias {
+			name = meant
+		}
+		found := executor.FindDevices(list, name)
+		if len(found) == 0 && want.Required {
+			return nil, errors.Join(fmt.Errorf("required device %q is not registered", name), broken)
+		}
+		for _, d := range found {
+			switch {
+			case slices.Contains(names, d.Name):
+			case alias || granted == nil || granted[d.Name] || d.ForAll():
+				names = append(names, d.Name)
+			default:
+				forbidden = append(forbidden, d.Name)
+			}
+		}
+	}
+	switch len(forbidden) {
+	case 0:
+		return names, nil
+	case 1:
+		return nil, fmt.Errorf("device %s is requested by the build but not allowed: allow it by --allow %s=%[1]s", forbidden[0], EntitlementDevice)
+	}
+	return nil, fmt.Errorf("devices %s are requested by the build but not allowed: allow them by --allow %s", strings.Join(forbidden, ", "), EntitlementDevice)
+}
+
+// granted are the names of the devices that the build was allowed, nil for all, and what the aliases stand for.
+func (o *Options) granted(list []executor.Device) (names map[string]bool, aliases map[string]string) {
+	names, aliases = map[string]bool{}, map[string]string{}
+	for _, e := range o.Allow {
+		name, one := strings.CutPrefix(e, EntitlementDevice+"=")
+		if e == EntitlementDevice || one && name == "" {
+			return nil, aliases
+		}
+		if !one {
+			continue
+		}
+		name, option, _ := strings.Cut(name, ",")
+		if alias, ok := strings.CutPrefix(option, "alias="); ok {
+			aliases[alias] = name
+			continue
+		}
+		for _, d := range executor.FindDevices(list, name) {
+			names[d.Name] = true
+		}
+	}
+	return names, aliases
+}
+
+// CheckEntitlement fails for what no build can be allowed.
+func CheckEntitlement(e string) error {
+	key, config, _ := strings.Cut(e, "=")
+	if key == EntitlementDevice {
+		_, option, more := strings.Cut(config, ",")
+		if option, value, ok := strings.Cut(option, "="); more && (!ok || value == "" || strings.Contains(value, ",")) {
+			return fmt.Errorf("invalid device config %q", option)
+		} else if more && option != "alias" {
+			return fmt.Errorf("unknown device config key %q", option)
+		}
+		return nil
+	}
+	if e != EntitlementNetwork && e != EntitlementInsecure {
+		return fmt.Errorf("unknown entitlement %s", e)
+	}
+	return nil
+}
+
 // runFlags takes the flags over and refuses those that are not supported, or not allowed.
 func (o *Options) runFlags(op *build.Run, in *instructions.RunCommand) error {
-	if len(instructions.GetDevices(in)) > 0 {
-		return errors.New("RUN --device is not supported")
+	devices, err := o.devices(instructions.GetDevices(in))
+	if err != nil {
+		return err
 	}
+	op.Devices = devices
 	if instructions.GetSecurity(in) == instructions.SecurityInsecure {
 		if err := o.allowed(EntitlementInsecure); err != nil {
 			return err

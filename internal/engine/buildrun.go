@@ -20,7 +20,7 @@ type BuildRun struct {
 	Network      string      // host, none, "" or default (host)
 	Secrets      []Secret    // values that are in no layer, log or record
 	SSH          []SSHSource // agents that are lent
-	Allow        []string    // entitlements: network.host, security.insecure
+	Allow        []string    // entitlements: network.host, security.insecure, device[=name[,alias=name]]
 	AddHosts     []string    // NAME:IP or NAME=IP lines of /etc/hosts
 	Limits       []Limit     // resource limits
 	CgroupParent string
@@ -112,8 +112,8 @@ type openedRun struct {
 func (r BuildRun) open() (o openedRun, err error) {
 	o.BuildRun = r
 	for _, e := range r.Allow {
-		if e != dockerfile.EntitlementNetwork && e != dockerfile.EntitlementInsecure {
-			return o, invalid("unknown entitlement %s", e)
+		if err := dockerfile.CheckEntitlement(e); err != nil {
+			return o, invalid("%v", err)
 		}
 	}
 	if o.secrets, err = newSecretValues(r.Secrets); err != nil {
@@ -129,6 +129,7 @@ func (r BuildRun) open() (o openedRun, err error) {
 // apply puts the options where the compiler has them.
 func (o openedRun) apply(compile *dockerfile.Options) {
 	compile.Network, compile.Allow, compile.ExtraHosts = o.Network, o.Allow, o.hosts
+	compile.Devices = executor.Devices
 	compile.Limits, compile.CgroupParent, compile.ShmSize = o.Limits, o.CgroupParent, o.ShmSize
 }
 

@@ -43,6 +43,7 @@ type Spec struct {
 	Network  string   // NetworkHost or NetworkNone; "" = NetworkNone
 	ReadOnly bool     // the root file system cannot be written to
 	Mounts   []Mount  // besides the defaults; a mount at a default's target takes its place
+	Devices  []string // names of Devices
 
 	ExtraHosts []Host // lines for /etc/hosts
 

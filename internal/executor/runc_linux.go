@@ -141,7 +141,7 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 		spec.NS = r.ns
 	}
 	run := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
-	if own.nursery != nil && !spec.Insecure && spec.CgroupParent == "" && !spec.Isolation.needsCgroups() {
+	if own.nursery != nil && !spec.Insecure && spec.CgroupParent == "" && !spec.Isolation.needsCgroups() && len(spec.Devices) == 0 {
 		run.cgroup = filepath.Join(own.nursery.devices, cgroupName(own.dir, spec.ID))
 	}
 	if err := run.inside(func() error { return run.prepare(ctx) }); err != nil {
@@ -267,6 +267,11 @@ func (x *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ofDevices, err := deviceMounts(x.spec.Devices)
+	if err != nil {
+		return err
+	}
+	x.spec.Mounts = slices.Concat(x.spec.Mounts, ofDevices)
 	mounts, err := allMounts(append(defaultMounts(x.runc.cgroups != cgroupNone, x.spec.Network), netFiles...), x.spec.Mounts)
 	if err != nil {
 		return err
@@ -281,6 +286,9 @@ func (x *run) prepare(ctx context.Context) error {
 	}
 	config, err := x.newConfig(who, mounts)
 	if err != nil {
+		return err
+	}
+	if err := inject(config, x.spec.Devices); err != nil {
 		return err
 	}
 	x.setFilter(ctx, config)

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package executor
+
+// Devices lists the devices of this machine: none.
+func Devices() ([]Device, error) { return nil, nil }
