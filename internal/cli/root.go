@@ -70,12 +70,7 @@ func commands(s *session) []node {
 		{names: "create", make: newCreateIndexCommand},
 		{names: "inspect", make: newInspectIndexCommand},
 	}
-	builder := []node{
-		build, buildHistory(),
-		{names: "du", make: newBuilderUsageCommand},
-		{names: "imagetools", about: "Commands to work on images in registry", subs: index},
-		{names: "prune", make: newBuilderPruneCommand},
-	}
+	builder := builders(build, index)
 	ofBuildx := func(flags *pflag.FlagSet) {
 		ignored(flags, "builder") // there is one
 		flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
@@ -126,6 +121,23 @@ func commands(s *session) []node {
 			{names: "df", make: newDiskUsageCommand},
 			{names: "prune", make: newSystemPruneCommand},
 		}},
+	}
+}
+
+// builders are the commands of docker's builder and buildx.
+func builders(build node, index []node) []node {
+	return []node{
+		build, buildHistory(),
+		{names: "create", make: newCreateBuilderCommand},
+		{names: "du", make: newBuilderUsageCommand},
+		{names: "imagetools", about: "Commands to work on images in registry", subs: index},
+		{names: "inspect", make: newInspectBuilderCommand},
+		{names: "ls", make: newListBuildersCommand},
+		{names: "prune", make: newBuilderPruneCommand},
+		{names: "rm", make: newRemoveBuilderCommand},
+		{names: "stop", make: newStopBuilderCommand},
+		{names: "use", make: newUseBuilderCommand},
+		{names: "version", make: newBuilderVersionCommand},
 	}
 }
 
