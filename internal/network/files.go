@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strake/internal/userns"
 )
 
 // Where the host says who resolves names.
@@ -264,10 +266,11 @@ func (s *Sandbox) files(st *state, list []endpoint) (err error) {
 }
 
 // needsNames reports whether an endpoint is of a network where containers find each
-// other by name.
+// other by name. The container of an ordinary user reaches no server of the host by
+// itself.
 func needsNames(list []endpoint, st *state) bool {
 	return slices.ContainsFunc(list, func(e endpoint) bool {
 		nw := st.byID(e.network)
-		return nw != nil && nw.Driver == driverBridge && !predefined(*nw)
+		return nw != nil && nw.Driver == driverBridge && (!predefined(*nw) || userns.IDs() > 0)
 	})
 }

@@ -106,7 +106,6 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, 
 		row.dnsUDP, row.dnsTCP = names.udp, names.tcp
 	}
 	via, out := gateway(list, &st)
-	rootless := userns.IDs() > 0 && out
 	if out {
 		var served []service
 		row.ports, served, err = n.publish(ctx, s.member, st.byID(via.network), st.sandboxes)
@@ -128,8 +127,8 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, 
 	}
 	st.sandboxes, st.endpoints = append(st.sandboxes, row), append(st.endpoints, list...)
 	if ns != nil {
-		if rootless {
-			err = s.joinAsUser()
+		if userns.IDs() > 0 && out {
+			err = s.joinAsUser(ctx, ns, row)
 		} else {
 			err = n.wire(&st, list, ns, row)
 		}
@@ -196,6 +195,10 @@ func newEndpoints(st *state, m Member) (list []endpoint, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if userns.IDs() > 0 && !predefined(*nw) {
+			return nil, refuse(errdefs.ErrNotImplemented, "network %s: containers of ordinary users have the networks bridge, host and none", nw.Name)
+		}
+		asUser(&e)
 		list = append(list, e)
 	}
 	return list, nil

@@ -24,29 +24,33 @@ func inside(ns *os.File, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		done <- func() (err error) {
-			home, err := os.Open("/proc/thread-self/ns/net")
-			if err != nil {
-				runtime.UnlockOSThread()
-				return err
-			}
-			defer func() { _ = home.Close() }() // only read
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				runtime.UnlockOSThread()
-				return fmt.Errorf("enter network namespace: %w", err)
-			}
-			defer func() {
-				// A thread that cannot come back stays locked, and ends with the goroutine.
-				if backErr := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); backErr != nil {
-					err = errors.Join(err, fmt.Errorf("leave network namespace: %w", backErr))
-					return
-				}
-				runtime.UnlockOSThread()
-			}()
-			return fn()
-		}()
+		if unix.Gettid() == os.Getpid() { // whose namespace is the process's, to others
+			defer runtime.UnlockOSThread()
+			done <- inside(ns, fn) // on another: this one is taken
+			return
+		}
+		back, err := visit(ns, fn)
+		if back {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
+}
+
+// visit calls fn in a network namespace and reports whether the thread is back: an
+// ordinary user's does not come back to the host's, and is to end.
+func visit(ns *os.File, fn func() error) (back bool, err error) {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return true, err
+	}
+	defer func() { _ = home.Close() }() // only entered
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return true, fmt.Errorf("enter network namespace: %w", err)
+	}
+	err = fn()
+	return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil, err
 }
 
 // sysctl sets a setting of the namespace of the thread. Where the kernel has none of

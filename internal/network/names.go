@@ -237,9 +237,17 @@ func (r *resolver) forward(ctx context.Context, transport string, req *dns.Msg) 
 // redirectNames leads what a container asks 127.0.0.11 at port 53 to its resolver, in
 // the container's namespace.
 func redirectNames(ns *os.File, row sandbox) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
-	if err != nil {
+	if err := inside(ns, func() error { return redirect(row) }); err != nil {
 		return fmt.Errorf("redirect questions for names: %w", err)
+	}
+	return nil
+}
+
+// redirect does it in the namespace of the thread.
+func redirect(row sandbox) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
 	}
 	table := conn.AddTable(&nftables.Table{Name: "strake-names", Family: nftables.TableFamilyINet})
 	chain := conn.AddChain(&nftables.Chain{
@@ -250,8 +258,5 @@ func redirectNames(ns *os.File, row sandbox) error {
 	for proto, port := range map[network.IPProtocol]int{network.UDP: row.dnsUDP, network.TCP: row.dnsTCP} {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: slices.Concat(at, toPort(proto, 53), translate(resolverAddress, uint16(port)))})
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("redirect questions for names: %w", err)
-	}
-	return nil
+	return conn.Flush()
 }

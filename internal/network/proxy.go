@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
+	"strake/internal/userns"
 )
 
 // Bounds of a proxy.
@@ -29,7 +31,7 @@ type dial func(ctx context.Context) (net.Conn, error)
 // dialer returns what connects to a port of a container, by the address that it has
 // then: it may be connected to other networks meanwhile.
 func (n *Networks) dialer(m Member, port network.Port) dial {
-	return func(ctx context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (conn net.Conn, err error) {
 		st, err := n.read(ctx)
 		if err != nil {
 			return nil, err
@@ -42,7 +44,22 @@ func (n *Networks) dialer(m Member, port network.Port) dial {
 		if !a.IsValid() {
 			a = to.settings.GlobalIPv6Address
 		}
-		return (&net.Dialer{}).DialContext(ctx, string(port.Proto()), netip.AddrPortFrom(a, port.Num()).String())
+		connect := func() error {
+			conn, err = (&net.Dialer{}).DialContext(ctx, string(port.Proto()), netip.AddrPortFrom(a, port.Num()).String())
+			return err
+		}
+		if userns.IDs() == 0 {
+			err = connect()
+			return conn, err
+		}
+		// Nobody else reaches an ordinary user's container.
+		ns, err := os.Open(m.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = ns.Close() }() // only entered
+		err = inside(ns, connect)
+		return conn, err
 	}
 }
 

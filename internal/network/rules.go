@@ -17,6 +17,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"github.com/moby/moby/api/types/network"
+
+	"strake/internal/userns"
 )
 
 // The chains of our table.
@@ -49,6 +51,9 @@ func (n *Networks) enforce(ctx context.Context) error {
 }
 
 func (h machine) enforceState(s state) error {
+	if userns.IDs() > 0 {
+		return nil // an ordinary user's containers have nothing to do with the host's filter
+	}
 	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
 		const room = 16 << 20 // of a transaction of thousands of rules, and of its answers
 		_, _ = c.SetWriteBuffer(room), c.SetReadBuffer(room)

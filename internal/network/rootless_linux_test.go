@@ -1,0 +1,105 @@
+package network
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
+)
+
+// userVariable says which program TestAsUser is to use, in the namespace of a user.
+const userVariable = "STRAKE_TEST_USER"
+
+// TestOrdinaryUser runs TestAsUser as a user who has nothing but his namespaces, with
+// each of the programs.
+func TestOrdinaryUser(t *testing.T) {
+	newHost(t)
+	world := newWorld(t)
+	world.says("world", 80)
+	world.run("ip", "route", "add", "default", "via", "198.51.100.1")
+	if out, err := exec.Command("ip", "route", "add", "default", "via", "198.51.100.2").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	dir := t.TempDir()
+	tun := filepath.Join(dir, "tun") // as distributions have it; here root alone may open it
+	if err := unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{tun: 0o666, dir: 0o755, filepath.Dir(dir): 0o755} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serveOutside(t)
+	for _, args := range userPrograms() {
+		t.Run(args[0], func(t *testing.T) {
+			path, err := exec.LookPath(args[0])
+			if err != nil {
+				t.Skipf("needs %s", args[0])
+			}
+			bin := t.TempDir()
+			for _, d := range []string{bin, filepath.Dir(bin)} {
+				if err := os.Chmod(d, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Symlink(path, filepath.Join(bin, args[0])); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestAsUser$", "-test.v")
+			cmd.Env = append(os.Environ(), userVariable+"="+tun, "STRAKE_USERNS=1:65534", "PATH="+bin)
+			cmd.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+				UidMappings: []syscall.SysProcIDMap{{HostID: 65534, Size: 1}}, GidMappings: []syscall.SysProcIDMap{{HostID: 65534, Size: 1}},
+				Credential: &syscall.Credential{NoSetGroups: true}, Pdeathsig: syscall.SIGKILL,
+			}
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "--- PASS: TestAsUser") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+func TestAsUser(t *testing.T) {
+	tun := os.Getenv(userVariable)
+	if tun == "" {
+		t.Skip("a helper of TestOrdinaryUser")
+	}
+	if err := unix.Mount(tun, "/dev/net/tun", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, dead: map[string]bool{}}
+	h.Networks = h.open(t.TempDir())
+	a, b := newBox(t), newBox(t)
+	ma, mb := h.member(a, "a", "bridge"), h.member(b, "b", "bridge")
+	ma.DNS = []netip.Addr{netip.MustParseAddr("127.0.0.53")}
+	ma.Ports = ports(t, "/8080=80/tcp", "/8080=80/udp")
+	sa := h.join(ma)
+	h.join(mb)
+	a.says("a", 80)
+	if got := a.hear("tcp", "198.51.100.2:80"); got != "world to 198.51.100.1" {
+		t.Errorf("a hears %q of the world", got)
+	}
+	for _, proto := range []string{"tcp", "udp"} {
+		if got := here(t).hear(proto, "127.0.0.1:8080"); got != "a to 10.0.2.100" {
+			t.Errorf("the host hears %q by %s", got, proto)
+		}
+	}
+	if got := lookup(a, "outside.example", "A"); got != "192.0.2.7" {
+		t.Errorf("a finds %q", got)
+	}
+	if s := string(sa.Resolv); !strings.Contains(s, "nameserver 127.0.0.11\n") {
+		t.Errorf("resolv.conf: %s", s)
+	}
+	h.create(network.CreateRequest{Name: "mine"})
+	if _, err := h.Join(t.Context(), h.member(newBox(t), "c", "mine")); err == nil || !strings.Contains(err.Error(), "containers of ordinary users have the networks") {
+		t.Errorf("a user's network: %v", err)
+	}
+}
