@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -55,12 +56,16 @@ func runDiskUsage(ctx context.Context, s *session, opts dfOptions) error {
 	if err != nil {
 		return fromEngine(err)
 	}
+	containers, err := engine.ListContainers(ctx, env, engine.ListContainersOptions{All: true, Size: true})
+	if err != nil {
+		return fromEngine(err)
+	}
 	if opts.verbose {
-		return writeUsage(s, opts.format, usage)
+		return writeUsage(s, opts.format, usage, containers)
 	}
 	rows := []usageRow{
 		{kind: "Images", total: len(usage.PerImage), size: usage.Images, reclaimable: usage.Reclaimable, percent: true},
-		{kind: "Containers", size: usage.Containers, percent: true},
+		containersRow(usage.Containers, containers),
 		{kind: "Local Volumes", total: len(usage.PerVolume), size: usage.Volumes, percent: true},
 		{kind: "Build Cache", total: len(usage.Records), size: usage.Cache, reclaimable: usage.Cache},
 	}
@@ -100,6 +105,20 @@ func runDiskUsage(ctx context.Context, s *session, opts dfOptions) error {
 	}.write(s.Out, opts.format, rows)
 }
 
+// containersRow is the line of containers; what those that do not run wrote can be had back.
+func containersRow(size int64, containers []container.Summary) usageRow {
+	r := usageRow{kind: "Containers", total: len(containers), size: size, percent: true}
+	for _, c := range containers {
+		if c.State == container.StateRunning || c.State == container.StatePaused || c.State == container.StateRestarting {
+			r.active++
+		} else {
+			r.reclaimable += c.SizeRw
+		}
+	}
+	r.reclaimable = min(r.reclaimable, size)
+	return r
+}
+
 func (r usageRow) gain() string {
 	text := units.HumanSize(float64(r.reclaimable))
 	if r.percent && r.size > 0 {
@@ -109,9 +128,13 @@ func (r usageRow) gain() string {
 }
 
 // writeUsage prints docker's four tables, or a format of all four.
-func writeUsage(s *session, format string, usage engine.Usage) error {
+func writeUsage(s *session, format string, usage engine.Usage, containers []container.Summary) error {
 	images := imageUsageListing(format == "" || format == "table")
 	records, volumes := cacheListing(), volumeListing("Name", "Links", "Size")
+	running := listing[container.Summary]{
+		fields:  containerFields(format == "" || format == "table"),
+		columns: []string{"ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names"},
+	}
 	if format != "" && format != "table" {
 		if format == "json" {
 			format = "{{json .}}"
@@ -121,14 +144,20 @@ func writeUsage(s *session, format string, usage engine.Usage) error {
 			return err
 		}
 		return tmpl.Option("missingkey=error").Execute(s.Out, struct{ Images, Containers, Volumes, BuildCache []record }{ // no newline: docker adds none
-			images.records(usage.PerImage), []record{}, volumes.records(usage.PerVolume), records.records(usage.Records),
+			images.records(usage.PerImage), running.records(containers), volumes.records(usage.PerVolume), records.records(usage.Records),
 		})
 	}
 	fmt.Fprint(s.Out, "Images space usage:\n\n")
 	if err := images.write(s.Out, "", usage.PerImage); err != nil {
 		return err
 	}
-	fmt.Fprint(s.Out, "\nContainers space usage:\n\nCONTAINER ID   IMAGE     COMMAND   LOCAL VOLUMES   SIZE      CREATED   STATUS    NAMES\n")
+	fmt.Fprint(s.Out, "\nContainers space usage:\n\n")
+	for i := range containers {
+		containers[i].SizeRootFs = 0 // docker shows what was written
+	}
+	if err := running.write(s.Out, "", containers); err != nil {
+		return err
+	}
 	fmt.Fprint(s.Out, "\nLocal Volumes space usage:\n\n")
 	if err := volumes.write(s.Out, "", usage.PerVolume); err != nil {
 		return err

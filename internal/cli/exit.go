@@ -51,10 +51,10 @@ func (e engineError) Error() string { return engineErrorTitle + e.err.Error() }
 
 func (e engineError) Unwrap() error { return e.err }
 
-// fromEngine marks an error that a verb returned.
+// fromEngine marks an error that a verb returned, once.
 func fromEngine(err error) error {
-	if err == nil {
-		return nil
+	if _, marked := errors.AsType[engineError](err); err == nil || marked {
+		return err
 	}
 	return engineError{err}
 }

@@ -73,6 +73,24 @@ If the image or the server is not multi-platform capable, the command will error
 	return cmd
 }
 
+func newContainerInspectCommand(s *session) *cobra.Command {
+	opts := inspectOptions{noun: "container"}
+	cmd := &cobra.Command{
+		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Display detailed information on one or more containers",
+		Args:  argsBetween(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.refs = args
+			return runInspect(cmd.Context(), s, opts)
+		},
+		DisableFlagsInUseLine: true,
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
+	flags.BoolVarP(&opts.size, "size", "s", false, "Display total file sizes")
+	return cmd
+}
+
 const remoteInspectHelp = "Inspect the image in its registry, without pulling it; the size is what a pull transfers"
 
 // kinds are docker's types of objects.
@@ -93,10 +111,8 @@ func checkKind(kind string) error {
 // here, or nil for what is looked for.
 func missing(kind, ref string) error {
 	switch kind {
-	case "image", "network", "object", "volume":
+	case "container", "image", "network", "object", "volume":
 		return nil
-	case "container":
-		return fromEngine(engine.NoSuchContainer(ref))
 	case "plugin":
 		return fromEngine(fmt.Errorf("plugin %q not found", ref))
 	}
@@ -116,6 +132,9 @@ func (o *inspectOptions) finders() []finder {
 		inspect = engine.InspectRemote
 	}
 	list := []finder{
+		{"container", func(ctx context.Context, env *engine.Env, ref string) (any, error) {
+			return engine.InspectContainer(ctx, env, ref, o.size)
+		}},
 		{"image", func(ctx context.Context, env *engine.Env, ref string) (any, error) {
 			return inspect(ctx, env, engine.InspectOptions{Ref: ref, Platform: o.platform})
 		}},
@@ -175,7 +194,7 @@ func runInspect(ctx context.Context, s *session, opts inspectOptions) error {
 			errs = append(errs, err)
 			continue
 		}
-		if opts.size {
+		if opts.size && kind != "container" {
 			fmt.Fprintln(s.Err, "WARNING: --size ignored for", kind)
 		}
 		if err := out.add(resp); err != nil {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"strake/internal/engine"
 )
 
 // newRootCommand makes what of the tree the command line args needs.
@@ -62,7 +64,6 @@ func commands(s *session) []node {
 	load := node{names: "load", make: newLoadCommand}
 	pull := node{names: "pull", make: newPullCommand}
 	push := node{names: "push", make: newPushCommand}
-	run := node{names: "run", make: newRunCommand}
 	save := node{names: "save", make: newSaveCommand}
 	tag := node{names: "tag", make: newTagCommand}
 	tags := node{names: "tags", make: newTagsCommand}
@@ -75,14 +76,16 @@ func commands(s *session) []node {
 		ignored(flags, "builder") // there is one
 		flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	}
-	return []node{
+	return append(containerCommands(), []node{
 		{names: build.names, make: build.make, subs: []node{buildHistory()}},
-		copying, events, history, importing, info, layers, load, pull, push, run, save, tag, tags,
+		{names: engine.MonitorCommand, make: newMonitorCommand},
+		copying, events, history, importing, info, layers, load, pull, push, save, tag, tags,
 		{names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},
 		{names: "inspect", make: newInspectCommand},
 		{names: "login", make: newLoginCommand},
 		{names: "logout", make: newLogoutCommand},
+		{names: "ps", make: newPsCommand},
 		{names: "rm", make: newRemoveContainerCommand},
 		{names: "rmi", make: newRemoveCommand},
 		{names: "search", make: newSearchCommand},
@@ -107,9 +110,11 @@ func commands(s *session) []node {
 		}},
 		{names: "builder", about: "Manage builds", flags: ofBuildx, subs: builder},
 		{names: "buildx", about: "Docker's buildx commands that Strake has", flags: ofBuildx, subs: builder},
-		{names: "container", about: "Manage containers", subs: []node{
-			run, {names: "rm remove", make: newRemoveContainerCommand},
-		}},
+		{names: "container", about: "Manage containers", subs: append(containerCommands(),
+			node{names: "inspect", make: newContainerInspectCommand},
+			node{names: "ls ps list", make: newPsCommand},
+			node{names: "rm remove", make: newRemoveContainerCommand},
+		)},
 		networkNode(),
 		{names: "store", about: "Look after the image store", subs: []node{
 			{names: "check", make: newStoreCheckCommand},
@@ -121,6 +126,19 @@ func commands(s *session) []node {
 			{names: "df", make: newDiskUsageCommand},
 			{names: "prune", make: newSystemPruneCommand},
 		}},
+	}...)
+}
+
+// containerCommands are those that are commands of their own and of container.
+func containerCommands() []node {
+	return []node{
+		{names: "create", make: newCreateCommand},
+		{names: "kill", make: newKillCommand},
+		{names: "logs", make: newLogsCommand},
+		{names: "run", make: newRunCommand},
+		{names: "start", make: newStartCommand},
+		{names: "stop", make: newStopCommand},
+		{names: "wait", make: newWaitCommand},
 	}
 }
 
@@ -146,6 +164,7 @@ func buildHistory() node {
 		{names: "inspect", make: newInspectBuildCommand},
 		{names: "logs", make: newBuildLogsCommand},
 		{names: "ls", make: newListBuildsCommand},
+		{names: "ps", make: newPsCommand},
 		{names: "rm", make: newRemoveBuildsCommand},
 	}}
 }

@@ -2,12 +2,15 @@ package engine
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
+	containertypes "github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/executor"
 )
@@ -80,21 +83,20 @@ func TestParseTime(t *testing.T) {
 }
 
 func TestCommand(t *testing.T) {
-	var config imagespec.DockerOCIImage
-	config.Config.Entrypoint, config.Config.Cmd = []string{"entry"}, []string{"cmd"}
-	given, empty := "given", ""
+	type config = containertypes.Config
 	for name, c := range map[string]struct {
-		opts RunOptions
+		own  config
 		want []string
 	}{
-		"image":                {RunOptions{}, []string{"entry", "cmd"}},
-		"arguments":            {RunOptions{Args: []string{"a", "b"}}, []string{"entry", "a", "b"}},
-		"entry point":          {RunOptions{Entrypoint: &given}, []string{"given"}},
-		"both":                 {RunOptions{Entrypoint: &given, Args: []string{"a"}}, []string{"given", "a"}},
-		"no entry point":       {RunOptions{Entrypoint: &empty, Args: []string{"a"}}, []string{"a"}},
-		"nothing is left over": {RunOptions{Entrypoint: &empty}, nil},
+		"image":                {config{}, []string{"entry", "cmd"}},
+		"arguments":            {config{Cmd: []string{"a", "b"}}, []string{"entry", "a", "b"}},
+		"entry point":          {config{Entrypoint: []string{"given"}}, []string{"given"}},
+		"both":                 {config{Entrypoint: []string{"given"}, Cmd: []string{"a"}}, []string{"given", "a"}},
+		"no entry point":       {config{Entrypoint: []string{""}, Cmd: []string{"a"}}, []string{"a"}},
+		"nothing is left over": {config{Entrypoint: []string{""}}, nil},
 	} {
-		if diff := cmp.Diff(c.want, command(config, c.opts)); diff != "" {
+		mergeConfig(&c.own, imagespec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{Entrypoint: []string{"entry"}, Cmd: []string{"cmd"}}})
+		if diff := cmp.Diff(c.want, slices.Concat(c.own.Entrypoint, c.own.Cmd)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
@@ -117,14 +119,6 @@ func TestParseVolume(t *testing.T) {
 	for _, v := range []string{"", "/a", ":/b", "/a:b", "/a:/", "/a:/b/..", "/a:/b:c:d", "/a:/b:nonsense", "name:/b"} {
 		if m, err := parseVolume(v); err == nil {
 			t.Errorf("parseVolume(%q) = %+v, want an error", v, m)
-		}
-	}
-}
-
-func TestValidName(t *testing.T) {
-	for name, want := range map[string]bool{"web-1.x_y": true, "a": false, "-a": false, "a b": false, "a/b": false, "": false} {
-		if validName(name) != want {
-			t.Errorf("validName(%q) = %v", name, !want)
 		}
 	}
 }

@@ -24,7 +24,7 @@ const binfmtDir = "/proc/sys/fs/binfmt_misc"
 // runnable fails unless this machine can run an image: itself, or by an
 // interpreter that binfmt_misc knows. It warns, as docker does, where the image
 // is for another platform that nobody asked for.
-func runnable(img Image, opts RunOptions) error {
+func runnable(img Image, opts CreateOptions) error {
 	have, host := img.Platform(), hostPlatform()
 	if matches(host, have) || have.OS == "" && have.Architecture == "" {
 		return nil

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	imagetypes "github.com/moby/moby/api/types/image"
 
 	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -71,12 +70,6 @@ func inspectConfig(config imagespec.DockerOCIImage) imagetypes.InspectResponse {
 		resp.Created = config.Created.Format(time.RFC3339Nano)
 	}
 	return resp
-}
-
-// NoSuchContainer is docker's error for a container that is not there. There
-// are none here yet.
-func NoSuchContainer(ref string) error {
-	return messageError{"No such container: " + ref, errdefs.ErrNotFound}
 }
 
 func readConfig(ctx context.Context, env *Env, img Image) (imagespec.DockerOCIImage, error) {

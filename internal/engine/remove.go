@@ -48,7 +48,7 @@ func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, er
 	}
 	if errdefs.IsConflict(err) {
 		text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrConflict.Error())
-		if at := strings.Index(text, "unable to delete"); at > 0 {
+		if at := strings.Index(text, "unable to "); at > 0 {
 			text = text[at:]
 		}
 		return RemoveResult{}, messageError{"conflict: " + text, errdefs.ErrConflict}

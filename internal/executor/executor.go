@@ -41,6 +41,7 @@ type Spec struct {
 	User     string   // name|uid[:group|gid] of the root file system's passwd and group files; "" = root
 	Hostname string   // "" = the host's name under NetworkHost, the first 12 characters of ID otherwise
 	Network  string   // NetworkHost or NetworkNone; "" = NetworkNone
+	NetNS    string   // path of the network namespace to join instead; "" = none
 	ReadOnly bool     // the root file system cannot be written to
 	Mounts   []Mount  // besides the defaults; a mount at a default's target takes its place
 	Devices  []string // names of Devices

@@ -140,6 +140,13 @@ func (o *owner) watch(runtime string) error {
 	return nil
 }
 
+// watches reports whether a process is the watchdog.
+func (r *Runc) watches(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.owner != nil && r.owner.dog != nil && r.owner.dog.Process.Pid == pid
+}
+
 // close gives the owner up; its containers have ended.
 func (o *owner) close(ctx context.Context) error {
 	var failed []error

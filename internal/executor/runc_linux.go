@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"strake/internal/mount"
@@ -231,6 +232,8 @@ type run struct {
 	stubs  stubMaker
 	cgroup string // made for the container, in its owner's nursery; "" = the runtime makes them
 	killed bool   // the runtime was, or failed: it may not have cleaned up
+
+	process *specs.Process // as the runtime is told
 }
 
 // inside calls fn where the root file system is mounted.
@@ -291,6 +294,7 @@ func (x *run) prepare(ctx context.Context) error {
 	if err := inject(config, x.spec.Devices); err != nil {
 		return err
 	}
+	x.process = config.Process
 	x.setFilter(ctx, config)
 	return writeConfig(x.spec.Bundle, config)
 }
@@ -367,7 +371,7 @@ func (x *run) cleanUp(ctx context.Context) error {
 // emptyBundle removes what prepare and the runtime put into the bundle.
 func (x *run) emptyBundle() error {
 	var failed []error
-	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "runtime.log"} {
+	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "runtime.log", pidFile, consoleSocket} {
 		if err := os.Remove(filepath.Join(x.spec.Bundle, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			failed = append(failed, err)
 		}

@@ -77,6 +77,15 @@ func (c *Config) ImagesFormat() string {
 	return f.ImagesFormat
 }
 
+// PsFormat is how the user wants containers listed, "" where they do not say.
+func (c *Config) PsFormat() string {
+	f, err := c.load()
+	if err != nil {
+		return "" // as above
+	}
+	return f.PsFormat
+}
+
 func (c *Config) load() (*configfile.ConfigFile, error) {
 	file, err := c.File()
 	if err != nil {

@@ -27,9 +27,11 @@ type census struct {
 	facts      map[digest.Digest]imageFacts
 	roots      []rootRow // names and repo digests
 
+	containers map[string]bool // that have a row
+
 	refs    *graph // and the manifests that indexes keep
 	parents [][]node
-	needed  marks // what an image, a repo digest, a cache record or a living process needs
+	needed  marks // what an image, a container, a repo digest, a cache record or a living process needs
 
 	blobFiles  map[digest.Digest]int64
 	indexFiles map[string]int64 // by name: size
@@ -192,11 +194,15 @@ func (c *census) follow(g *graph) {
 		from = append(from, id, m.Digest)
 	}
 	start := []node{}
+	c.containers = map[string]bool{}
 	for _, d := range from {
 		start = append(start, g.node(d.String()))
 	}
 	for _, r := range g.roots {
-		if r.kind == rootCache || r.kind == rootLease && c.alive[r.owner] {
+		if r.kind == rootContainer {
+			c.containers[r.owner] = true
+		}
+		if r.kind == rootCache || r.kind == rootContainer || r.kind == rootLease && c.alive[r.owner] {
 			start = append(start, r.node)
 		}
 	}

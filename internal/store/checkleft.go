@@ -15,7 +15,7 @@ import (
 // known tells the entries of a store's directory from others.
 func known(entry string) bool {
 	switch entry {
-	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "builds", "volumes", "gate", "damaged", "networks.lock":
+	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "builds", "containers", "volumes", "gate", "damaged", "networks.lock":
 		return true
 	}
 	return false
@@ -59,7 +59,11 @@ func (l *lookout) leftovers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, tree := range append(trees, mounts...) {
+	containers, err := l.store.deadContainers(c.containers)
+	if err != nil {
+		return err
+	}
+	for _, tree := range slices.Concat(trees, mounts, containers) {
 		l.leftover(strings.TrimPrefix(tree.path, root+string(filepath.Separator)), "was not made to its end, or not removed to its end")
 	}
 	return l.strangers()

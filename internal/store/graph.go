@@ -14,14 +14,15 @@ import (
 
 // The kinds of roots: what keeps blobs.
 const (
-	rootImage   = "image"   // owner: image ID
-	rootCache   = "cache"   // owner: key of the record
-	rootLease   = "lease"   // owner: lease
-	rootJournal = "journal" // owner: entry
+	rootImage     = "image"     // owner: image ID
+	rootCache     = "cache"     // owner: key of the record
+	rootLease     = "lease"     // owner: lease
+	rootJournal   = "journal"   // owner: entry
+	rootContainer = "container" // owner: container
 )
 
 // rootsQuery lists all that keeps a digest, and so all that it refers to, from
-// GC: kind, owner, image (of the journal's) and digest.
+// GC: kind, owner, image (of the journal's and containers') and digest.
 const rootsQuery = `
 	SELECT 'image', image_id, image_id, root AS digest FROM names
 	UNION ALL SELECT 'image', id, id, manifest FROM images
@@ -29,6 +30,7 @@ const rootsQuery = `
 	UNION ALL SELECT 'image', image_id, image_id, root FROM variants
 	UNION ALL SELECT 'image', image_id, image_id, manifest FROM variants
 	UNION ALL SELECT 'cache', key, '', diff_id FROM cache_layers
+	UNION ALL SELECT 'container', id, image_id, manifest FROM containers
 	UNION ALL SELECT 'lease', lease, '', digest FROM leases
 	UNION ALL SELECT 'journal', CAST(entry AS TEXT), image_id, digest FROM journal_holds`
 
@@ -43,7 +45,7 @@ type node int32
 // root is one reason to keep a node.
 type root struct {
 	kind, owner string
-	image       digest.Digest // of an image or of a journal's row
+	image       digest.Digest // of an image, a container or a journal's row
 	node        node
 }
 

@@ -193,12 +193,12 @@ func (r *removal) dropAll(ctx context.Context, id digest.Digest) error {
 	return r.dropImage(ctx, id)
 }
 
-// usedImages are the images that a lease reaches.
+// usedImages are the images that a lease reaches, and those of containers.
 func (g *graph) usedImages() map[digest.Digest]bool {
 	leased := g.reach(func(r root) bool { return r.kind == rootLease })
 	used := map[digest.Digest]bool{}
 	for _, r := range g.roots {
-		if r.kind == rootImage && leased[r.node] {
+		if r.kind == rootImage && leased[r.node] || r.kind == rootContainer {
 			used[r.image] = true
 		}
 	}

@@ -129,12 +129,18 @@ func (r *removal) remove(ctx context.Context, f found) error {
 			return fmt.Errorf("unable to delete %s (must be forced) - image is referenced in multiple repositories: %w",
 				shortID(img.ID), errdefs.ErrConflict)
 		}
+		if err := r.unused(ctx, f.id); err != nil {
+			return err
+		}
 		for _, ref := range refs {
 			if err := r.untag(ctx, ref); err != nil {
 				return err
 			}
 		}
 	case !byID:
+		if err := r.unusedName(ctx, img); err != nil {
+			return err
+		}
 		if err := r.removeReference(ctx, f, refs); err != nil {
 			return err
 		}
@@ -144,6 +150,13 @@ func (r *removal) remove(ctx context.Context, f found) error {
 		if len(references(img)) > 0 {
 			return r.dropRoot(ctx, f.root.Digest)
 		}
+		if u, err := userOf(ctx, r.tx, f.id); err != nil || u != nil && u.running {
+			return err // as docker has it, it stays without a name
+		}
+		return r.dropImage(ctx, f.id)
+	}
+	if err := r.unused(ctx, f.id); err != nil {
+		return err
 	}
 	return r.dropImage(ctx, f.id)
 }
@@ -321,9 +334,10 @@ func (r *removal) dropRoot(ctx context.Context, root digest.Digest) error {
 	return nil
 }
 
-// dropUnreached removes an image unless a name, a digest or an index has it.
+// dropUnreached removes an image unless a name, a digest, an index or a
+// container has it.
 func (r *removal) dropUnreached(ctx context.Context, id digest.Digest) error {
-	for _, table := range []string{"names", "repo_digests", "variants"} {
+	for _, table := range []string{"names", "repo_digests", "variants", "containers"} {
 		if ok, err := exists(ctx, r.tx, table+" WHERE image_id = $1", id.String()); err != nil || ok {
 			return err
 		}

@@ -84,7 +84,15 @@ func (c *debris) strays(ctx context.Context, g *graph) ([]stray, error) {
 		return nil, err
 	}
 	mounts, err := c.deadMounts()
-	return slices.Concat(list, parts, trees, mounts), err
+	if err != nil {
+		return nil, err
+	}
+	rows := map[string]bool{}
+	for _, r := range g.roots {
+		rows[r.owner] = rows[r.owner] || r.kind == rootContainer
+	}
+	containers, err := c.deadContainers(rows)
+	return slices.Concat(list, parts, trees, mounts, containers), err
 }
 
 // deadParts lists the unfinished blobs that are of no use: tars that were being

@@ -15,14 +15,14 @@ import (
 // what du tells, to the block.
 type Usage struct {
 	Images     int64 // all that an image needs
-	Containers int64
+	Containers int64 // what containers wrote, and what only they need of images that were removed
 	Volumes    int64
 	Cache      int64 // all that only the build cache needs, and extracted chains, cache mounts and the history of builds
 	Undo       int64 // all that is kept for undo alone
 	Other      int64 // the database, directories, unfinished blobs, what no row names
 
 	OtherFiles  int   // how many files Other is
-	Reclaimable int64 // of Images: all but what a process works on
+	Reclaimable int64 // of Images: all but what a process works on or a container needs
 	PerImage    []ImageUsage
 	Records     []CacheRecord
 	Entries     int // of the journal
@@ -92,7 +92,7 @@ func (c *collector) Usage(ctx context.Context) (Usage, error) {
 // classes says of each node what it is there for.
 func (g *graph) classes() []string {
 	list := make([]string, len(g.digests))
-	for _, c := range []struct{ kind, class string }{{rootJournal, classUndo}, {rootCache, classCache}, {rootImage, classImages}} {
+	for _, c := range []struct{ kind, class string }{{rootJournal, classUndo}, {rootContainer, classContainers}, {rootCache, classCache}, {rootImage, classImages}} {
 		for n, ok := range g.reach(func(r root) bool { return r.kind == c.kind }) {
 			if ok {
 				list[n] = c.class
@@ -129,11 +129,11 @@ func (c *collector) class(path string, g *graph, classOf []string) string {
 	return classOther
 }
 
-// inUse is how many bytes of images a process works on.
+// inUse is how many bytes of images a process works on, or a container needs.
 func (g *graph) inUse(d disk) (n int64) {
 	images := g.reach(func(r root) bool { return r.kind == rootImage })
-	for i, leased := range g.reach(func(r root) bool { return r.kind == rootLease }) {
-		if leased && images[i] {
+	for i, used := range g.reach(func(r root) bool { return r.kind == rootLease || r.kind == rootContainer }) {
+		if used && images[i] {
 			n += d.size(g.digests[i])
 		}
 	}

@@ -1,0 +1,165 @@
+package container
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+)
+
+// maxLine is where docker cuts long lines of a log.
+const maxLine = 16 << 10
+
+// A Log is a container's log in docker's json-file format: a JSON object a line, with the text, the stream and the time. It is
+// safe for concurrent use.
+type Log struct {
+	mu       sync.Mutex
+	path     string
+	file     *os.File
+	size     int64
+	maxSize  int64 // 0: any
+	maxFiles int
+	attrs    json.RawMessage
+	buf      bytes.Buffer
+}
+
+// logEntry is a line of the file.
+type logEntry struct {
+	Log    string          `json:"log"`
+	Stream string          `json:"stream"`
+	Attrs  json.RawMessage `json:"attrs,omitempty"`
+	Time   time.Time       `json:"time"`
+}
+
+// LogPath is where the log of a container is.
+func (t *Table) LogPath(id string) string { return filepath.Join(t.Path(id), id+"-json.log") }
+
+// OpenLog opens the log of a container for writing; nil where it keeps none.
+func (t *Table) OpenLog(c *Container) (*Log, error) {
+	config := c.Spec.HostConfig.LogConfig
+	if config.Type == "none" {
+		return nil, nil
+	}
+	l := &Log{path: t.LogPath(c.ID), maxFiles: 1}
+	var err error
+	if text := config.Config["max-size"]; text != "" {
+		if l.maxSize, err = units.FromHumanSize(text); err != nil {
+			return nil, fmt.Errorf("log option max-size: %w", err)
+		}
+	}
+	if text := config.Config["max-file"]; text != "" {
+		if l.maxFiles, err = strconv.Atoi(text); err != nil {
+			return nil, fmt.Errorf("log option max-file: %w", err)
+		}
+	}
+	return l, l.open()
+}
+
+func (l *Log) open() (err error) {
+	if l.file, err = os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	info, err := l.file.Stat()
+	if err != nil {
+		return err
+	}
+	l.size = info.Size()
+	return nil
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file.Close()
+}
+
+// add writes one entry.
+func (l *Log) add(stream string, text []byte, at time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
+	enc := json.NewEncoder(&l.buf)
+	enc.SetEscapeHTML(true) // as docker's files have it
+	if err := enc.Encode(logEntry{string(text), stream, l.attrs, at.UTC()}); err != nil {
+		return err
+	}
+	if l.maxSize > 0 && l.size > 0 && l.size+int64(l.buf.Len()) > l.maxSize {
+		if err := l.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := l.file.Write(l.buf.Bytes())
+	l.size += int64(n)
+	return err
+}
+
+// rotate begins a new file; the older ones are path.1, path.2 and so on.
+func (l *Log) rotate() error {
+	if err := l.file.Close(); err != nil {
+		return err
+	}
+	var errs []error
+	for n := l.maxFiles - 1; n > 0; n-- {
+		from := l.path
+		if n > 1 {
+			from = fmt.Sprintf("%s.%d", l.path, n-1)
+		}
+		if err := os.Rename(from, fmt.Sprintf("%s.%d", l.path, n)); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if l.maxFiles <= 1 {
+		errs = append(errs, os.Remove(l.path))
+	}
+	return errors.Join(append(errs, l.open())...)
+}
+
+// stream writes what a stream of a process says, line by line.
+type stream struct {
+	log  *Log
+	name string
+	part []byte // of a line that has not ended
+}
+
+func (s *stream) write(data []byte) error {
+	if s.log == nil {
+		return nil
+	}
+	at := time.Now()
+	for len(data) > 0 {
+		n := bytes.IndexByte(data, '\n') + 1
+		end := n > 0
+		if !end {
+			n = len(data)
+		}
+		if room := maxLine - len(s.part); n > room {
+			n, end = room, true
+		}
+		s.part = append(s.part, data[:n]...)
+		data = data[n:]
+		if end || len(s.part) == maxLine {
+			if err := s.flush(at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flush writes what was said of a line so far.
+func (s *stream) flush(at time.Time) error {
+	if s.log == nil || len(s.part) == 0 {
+		return nil
+	}
+	err := s.log.add(s.name, s.part, at)
+	s.part = s.part[:0]
+	return err
+}

@@ -1,0 +1,385 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	"strake/internal/executor"
+)
+
+// Monitor looks after one container while it runs.
+type Monitor struct {
+	Table     *Table
+	Container *Container
+	Lock      *os.File // the container's; closed by Run
+	Runtime   *executor.Runc
+	// Prepare says what to run: the root file system is mounted, the network is there. What it returns undoes that; it is called
+	// when the process has ended.
+	Prepare func(ctx context.Context, c *Container) (executor.Spec, func() error, error)
+
+	// Release gives up what is the container's when it has ended for good, before those who wait are told.
+	Release func() error
+
+	stateMu sync.Mutex // guards *Container
+
+	mu      sync.Mutex        // guards what follows
+	changed *sync.Cond        // that process or ended did
+	process *executor.Process // nil while there is none
+	input   *os.File          // the end of the standard input's pipe, or the terminal; nil: none
+	clients map[*Conn]bool    // attached, and whether for output
+	leaving bool              // clients shall not keep the monitor
+	stop    chan struct{}     // closed by a command that stops the container for good
+	stopped bool
+	over    chan struct{} // closed when the container has ended, after all restarts
+	ended   bool          // and clients are told last
+	last    Reply         // the exit
+	backoff time.Duration
+}
+
+// record is what the container's record is at the moment.
+func (m *Monitor) record() Container {
+	m.stateMu.Lock()
+	defer m.stateMu.Unlock()
+	return *m.Container
+}
+
+// set changes the state and writes it, with an event if action is not "".
+func (m *Monitor) set(ctx context.Context, action string, attributes map[string]string, change func(*State)) error {
+	m.stateMu.Lock()
+	defer m.stateMu.Unlock()
+	change(&m.Container.State)
+	return m.Table.SetState(ctx, m.Container, action, attributes)
+}
+
+// lateOutput is how long the end of a container waits for clients that do not read.
+const lateOutput = 2 * time.Second
+
+// Run starts the container, looks after it until it has ended and is not to be restarted, and removes it where it is to go. The
+// first client, who may be nil, is told whether it started, and is attached as its request says. Cancelling ctx stops the container.
+func (m *Monitor) Run(ctx context.Context, first *Conn) (err error) {
+	m.clients, m.stop, m.over = map[*Conn]bool{}, make(chan struct{}), make(chan struct{})
+	m.changed = sync.NewCond(&m.mu)
+	log, err := m.Table.OpenLog(m.Container)
+	if err != nil {
+		return m.refuse(ctx, first, err)
+	}
+	if log != nil {
+		defer func() { err = errors.Join(err, log.Close()) }()
+	}
+	socket, err := server{m}.listen(ctx)
+	if err != nil {
+		return m.refuse(ctx, first, err)
+	}
+	defer func() { _ = socket.Close() }() // removed below, or gone
+	if first != nil {
+		server{m}.admit(ctx, first)
+	}
+	defer context.AfterFunc(ctx, func() { m.halt(context.WithoutCancel(ctx)) })()
+	for {
+		started := time.Now()
+		ended, err := m.once(ctx, log)
+		if err != nil {
+			return m.refuse(ctx, first, err)
+		}
+		wait, again := m.restarts(time.Since(started), ended.reply.Code)
+		if !again {
+			return m.end(ctx, ended)
+		}
+		err = m.set(ctx, "die", exitAttribute(ended.reply), func(s *State) { s.Status = container.StateRestarting })
+		if err != nil {
+			return m.refuse(ctx, first, err)
+		}
+		ended.send(m)
+		if !m.pause(wait) {
+			return m.end(ctx, ended)
+		}
+		m.stateMu.Lock()
+		m.Container.State.RestartCount++
+		m.stateMu.Unlock()
+	}
+}
+
+func exitAttribute(r Reply) map[string]string {
+	return map[string]string{"exitCode": strconv.Itoa(r.Code)}
+}
+
+// pause waits before a restart; false where a command stops the container.
+func (m *Monitor) pause(wait time.Duration) bool {
+	select {
+	case <-m.stop:
+		return false
+	case <-time.After(wait):
+		return true
+	}
+}
+
+// refuse ends a monitor whose container could not be started: again, or for the first time.
+func (m *Monitor) refuse(ctx context.Context, first *Conn, why error) error {
+	ctx = context.WithoutCancel(ctx)
+	reply := failure(why)
+	err := m.set(ctx, "", nil, func(s *State) {
+		s.Pid, s.Error, s.ExitCode, s.Network = 0, reply.Error, reply.Code, nil
+		if reply.Code == executor.CodeFailed {
+			s.ExitCode = 128 // as docker has it
+		}
+		if s.Status != container.StateCreated {
+			s.Status, s.Finished = container.StateExited, time.Now().UTC()
+		}
+	})
+	if c := m.record(); err == nil && c.Spec.HostConfig.AutoRemove {
+		err = m.Table.Remove(ctx, &c)
+	}
+	return errors.Join(err, m.finish(first, reply))
+}
+
+// finish gives up all that is the container's, and tells who waits.
+func (m *Monitor) finish(first *Conn, last Reply) error {
+	err := errors.Join(m.Release(), m.Lock.Close())
+	m.mu.Lock()
+	clients := m.clients
+	m.clients, m.ended, m.last = nil, true, last
+	m.changed.Broadcast()
+	m.mu.Unlock()
+	if first != nil && clients != nil {
+		clients[first] = true
+	}
+	close(m.over)
+	for c := range clients {
+		_ = c.writeJSON(frameReply, last) // it may be gone
+		_ = c.Close()
+	}
+	return err
+}
+
+// ending is what is left to say of a process that has ended.
+type ending struct {
+	reply  Reply
+	copied chan struct{} // closed when all output was passed on
+}
+
+// send tells the attached clients, when they have all output.
+func (e ending) send(m *Monitor) {
+	m.mu.Lock()
+	clients := m.clients
+	m.clients = map[*Conn]bool{}
+	m.mu.Unlock()
+	go func() {
+		<-e.copied
+		for c := range clients {
+			_ = c.writeJSON(frameReply, e.reply) // it may be gone
+			_ = c.Close()
+		}
+	}()
+}
+
+// once runs the container's process once.
+func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
+	ctx = context.WithoutCancel(ctx)
+	c := m.record()
+	spec, undo, err := m.Prepare(ctx, &c)
+	if err != nil {
+		return e, err
+	}
+	defer func() { err = errors.Join(err, undo()) }()
+	io, err := openStreams(&c)
+	if err != nil {
+		return e, err
+	}
+	spec.Stdin, spec.Stdout, spec.Stderr = io.given()
+	process, err := m.Runtime.Start(ctx, spec)
+	io.closeGiven()
+	if err != nil {
+		return e, errors.Join(err, io.close())
+	}
+	if console := process.Console(); console != nil {
+		io.console = console
+	}
+	probes := m.newProbes(process)
+	m.mu.Lock()
+	m.process, m.input = process, io.input()
+	m.changed.Broadcast()
+	m.mu.Unlock()
+	e.copied = m.copyOutput(io, log)
+	err = m.set(ctx, "start", nil, func(s *State) {
+		s.Status, s.Pid, s.ExitCode, s.Error, s.OOMKilled = container.StateRunning, process.Pid(), 0, "", false
+		s.Started, s.Finished, s.Health = time.Now().UTC(), time.Time{}, probes.first()
+	})
+	if err != nil {
+		_ = process.Signal(syscall.SIGKILL) // it may have ended
+	}
+	m.tellStarted()
+	probes.start(ctx)
+	exit, waitErr := process.Wait(ctx)
+	probes.end()
+	m.mu.Lock()
+	m.process, m.input = nil, nil
+	m.mu.Unlock()
+	select {
+	case <-e.copied:
+	case <-time.After(lateOutput):
+	}
+	m.stateMu.Lock()
+	s := &m.Container.State
+	s.Status, s.Pid, s.ExitCode, s.OOMKilled, s.Finished = container.StateExited, 0, exit.Code, exit.OOMKilled, time.Now().UTC()
+	if s.Health != nil {
+		h := *s.Health
+		h.Status = container.Unhealthy // as docker has it
+		s.Health = &h
+	}
+	m.stateMu.Unlock()
+	e.reply = Reply{Code: exit.Code}
+	return e, errors.Join(err, waitErr, io.close())
+}
+
+// tellStarted tells the attached clients that the container has started.
+func (m *Monitor) tellStarted() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.clients {
+		if c.writeJSON(frameReply, Reply{Started: true}) != nil { // small: it never waits long
+			delete(m.clients, c)
+		}
+	}
+}
+
+// end writes that the container has ended, or removes it, and tells who waits.
+func (m *Monitor) end(ctx context.Context, e ending) error {
+	ctx = context.WithoutCancel(ctx)
+	err := m.set(ctx, "die", exitAttribute(e.reply), func(s *State) { s.Status, s.Network = container.StateExited, nil })
+	m.awaitReaders(e)
+	c := m.record()
+	if err == nil && c.Spec.HostConfig.AutoRemove {
+		err = m.Table.Remove(ctx, &c)
+	} else if removeErr := os.Remove(m.Table.Path(c.ID) + "/" + socketName); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
+	}
+	return errors.Join(err, m.finish(nil, e.reply))
+}
+
+// awaitReaders waits for clients that have not read all output, unless nobody is to wait for them.
+func (m *Monitor) awaitReaders(e ending) {
+	for {
+		select {
+		case <-e.copied:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+		m.mu.Lock()
+		leaving := m.leaving
+		m.mu.Unlock()
+		if leaving {
+			m.dropClients()
+			<-e.copied
+			return
+		}
+	}
+}
+
+func (m *Monitor) dropClients() {
+	m.mu.Lock()
+	clients := m.clients
+	m.clients = map[*Conn]bool{}
+	m.mu.Unlock()
+	for c := range clients {
+		_ = c.Close()
+	}
+}
+
+// Times between restarts, which are docker's.
+const (
+	firstRestart = 100 * time.Millisecond
+	lastRestart  = time.Minute
+	settledAfter = 10 * time.Second
+)
+
+// restarts says whether the container, which ran for a time, is to be started again, and when.
+func (m *Monitor) restarts(ran time.Duration, code int) (wait time.Duration, again bool) {
+	c := m.record()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case ran >= settledAfter || m.backoff == 0:
+		m.backoff = firstRestart
+	default:
+		m.backoff = min(2*m.backoff, lastRestart)
+	}
+	if m.stopped {
+		return 0, false
+	}
+	policy := c.Spec.HostConfig.RestartPolicy
+	switch {
+	case policy.IsAlways(), policy.IsUnlessStopped():
+		again = true
+	case policy.IsOnFailure():
+		again = code != 0 && (policy.MaximumRetryCount == 0 || c.State.RestartCount < policy.MaximumRetryCount)
+	}
+	return m.backoff, again
+}
+
+// markStopped says that a command stops the container for good.
+func (m *Monitor) markStopped() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.stopped {
+		m.stopped = true
+		close(m.stop)
+	}
+}
+
+// halt stops the container because the machine does: its policy may start it again.
+func (m *Monitor) halt(ctx context.Context) {
+	m.markStopped()
+	c := m.record()
+	m.stopProcess(ctx, StopSignal(&c), StopTimeout(&c))
+}
+
+// running is the process, or docker's error.
+func (m *Monitor) running() (*executor.Process, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process == nil {
+		return nil, errorText{fmt.Sprintf("Container %s is not running", m.record().ID), errdefs.ErrConflict}
+	}
+	return m.process, nil
+}
+
+// stopProcess sends a signal and, when the process lives on for a time, SIGKILL; a negative time is for ever. It returns when
+// the container has ended.
+func (m *Monitor) stopProcess(ctx context.Context, signal syscall.Signal, patience time.Duration) {
+	p, err := m.running()
+	for err != nil { // it is being started, or has ended
+		select {
+		case <-m.over:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		p, err = m.running()
+	}
+	if m.record().State.Status == container.StatePaused {
+		_ = p.Resume(ctx) // or it takes no signal
+	}
+	_ = p.Signal(signal) // it may have ended
+	var late <-chan time.Time
+	if patience >= 0 {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-m.over:
+		return
+	case <-late:
+		_ = p.Signal(syscall.SIGKILL) // it may have ended
+	}
+	<-m.over
+}

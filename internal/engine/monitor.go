@@ -1,0 +1,121 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"strake/internal/container"
+	"strake/internal/executor"
+	"strake/internal/layer"
+	"strake/internal/mount"
+	"strake/internal/rootfs"
+)
+
+// MonitorCommand is the command of the command line that is Monitor: MonitorCommand ID.
+const MonitorCommand = "container-monitor"
+
+// The descriptors that a monitor gets.
+const (
+	monitorConn = 3 // its first client
+	monitorLock = 4 // the container's lock
+)
+
+// MonitorOptions say which container to look after.
+type MonitorOptions struct {
+	ID string
+}
+
+// Monitor looks after a container while it runs, in a process of its own that startMonitor started. Cancelling ctx stops the
+// container.
+func Monitor(ctx context.Context, env *Env, opts MonitorOptions) (err error) {
+	first, err := container.FileConn(os.NewFile(monitorConn, "client"))
+	if err != nil {
+		return err
+	}
+	lock := os.NewFile(monitorLock, "lock")
+	table := containers(env)
+	c, err := table.Locked(ctx, opts.ID)
+	if err != nil {
+		return errors.Join(err, first.Refuse(err), lock.Close())
+	}
+	runc, err := executor.NewRunc(executor.RuncOptions{})
+	if err != nil {
+		return errors.Join(err, first.Refuse(err), lock.Close())
+	}
+	m := &container.Monitor{
+		Table: table, Container: c, Lock: lock, Runtime: runc, Release: runc.Close,
+		Prepare: func(ctx context.Context, c *Container) (executor.Spec, func() error, error) {
+			return prepareContainer(ctx, env, table, c)
+		},
+	}
+	return m.Run(ctx, first)
+}
+
+// prepareContainer mounts a container's root file system and says how to start it. What it returns undoes that.
+func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (spec executor.Spec, undo func() error, err error) {
+	if spec, err = containerSpec(ctx, table, c); err != nil {
+		return spec, nil, err
+	}
+	ns, closeRoot, err := mountContainer(ctx, env, table, c)
+	if err != nil {
+		return spec, nil, err
+	}
+	spec.Bundle, spec.Rootfs, spec.NS = inDir(table, c, "bundle"), inDir(table, c, "rootfs"), ns
+	return spec, closeRoot, nil
+}
+
+// mountContainer mounts a container's root file system in a mount namespace of its own.
+func mountContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (ns *mount.Namespace, undo func() error, err error) {
+	files := make([]layer.Files, len(c.Spec.Layers))
+	for i, id := range c.Spec.Layers {
+		if files[i], err = env.Store.Layer(ctx, id); err != nil {
+			return nil, nil, err
+		}
+	}
+	if ns, err = mount.New(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ns.Close())
+		}
+	}()
+	mounter, _, err := pickMounter(ctx, env, ns)
+	if err != nil {
+		return nil, nil, err
+	}
+	mounted, err := mounter.Mount(ctx, rootfs.MountOptions{
+		Layers: files, Target: inDir(table, c, "rootfs"), Upper: inDir(table, c, "upper"), Work: inDir(table, c, "work"),
+		Volatile: c.Spec.HostConfig.AutoRemove, Stubs: true,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return ns, func() error { return errors.Join(mounted.Close(), ns.Close()) }, nil
+}
+
+// startMonitor starts the monitor of a container, which takes the lock, and sends it the request of its first client.
+func startMonitor(env *Env, c *Container, lock *os.File, req container.Request) (conn *container.Conn, err error) {
+	defer closing(&err, lock.Close)
+	conn, other, err := container.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer closing(&err, other.Close)
+	if err := conn.Ask(req); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	cmd := exec.Command("/proc/self/exe", "--root", env.Store.Root(), MonitorCommand, c.ID) //nolint:noctx // it outlives us
+	cmd.Args[0] = os.Args[0]
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{other, lock}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the container's monitor: %w", err), conn.Close())
+	}
+	return conn, cmd.Process.Release()
+}

@@ -1,0 +1,63 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	containertypes "github.com/moby/moby/api/types/container"
+
+	"strake/internal/container"
+)
+
+// RemoveContainerOptions say which container to remove.
+type RemoveContainerOptions struct {
+	Ref     string
+	Force   bool // also one that runs
+	Volumes bool // and its anonymous volumes
+}
+
+// RemoveContainer removes a container. It fails with errdefs.ErrConflict where it runs and Force is not set.
+func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions) error {
+	table := containers(env)
+	c, err := table.Get(ctx, opts.Ref)
+	if err != nil {
+		return err
+	}
+	if c.State.Running() {
+		if !opts.Force {
+			return runningError(opts.Ref, c)
+		}
+		if err := stop(ctx, table, c, syscall.SIGKILL, 0, true); err != nil {
+			return err
+		}
+	} else if c.Alive {
+		_, _ = table.Call(ctx, c.ID, container.Request{Op: container.OpDrop}) // it may have ended
+	}
+	lock, err := table.Lock(ctx, c.ID, startPatience)
+	if errdefs.IsNotFound(err) && opts.Force {
+		return nil // it was to be removed when it ended
+	}
+	if err != nil {
+		return err
+	}
+	defer closing(&err, lock.Close)
+	if c, err = table.Locked(ctx, c.ID); err != nil {
+		return err
+	}
+	return table.Remove(ctx, c)
+}
+
+// runningError is docker's error for a container that is not to be removed because it runs.
+func runningError(ref string, c *Container) error {
+	hint := "stop the container before removing or force remove"
+	status := "running"
+	if c.State.Status == containertypes.StatePaused {
+		status, hint = "paused", "unpause and then "+hint
+	}
+	if c.State.Status == containertypes.StateRestarting {
+		status = "restarting"
+	}
+	return messageError{fmt.Sprintf("cannot remove container %q: container is %s: %s", ref, status, hint), errdefs.ErrConflict}
+}

@@ -1,0 +1,476 @@
+package executor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// A Process is that of a container which Start started. Its methods may be called from any goroutine.
+type Process struct {
+	x       *run
+	pid     int
+	console *os.File // the terminal's other side; nil where it has none
+
+	mu     sync.Mutex // held while the process must not be reaped
+	reaped bool
+	execs  int // so far, to name their files
+}
+
+// Start starts the process of spec and does not wait for it; the runtime is gone when it returns. The streams of spec are nil or
+// *os.File, which the process gets as they are; with Terminal it gets a terminal, whose other side is Console. Signals are
+// ignored. The caller calls Wait. It makes this process the one that orphans of its descendants go to.
+func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
+	spec, err = complete(spec)
+	if err != nil {
+		return nil, err
+	}
+	own, err := r.own(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if spec.NS == nil {
+		spec.NS = r.ns
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become the parent of a container: %w", err)
+	}
+	x := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
+	p = &Process{x: x}
+	defer func() {
+		if err != nil {
+			x.killed = true
+			err = errors.Join(err, x.cleanUp(ctx), p.closeConsole())
+		}
+	}()
+	if err := x.inside(func() error { return x.prepare(ctx) }); err != nil {
+		return nil, err
+	}
+	return p, p.start(ctx)
+}
+
+// start runs the runtime.
+func (p *Process) start(ctx context.Context) (err error) {
+	x := p.x
+	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone), "run", "--detach", "--pid-file", x.file(pidFile), "--bundle", x.spec.Bundle)
+	var listener *net.UnixListener
+	if x.spec.Terminal {
+		dir, err := os.Open(x.spec.Bundle) // the path of a socket must be short
+		if err != nil {
+			return fmt.Errorf("make a terminal: %w", err)
+		}
+		defer func() { _ = dir.Close() }() // a name only
+		path := fmt.Sprintf("/proc/%d/fd/%d/%s", os.Getpid(), dir.Fd(), consoleSocket)
+		if listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+			return fmt.Errorf("make a terminal: %w", err)
+		}
+		defer func() { _ = listener.Close() }() // what came of it is known
+		args = append(args, "--console-socket", path)
+	}
+	if x.spec.NS == nil { // the parent of the runtime, for its death signal, is a thread
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	cmd := exec.CommandContext(ctx, x.runc.path, append(args, x.spec.ID)...)
+	if x.owner.exe != nil { // by the name of the program that it is a copy of
+		cmd.Path = x.owner.exe.Name()
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	var said bytes.Buffer
+	if x.spec.Terminal {
+		cmd.Stderr = &said
+		cmd.WaitDelay = time.Second
+	} else if err := setStreams(cmd, x.spec.Stdin, x.spec.Stdout, x.spec.Stderr); err != nil {
+		return err
+	}
+	if err := x.inside(cmd.Start); err != nil {
+		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
+	}
+	received := make(chan error, 1)
+	if listener != nil {
+		go func() { received <- p.receiveConsole(listener) }()
+	}
+	if err := cmd.Wait(); err != nil {
+		return x.startFault(err, said.String())
+	}
+	if listener != nil {
+		if err := <-received; err != nil {
+			return fmt.Errorf("make a terminal: %w", err)
+		}
+	}
+	text, err := os.ReadFile(x.file(pidFile))
+	if err == nil {
+		p.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	if err != nil {
+		return fmt.Errorf("start container: what the runtime says of its process: %w", err)
+	}
+	p.adopt()
+	return nil
+}
+
+// adopt waits until this process is the parent of the container's: crun starts it by one more process, which has told that all is
+// well and is about to end. What has ended is reaped.
+func (p *Process) adopt() {
+	if parent := parentOf(p.pid); parent > 1 && parent != os.Getpid() {
+		_, _ = unix.Wait4(parent, nil, 0, nil) // it may have ended
+		return
+	}
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		return
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, field := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid != p.pid && parentOf(pid) == os.Getpid() && !p.x.runc.watches(pid) {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // it may be on its way
+			}
+		}
+	}
+}
+
+// parentOf returns the parent of a process, 0 where there is no such process.
+func parentOf(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
+	fields := strings.Fields(rest) // state, parent...
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return parent
+}
+
+func (x *run) file(name string) string { return filepath.Join(x.spec.Bundle, name) }
+
+// setStreams gives a command the streams of a Spec, of which those that are set are files.
+func setStreams(cmd *exec.Cmd, stdin, stdout, stderr any) error {
+	for _, s := range []any{stdin, stdout, stderr} {
+		if _, isFile := s.(*os.File); s != nil && !isFile {
+			return fmt.Errorf("start container: a stream is a %T: %w", s, errdefs.ErrInvalidArgument)
+		}
+	}
+	if f, ok := stdin.(*os.File); ok && f != nil {
+		cmd.Stdin = f
+	}
+	if f, ok := stdout.(*os.File); ok && f != nil {
+		cmd.Stdout = f
+	}
+	if f, ok := stderr.(*os.File); ok && f != nil {
+		cmd.Stderr = f
+	}
+	return nil
+}
+
+// startFault says why the runtime failed.
+func (x *run) startFault(err error, said string) error {
+	message, readErr := readFault(x.log)
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	if message = cmpOr(message, strings.TrimSpace(said)); message == "" {
+		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
+	}
+	return newStartError(commandFault(message, x.spec.Args[0]))
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// receiveConsole takes the terminal that the runtime sends.
+func (p *Process) receiveConsole(l *net.UnixListener) error {
+	if err := l.SetDeadline(time.Now().Add(destroyTimeout)); err != nil {
+		return err
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // nothing is sent
+	data, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := conn.ReadMsgUnix(data, rights)
+	if err != nil {
+		return err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) != 1 {
+		return fmt.Errorf("%d control messages: %w", len(messages), errors.Join(err, errdefs.ErrUnknown))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return fmt.Errorf("%d descriptors: %w", len(fds), errors.Join(err, errdefs.ErrUnknown))
+	}
+	unix.CloseOnExec(fds[0])
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return err
+	}
+	p.console = os.NewFile(uintptr(fds[0]), "console")
+	return nil
+}
+
+func (p *Process) closeConsole() error {
+	if p.console == nil {
+		return nil
+	}
+	return p.console.Close()
+}
+
+// Pid is the process's id on this machine.
+func (p *Process) Pid() int { return p.pid }
+
+// Console is the other side of the process's terminal, nil where it has none. Wait does not close it.
+func (p *Process) Console() *os.File { return p.console }
+
+// Wait waits for the end of the process, which takes all others of its container with it, and removes what Start made. To be
+// called once.
+func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
+	for {
+		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, unix.ECHILD) && parentOf(p.pid) > 0 { // its parent is about to end
+			time.Sleep(time.Millisecond)
+		} else if !errors.Is(err, unix.EINTR) {
+			return Exit{}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
+		}
+	}
+	exit.OOMKilled = p.x.oomKilled()
+	p.mu.Lock()
+	var status unix.WaitStatus
+	_, err = unix.Wait4(p.pid, &status, 0, nil)
+	p.reaped = true
+	p.mu.Unlock()
+	if err != nil {
+		return Exit{}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
+	}
+	exit.Code = status.ExitStatus()
+	if status.Signaled() {
+		exit.Code = 128 + int(status.Signal())
+	}
+	return exit, p.x.remove(ctx)
+}
+
+// remove is cleanUp for a container whose processes have ended: the runtime is not needed for it.
+func (x *run) remove(ctx context.Context) error {
+	failed := []error{x.inside(x.stubs.remove), x.stubs.root.Close(), x.inside(x.emptyBundle)}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	return errors.Join(append(failed, os.RemoveAll(filepath.Join(x.owner.dir, x.spec.ID)), removeCgroups(ctx, x.cgroups()))...)
+}
+
+// Signal sends a signal to the process. It fails with errdefs.ErrNotFound when the process has ended.
+func (p *Process) Signal(s syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return fmt.Errorf("signal container %s: it has ended: %w", p.x.spec.ID, errdefs.ErrNotFound)
+	}
+	if err := unix.Kill(p.pid, s); err != nil {
+		return fmt.Errorf("signal container %s: %w", p.x.spec.ID, err)
+	}
+	return nil
+}
+
+// Resize sets the size of the process's terminal.
+func (p *Process) Resize(size Size) error {
+	if p.console == nil {
+		return fmt.Errorf("resize container %s: it has no terminal: %w", p.x.spec.ID, errdefs.ErrFailedPrecondition)
+	}
+	conn, err := p.console.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var setErr error
+	err = conn.Control(func(fd uintptr) {
+		setErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
+	})
+	return errors.Join(err, setErr)
+}
+
+// Pause stops all processes of the container, Resume lets them go on.
+func (p *Process) Pause(ctx context.Context) error { return p.command(ctx, "pause", p.x.spec.ID) }
+
+// Resume is the opposite of Pause.
+func (p *Process) Resume(ctx context.Context) error { return p.command(ctx, "resume", p.x.spec.ID) }
+
+// command runs the runtime on the container.
+func (p *Process) command(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, p.x.runc.path, append([]string{"--root", p.x.owner.dir}, args...)...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	err := p.x.inside(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", args[0], err, strings.TrimSpace(said.String()))
+	}
+	return nil
+}
+
+// Exec runs one more process in the container and returns its exit code. One that could not be started gives a *StartError.
+// Window changes of its terminal are told to the process that started is called with. Cancelling ctx kills it.
+func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Process)) (code int, err error) {
+	process, err := p.execProcess(spec)
+	if err != nil {
+		return 0, err
+	}
+	p.mu.Lock()
+	p.execs++
+	base := p.x.file(fmt.Sprintf("exec-%d", p.execs))
+	p.mu.Unlock()
+	log, pid := base+".log", base+".pid"
+	defer func() { err = errors.Join(err, removeAll(base, log, pid)) }()
+	data, err := json.Marshal(process)
+	if err != nil {
+		return 0, err
+	}
+	if err := writeScratch(base, data, 0o600); err != nil {
+		return 0, err
+	}
+	args := []string{"--root", p.x.owner.dir, "--log", log, "--log-format", "json", "exec", "--pid-file", pid, "--process", base, p.x.spec.ID}
+	cmd := exec.Command(p.x.runc.path, args...) //nolint:noctx // as docker has it, it outlives who asked for it
+	filter := &faultFilter{faults: append(crunFaults(), "exec failed: ")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := setStreams(cmd, spec.Stdin, spec.Stdout, nil); err != nil {
+		return 0, err
+	}
+	if spec.Stderr != nil && !spec.Terminal {
+		filter.w = spec.Stderr
+		cmd.Stderr = filter
+	}
+	if err := p.x.inside(cmd.Start); err != nil {
+		return 0, err
+	}
+	started(cmd.Process)
+	defer context.AfterFunc(ctx, func() { killExec(pid, cmd.Process) })()
+	err = cmd.Wait()
+	message, readErr := readFault(log)
+	if message != "" {
+		fault := newStartError(strings.Replace(commandFault(message, spec.Args[0]), "crun run failed: unable to start container process: ", "", 1))
+		fault.Message = "OCI runtime exec failed: exec failed: unable to start container process: " + strings.TrimPrefix(fault.Message, "exec failed: unable to start container process: ")
+		return 0, errors.Join(fault, readErr, filter.end(false))
+	}
+	if _, isExit := errors.AsType[*exec.ExitError](err); err != nil && !isExit {
+		return 0, errors.Join(err, filter.end(true))
+	}
+	return exitCode(cmd.ProcessState), errors.Join(readErr, filter.end(true))
+}
+
+// killExec kills a process in a container, whose id the runtime wrote, and the runtime.
+func killExec(pidFile string, runtime *os.Process) {
+	if text, err := os.ReadFile(pidFile); err == nil {
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+		}
+	}
+	_ = runtime.Kill() // it may have ended
+}
+
+// end is End for a filter that may have nowhere to write to.
+func (f *faultFilter) end(started bool) error {
+	if f.w == nil {
+		return nil
+	}
+	return f.End(started)
+}
+
+func exitCode(s *os.ProcessState) int {
+	if status, ok := s.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return s.ExitCode()
+}
+
+func removeAll(paths ...string) (err error) {
+	for _, path := range paths {
+		if removeErr := os.Remove(path); !errors.Is(removeErr, os.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+	}
+	return err
+}
+
+// execProcess is the container's process with what spec says instead.
+func (p *Process) execProcess(spec ExecSpec) (*specs.Process, error) {
+	process := *p.x.process
+	process.Args, process.Terminal, process.ConsoleSize = spec.Args, spec.Terminal, nil
+	if spec.Cwd != "" {
+		process.Cwd = spec.Cwd
+	}
+	process.Env = slices.Clone(process.Env)
+	if spec.User != "" {
+		var who account
+		err := p.x.inside(func() (err error) {
+			who, err = findAccount(p.x.stubs.root, spec.User)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		process.User = who.user
+		process.Env = slices.DeleteFunc(process.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
+		process.Env = environment(process.Env, who.home)
+	}
+	for _, e := range spec.Env {
+		key, _, _ := strings.Cut(e, "=")
+		process.Env = append(slices.DeleteFunc(process.Env, func(old string) bool { return strings.HasPrefix(old, key+"=") }), e)
+	}
+	if spec.Privileged {
+		all, err := ownCapabilities()
+		if err != nil {
+			return nil, err
+		}
+		process.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
+	}
+	return &process, nil
+}
+
+// oomKilled reports whether the kernel killed a process of the container for want of memory.
+func (x *run) oomKilled() bool {
+	dir := filepath.Join("/", x.spec.CgroupParent, cgroupName(x.owner.dir, x.spec.ID))
+	for _, file := range []string{cgroupRoot + "/memory" + dir + "/memory.oom_control", cgroupRoot + dir + "/memory.events"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok && n != "0" {
+				return true
+			}
+		}
+	}
+	return false
+}
