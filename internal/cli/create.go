@@ -28,6 +28,7 @@ type createOptions struct {
 func (o *createOptions) add(flags *pflag.FlagSet) {
 	flags.SetInterspersed(false)
 	o.flags = newContainerFlags(flags)
+	flags.Bool("help", false, "Print usage") // without -h, which is the host name
 	flags.StringVar(&o.name, "name", "", "Assign a name to the container")
 	flags.StringVar(&o.pull, "pull", "missing", `Pull image before running ("always", "missing", "never")`)
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")

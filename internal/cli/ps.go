@@ -162,14 +162,6 @@ func containerImage(c container.Summary, trunc bool) string {
 	return c.Image
 }
 
-func labelsText(labels map[string]string) string {
-	var list []string
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		list = append(list, key+"="+labels[key])
-	}
-	return strings.Join(list, ",")
-}
-
 func mountsText(mounts []container.MountPoint, trunc bool) string {
 	var list []string
 	for _, m := range mounts {
