@@ -60,8 +60,8 @@ RUN mkdir -m 777 /work
 WORKDIR /work
 ENV SEEN=yes
 USER 7:8
-RUN --mount=type=secret,id=key,env=KEY --mount=type=secret,id=key,mode=0444 --mount=type=cache,target=/cache,mode=0777 \
-    --network=none echo left > /cache/left; echo partial > /work/made; false
+RUN --mount=type=secret,id=key,env=KEY --mount=type=secret,id=key,mode=0444 --mount=type=cache,target=/cache,mode=0777 --mount=type=tmpfs,target=/mem \
+    --network=none echo left > /cache/left; echo memory > /mem/made; echo partial > /work/made; false
 COPY --from=other / /
 `)
 	w.write("key", "hunter22-value\n")
@@ -69,8 +69,8 @@ COPY --from=other / /
 	build := "clear; " + w.onStore("a") + " build --secret id=key,src=" + w.path("key") + " --shell-on-error"
 	s.types(build + " -t app " + w.path("app") + "; echo status $?")
 	s.shows("RUN --mount=type=secret", "did not complete successfully: exit code: 1", "This shell is in the step as it failed", "/work $")
-	s.types("clear; id; pwd; cat /work/made /cache/left /run/secrets/key; echo $SEEN $KEY; tty; ls /sys/class/net | wc -l")
-	s.shows("uid=7 gid=8", "/work", "partial", "left", "hunter22-value", "yes hunter22-value", "/dev/", "\n1\n")
+	s.types("clear; id; pwd; cat /work/made /cache/left /mem/made; stat -c %a /mem; mount | grep -c 'on /mem '; cat /run/secrets/key; echo $SEEN $KEY; tty; ls /sys/class/net | wc -l")
+	s.shows("uid=7 gid=8", "/work", "partial", "left", "memory\n1777\n1\n", "hunter22-value", "yes hunter22-value", "/dev/", "\n1\n")
 	s.types("clear; echo shell > /work/shell; echo sle''ep; sleep 100")
 	s.shows("sleep")
 	s.tmux("send-keys", "C-c") // ends what runs in the shell, not the build

@@ -89,8 +89,7 @@ func (m *mounting) add(ctx context.Context, one Mount) error {
 	case MountCache:
 		return m.show(one, m.caches[one.cacheKey(m.work)])
 	case MountTmpfs:
-		m.tmpfs(one)
-		return nil
+		return m.tmpfs(one)
 	case MountSecret:
 		return m.secret(one)
 	case MountSSH:
@@ -166,7 +165,15 @@ func (m *mounting) layers(ctx context.Context, one Mount) ([]layer.Files, error)
 	return layers, nil
 }
 
-func (m *mounting) tmpfs(one Mount) {
+// tmpfs shows an empty file system in memory: the container's, or one that is there for a shell after the command.
+func (m *mounting) tmpfs(one Mount) error {
+	if m.solver.opts.Shell != nil {
+		dir, err := m.room.Tmpfs(filepath.Join(m.dir, "root"), one.Target, one.Size)
+		if err == nil {
+			m.bound(one, dir, "nosuid")
+		}
+		return err
+	}
 	options := []string{"nosuid"}
 	if one.ReadOnly {
 		options = append(options, "ro")
@@ -175,6 +182,7 @@ func (m *mounting) tmpfs(one Mount) {
 		options = append(options, "size="+strconv.FormatInt(one.Size, 10))
 	}
 	m.mounts = append(m.mounts, executor.Mount{Type: "tmpfs", Source: "tmpfs", Target: one.Target, Options: options})
+	return nil
 }
 
 // takeCaches takes the directories that stay. Steps that run at the same time see the same ones, or wait, or do not. All steps take

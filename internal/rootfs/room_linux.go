@@ -125,6 +125,30 @@ func (r *Room) Show(root, name string, readOnly bool) (path string, err error) {
 	return path, err
 }
 
+// Tmpfs makes an empty file system in memory and returns its path. Its root has the mode of the directory that name leads to in the
+// directory root, as in Show, and 1777 where there is none. size is in bytes; 0 is the kernel's choice.
+func (r *Room) Tmpfs(root, name string, size int64) (path string, err error) {
+	err = r.ns.Do(func() error {
+		o := mount.TmpfsOptions{Size: size, Mode: 0o1777}
+		like := r.name()
+		err := mount.BindIn(root, name, like, true)
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Stat(like, &st)
+			o.Mode = st.Mode & 0o7777
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		path = r.name()
+		return errors.Join(makeDir(path), mount.Tmpfs(o, path))
+	})
+	if err != nil {
+		return "", fmt.Errorf("make a file system in memory: %w", err)
+	}
+	return path, nil
+}
+
 // Close takes the Room away with all that was shown in it. Processes that use it keep it until they end.
 func (r *Room) Close() error {
 	if err := r.ns.Do(func() error { return mount.Unmount(r.dir) }); err != nil {

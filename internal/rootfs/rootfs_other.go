@@ -60,5 +60,8 @@ func (*Room) Listen(context.Context, Attributes) (net.Listener, string, error) {
 // Show fails.
 func (*Room) Show(string, string, bool) (string, error) { return "", errLinux }
 
+// Tmpfs fails.
+func (*Room) Tmpfs(string, string, int64) (string, error) { return "", errLinux }
+
 // Close does nothing.
 func (*Room) Close() error { return nil }
