@@ -88,24 +88,24 @@ func buildGroup() group {
 		ratioGoal(5), timeGoal(runSteps*50*time.Millisecond))
 	few := buildStep("copy", fmt.Sprintf("Build with COPY of %d files", copyFiles), copyName, "copy", 2, copied("copy", "app"))
 	return group{
-		name: "build", tools: []string{"strake", "dockerd", "dockerd-legacy", "buildkit", "buildah"}, peerRounds: 3, prepare: importBase,
+		name: "build", tools: []string{"strake", "dockerd", "dockerd-legacy", "buildkit", "buildah"}, peerRounds: 2, prepare: importBase,
 		steps: []step{run, cachedStep(run, runName, 50*time.Millisecond), few, cachedStep(few, copyName, 50*time.Millisecond)},
 	}
 }
 
 // filesGroups build from contexts of very many files.
 func filesGroups() []group {
-	one := func(name string, count, rounds int, limit time.Duration, goals ...goal) group {
+	one := func(name string, count, rounds, peers int, limit time.Duration, goals ...goal) group {
 		title := fmt.Sprintf("Build with COPY of %d files of %d KiB", count, fileBytes>>10)
 		st := buildStep("copy-"+name, title, filesName, name, 2, copied(name, "tree"), goals...)
 		return group{
-			name: name, tools: []string{"strake", "dockerd", "buildkit", "buildah"}, rounds: rounds, peerRounds: 2, inputs: []string{inputFiles},
+			name: name, tools: []string{"strake", "dockerd", "buildkit", "buildah"}, rounds: rounds, peerRounds: peers, inputs: []string{inputFiles},
 			prepare: importBase, steps: []step{st, cachedStep(st, filesName, limit)},
 		}
 	}
 	return []group{
-		one("files10k", someFiles, 5, 100*time.Millisecond),
-		one("files100k", manyFiles, 3, 400*time.Millisecond, ratioGoal(3)),
+		one("files10k", someFiles, 5, 2, 100*time.Millisecond),
+		one("files100k", manyFiles, 3, 1, 400*time.Millisecond, ratioGoal(3)),
 	}
 }
 

@@ -143,7 +143,7 @@ func (s *session) wantTags(ctx context.Context, repo string, n int) error {
 // manyGroup lists a store of thousands of images. podman is left out: it takes minutes to load them.
 func manyGroup() group {
 	return group{
-		name: "images5000", tools: []string{"strake", "dockerd"}, rounds: 3, peerRounds: 2, inputs: []string{inputMany},
+		name: "images5000", tools: []string{"strake", "dockerd"}, rounds: 3, peerRounds: 1, inputs: []string{inputMany},
 		prepare: func(ctx context.Context, s *session) error {
 			_, err := s.output(ctx, "load", s.in.path("many.tar"))
 			return err

@@ -16,6 +16,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -109,15 +110,20 @@ func makeInputs(ctx context.Context, dir string, seed uint64, scale float64, nee
 			return errors.Join(makeFiles(in.path("files10k"), seed+4, n(someFiles)), makeFiles(in.path("files100k"), seed+5, n(manyFiles)))
 		},
 	}
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
 	for _, kind := range slices.Sorted(maps.Keys(made)) {
 		if !need[kind] {
 			continue
 		}
-		if err := errors.Join(made[kind](), ctx.Err()); err != nil {
-			return fmt.Errorf("%s: %w", kind, err)
-		}
+		g.Go(func() error {
+			if err := errors.Join(made[kind](), ctx.Err()); err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			return nil
+		})
 	}
-	if err := makeContexts(dir); err != nil {
+	if err := errors.Join(g.Wait(), makeContexts(dir)); err != nil {
 		return err
 	}
 	b, err := json.Marshal(in)

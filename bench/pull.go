@@ -18,7 +18,7 @@ const (
 func pullGroup() group {
 	ref := func(s *session) string { return s.registry.ref(bigRepo) }
 	return group{
-		name: "pull", tools: []string{"strake", "dockerd", "podman", "skopeo"}, peerRounds: 3, inputs: []string{inputImage},
+		name: "pull", tools: []string{"strake", "dockerd", "podman", "skopeo"}, peerRounds: 2, inputs: []string{inputImage},
 		steps: []step{
 			{
 				name: "pull", title: "Pull of two big gzip layers, loopback registry, empty store", verb: "pull", disk: true,
@@ -76,7 +76,7 @@ const loadedName = "localhost/loaded:1"
 // loadGroup loads the big image from a docker archive with uncompressed layers.
 func loadGroup() group {
 	return group{
-		name: "load", tools: []string{"strake", "dockerd", "podman"}, peerRounds: 3, inputs: []string{inputImage},
+		name: "load", tools: []string{"strake", "dockerd", "podman"}, peerRounds: 2, inputs: []string{inputImage},
 		steps: []step{{
 			name: "load", title: "Load of a docker archive with uncompressed layers, empty store", verb: "load", disk: true,
 			args:  func(s *session) []string { return []string{s.in.path("archive.tar")} },

@@ -16,7 +16,7 @@ const (
 // storeGroup builds an image with one big layer into the tool's store.
 func storeGroup() group {
 	return group{
-		name: "store", tools: []string{"strake", "dockerd", "buildkit", "podman", "buildah"}, peerRounds: 3, inputs: []string{inputBig},
+		name: "store", tools: []string{"strake", "dockerd", "buildkit", "buildah"}, rounds: 5, peerRounds: 2, inputs: []string{inputBig},
 		prepare: importBase,
 		steps: []step{{
 			name: "store", title: fmt.Sprintf("Build of a layer of %d MB, to the store", builtBytes/1_000_000), verb: "build", disk: true,
@@ -33,7 +33,7 @@ func storeGroup() group {
 func archiveGroup() group {
 	archive := func(s *session) string { return filepath.Join(s.root, "built.tar") }
 	return group{
-		name: "archive", tools: []string{"strake", "buildkit", "podman", "buildah"}, peerRounds: 3, inputs: []string{inputBig},
+		name: "archive", tools: []string{"strake", "buildkit", "buildah"}, rounds: 5, peerRounds: 2, inputs: []string{inputBig},
 		prepare: func(ctx context.Context, s *session) error {
 			if err := importBase(ctx, s); err != nil {
 				return err
@@ -64,7 +64,7 @@ func pushGroup() group {
 		return s.registry.verify(ctx, builtRepo, id, s.round == 0)
 	}
 	return group{
-		name: "push", tools: []string{"strake", "dockerd", "buildkit", "podman", "buildah"}, peerRounds: 3, inputs: []string{inputBig},
+		name: "push", tools: []string{"strake", "dockerd", "buildkit", "podman", "buildah"}, rounds: 5, peerRounds: 2, inputs: []string{inputBig},
 		prepare: func(ctx context.Context, s *session) error {
 			r, err := startRegistry(ctx, filepath.Join(s.scratch, "registry"))
 			if err != nil {

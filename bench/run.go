@@ -14,7 +14,7 @@ import (
 // runGroup runs the smallest container.
 func runGroup() group {
 	return group{
-		name: "run", tools: []string{"strake", "dockerd", "podman", "runc"}, prepare: importBase,
+		name: "run", tools: []string{"strake", "dockerd", "podman", "runc"}, peerRounds: 4, prepare: importBase,
 		steps: []step{{
 			name: "run", title: "run --rm true", verb: "run", repeat: 5,
 			args: func(*session) []string { return []string{baseName, "true"} },

@@ -171,7 +171,7 @@ func (k *link) Close() error {
 // wanGroup pulls an image of the second layer over a link; flow caps each connection.
 func wanGroup(name, title string, flow float64, goals ...goal) group {
 	return group{
-		name: name, tools: []string{"strake", "dockerd", "podman", "skopeo"}, rounds: 3, peerRounds: 2, inputs: []string{inputImage},
+		name: name, tools: []string{"strake", "dockerd", "podman", "skopeo"}, rounds: 3, peerRounds: 1, inputs: []string{inputImage},
 		prepare: func(ctx context.Context, s *session) error {
 			_, err := s.goFar(ctx, flow)
 			return err
@@ -212,7 +212,7 @@ func pullSmall(name, title string, goals ...goal) step {
 // resumeGroup pulls over the link again what was killed when 90 % of the bytes had reached it. Of a daemon the client is killed.
 func resumeGroup() group {
 	return group{
-		name: "resume", tools: []string{"strake", "dockerd", "podman", "skopeo"}, rounds: 3, peerRounds: 2, inputs: []string{inputImage},
+		name: "resume", tools: []string{"strake", "dockerd", "podman", "skopeo"}, rounds: 3, peerRounds: 1, inputs: []string{inputImage},
 		prepare: func(ctx context.Context, s *session) error {
 			k, err := s.goFar(ctx, 0)
 			if err != nil {
