@@ -56,34 +56,43 @@ var (
 )
 
 func describeImage(out *strings.Builder, b Built) error {
+	ids, err := describeConfig(out, b)
+	if err != nil {
+		return err
+	}
+	return describeFiles(out, ids, b.Layer)
+}
+
+// describeConfig writes down the config and the history; it returns the layers.
+func describeConfig(out *strings.Builder, b Built) ([]digest.Digest, error) {
 	var config map[string]any
 	if err := json.Unmarshal(b.Config, &config); err != nil {
-		return err
+		return nil, err
 	}
 	var layers struct {
 		RootFS  ocispec.RootFS   `json:"rootfs"`
 		History []map[string]any `json:"history"`
 	}
 	if err := json.Unmarshal(b.Config, &layers); err != nil {
-		return err
+		return nil, err
 	}
 	undate(config)
 	delete(config, "rootfs")
 	delete(config, "history")
 	text, err := json.MarshalIndent(config, "", " ")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	fmt.Fprintf(out, "%s\n%d layers\n", text, len(layers.RootFS.DiffIDs))
 	for _, h := range layers.History {
 		undate(h)
 		line, err := json.Marshal(h)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		fmt.Fprintf(out, "%s\n", line)
 	}
-	return describeFiles(out, layers.RootFS.DiffIDs, b.Layer)
+	return layers.RootFS.DiffIDs, nil
 }
 
 // undate removes the time where it is that of the build.
@@ -106,13 +115,9 @@ func stamp(at time.Time) string {
 func describeFiles(out *strings.Builder, ids []digest.Digest, open func(digest.Digest) (io.ReadCloser, error)) error {
 	base, files := map[string]string{}, map[string]string{}
 	for _, id := range ids {
-		r, err := open(id)
+		l, err := parsedLayers.read(id, open)
 		if err != nil {
 			return err
-		}
-		l, err := parsedLayers.read(id, r)
-		if err = errors.Join(err, r.Close()); err != nil {
-			return fmt.Errorf("layer %s: %w", id, err)
 		}
 		l.apply(files)
 		if l.base {
@@ -172,15 +177,19 @@ type layerCache struct {
 
 var parsedLayers layerCache
 
-func (c *layerCache) read(id digest.Digest, r io.Reader) (*caseLayer, error) {
+func (c *layerCache) read(id digest.Digest, open func(digest.Digest) (io.ReadCloser, error)) (*caseLayer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l, ok := c.seen[id]; ok {
 		return l, nil
 	}
-	l, err := readCaseLayer(r)
+	r, err := open(id)
 	if err != nil {
 		return nil, err
+	}
+	l, err := readCaseLayer(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, fmt.Errorf("layer %s: %w", id, err)
 	}
 	if c.seen == nil {
 		c.seen = map[digest.Digest]*caseLayer{}

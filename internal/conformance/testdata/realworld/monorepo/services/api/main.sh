@@ -1,0 +1,1 @@
+echo api "$(cat /count)" "$(cat /app/shared/name)" "$(ls /app/api)"

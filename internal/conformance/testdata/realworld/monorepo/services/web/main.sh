@@ -1,0 +1,1 @@
+echo web "$(cat /app/libs/shared/name)"

@@ -1,0 +1,1 @@
+CREATE TABLE ships (name text, strakes int); INSERT INTO ships VALUES ('Vasa', 23);
