@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // debianImage is Debian's minbase with a layer that changes and deletes, and its
@@ -135,19 +134,8 @@ func TestBrowse(t *testing.T) {
 	w.busybox("a")
 	w.write("app/Dockerfile", "FROM busybox\nRUN echo 2 > /new && rm /etc/group && printf x > \"$(printf 'odd\\033[31m')\"\nWORKDIR /last\n")
 	w.strake("a", "build", "-q", "-t", "app", "app")
-	tmux := w.tmux()
-	tmux("new-session", "-d", "-x", "100", "-y", "24", "env", "PS1=ready> ", "TERM=screen-256color", "sh")
-	shows := func(what ...string) {
-		t.Helper()
-		var screen string
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
-			screen = tmux("capture-pane", "-p")
-			if !slices.ContainsFunc(what, func(s string) bool { return !strings.Contains(screen, s) }) {
-				return
-			}
-		}
-		t.Fatalf("the screen does not show %q:\n%s", what, screen)
-	}
+	s := w.screen("100", "24")
+	tmux, shows := s.tmux, s.shows
 	start := func() {
 		t.Helper()
 		tmux("send-keys", "clear; "+w.onStore("a")+" layers -i app; echo status $?", "Enter")
@@ -156,11 +144,7 @@ func TestBrowse(t *testing.T) {
 	restored := func(status string) {
 		t.Helper()
 		shows("status "+status, "ready>")
-		tmux("send-keys", "clear; stty -a | tr ';' '\\n' | grep -ow -e icanon -e echo -e isig", "Enter")
-		shows("isig", "icanon", "echo")
-		if screen := tmux("capture-pane", "-p"); strings.Contains(screen, "-icanon") || strings.Contains(screen, "-echo") {
-			t.Errorf("the terminal is not as it was:\n%s", screen)
-		}
+		s.restored()
 	}
 	start()
 	tmux("send-keys", "Down")

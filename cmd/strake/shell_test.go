@@ -13,14 +13,14 @@ type screen struct {
 	tmux func(args ...string) string
 }
 
-func (w *world) screen() *screen {
+func (w *world) screen(width, height string) *screen {
 	w.Helper()
 	s := &screen{w, w.tmux()}
-	s.tmux("new-session", "-d", "-x", "250", "-y", "40", "env", "PS1=ready> ", "TERM=screen-256color", "sh")
+	s.tmux("new-session", "-d", "-x", width, "-y", height, "env", "PS1=ready> ", "TERM=screen-256color", "sh")
 	return s
 }
 
-// types sends a line, from an empty screen on.
+// types sends a line.
 func (s *screen) types(line string) {
 	s.Helper()
 	s.tmux("send-keys", "-l", line)
@@ -31,7 +31,7 @@ func (s *screen) types(line string) {
 func (s *screen) shows(what ...string) {
 	s.Helper()
 	var text string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(30 * time.Millisecond) {
 		text = s.tmux("capture-pane", "-p")
 		if !slices.ContainsFunc(what, func(part string) bool { return !strings.Contains(text, part) }) {
 			return
@@ -65,7 +65,7 @@ RUN --mount=type=secret,id=key,env=KEY --mount=type=secret,id=key,mode=0444 --mo
 COPY --from=other / /
 `)
 	w.write("key", "hunter22-value\n")
-	s := w.screen()
+	s := w.screen("250", "40")
 	build := "clear; " + w.onStore("a") + " build --secret id=key,src=" + w.path("key") + " --shell-on-error"
 	s.types(build + " -t app " + w.path("app") + "; echo status $?")
 	s.shows("RUN --mount=type=secret", "did not complete successfully: exit code: 1", "This shell is in the step as it failed", "/work $")
