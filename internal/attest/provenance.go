@@ -22,13 +22,16 @@ type Build struct {
 	Invocation        string // its ID
 	Started, Finished time.Time
 
-	Dockerfile string // its name
-	Source     []byte // its content
+	Dockerfile string   // its name
+	Source     []byte   // its content
+	Telling    []string // values that were left out of Source: they are left out of all
 	Target     string
 	StopAt     int // line of the Dockerfile; 0: the build went to its end
 	Args       map[string]string
 	Labels     map[string]string
 	Secrets    []string // IDs
+	Agents     []string // IDs of those of SSH
+	Steps      []Step   // owned by Provenance
 	Materials  []Material
 	Config     Material // where the Dockerfile is from; the zero Material is this machine
 	Locals     []string // names of the contexts that are directories of this machine
@@ -85,7 +88,7 @@ func cleanURI(uri string) string {
 
 // ProvenanceOptions say what the provenance tells.
 type ProvenanceOptions struct {
-	Full         bool   // build arguments, labels, the Dockerfile; else none of them
+	Full         bool   // build arguments, labels, the Dockerfile, the steps; else none of them
 	BuilderID    string // a URI
 	Reproducible bool   // the user says that the build is
 }
@@ -102,7 +105,8 @@ type predicate struct {
 			Request request `json:"request"`
 		} `json:"externalParameters"`
 		InternalParameters struct {
-			BuilderPlatform string `json:"builderPlatform"`
+			BuildConfig     *buildConfig `json:"buildConfig,omitempty"`
+			BuilderPlatform string       `json:"builderPlatform"`
 		} `json:"internalParameters"`
 		ResolvedDependencies []dependency `json:"resolvedDependencies,omitempty"`
 	} `json:"buildDefinition"`
@@ -118,6 +122,7 @@ type request struct {
 	Frontend string            `json:"frontend,omitempty"`
 	Args     map[string]string `json:"args,omitempty"`
 	Secrets  []named           `json:"secrets,omitempty"`
+	SSH      []named           `json:"ssh,omitempty"`
 	Locals   []named           `json:"locals,omitempty"`
 }
 
@@ -146,7 +151,8 @@ type metadata struct {
 }
 
 type source struct {
-	Infos []sourceInfo `json:"infos"`
+	Locations map[string]locations `json:"locations,omitempty"` // of steps
+	Infos     []sourceInfo         `json:"infos"`
 }
 
 type sourceInfo struct {
@@ -200,7 +206,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 
 // addRequest adds what the user asked for, without secrets.
 func (p *predicate) addRequest(b Build, args map[string]string) {
-	var secrets []string
+	secrets := slices.Clone(b.Telling)
 	for _, name := range slices.Sorted(maps.Keys(b.Args)) {
 		value := Clean(name, b.Args[name])
 		if value == Redacted {
@@ -218,7 +224,11 @@ func (p *predicate) addRequest(b Build, args map[string]string) {
 	for _, id := range b.Secrets {
 		p.BuildDefinition.ExternalParameters.Request.Secrets = append(p.BuildDefinition.ExternalParameters.Request.Secrets, named{ID: id})
 	}
+	for _, id := range b.Agents {
+		p.BuildDefinition.ExternalParameters.Request.SSH = append(p.BuildDefinition.ExternalParameters.Request.SSH, named{ID: id})
+	}
 	p.RunDetails.Metadata.BuildKit.Source = &source{Infos: []sourceInfo{{
 		Filename: b.Dockerfile, Language: "Dockerfile", Data: cleanSource(b.Source, secrets),
 	}}}
+	p.addSteps(b.Steps, secrets)
 }

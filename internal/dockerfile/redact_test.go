@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,7 +44,11 @@ ENV TOKEN xxxxx
 		t.Fatal(err)
 	}
 	secret := func(name string) bool { return strings.Contains(strings.ToUpper(name), "TOKEN") }
-	if got := string(f.Redacted(secret, "xxxxx")); got != want {
+	redacted, values := f.Redacted(secret, "xxxxx")
+	if got := string(redacted); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if len(values) == 0 || !slices.Contains(values, "last") {
+		t.Errorf("values: %q", values)
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -23,6 +24,7 @@ import (
 	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/scan"
+	"strake/internal/sshagent"
 )
 
 // Attestation asks for one kind of attestation of what is built, or for none.
@@ -163,13 +165,16 @@ func (x statements) predicates(ctx context.Context, b build.Built, pushed bool) 
 	if x.attest.provenance == nil || x.attest.pushedOnly && !pushed {
 		return list, nil
 	}
-	p, err := x.provenance(b.Platform, *x.attest.provenance)
+	p, err := x.provenance(b, *x.attest.provenance)
 	return append(list, p), err
 }
 
 // provenance says how the image for a platform was built.
-func (x statements) provenance(platform ocispec.Platform, opts attest.ProvenanceOptions) (attest.Predicate, error) {
-	made := x.made
+func (x statements) provenance(b build.Built, opts attest.ProvenanceOptions) (attest.Predicate, error) {
+	made, platform := x.made, b.Platform
+	if opts.Full {
+		made.Steps = buildSteps(b.Root)
+	}
 	made.Materials = nil
 	for _, m := range x.made.Materials {
 		if m.URI != "" || len(x.built) == 1 || platforms.OnlyStrict(platform).Match(m.Platform) || platforms.OnlyStrict(platforms.DefaultSpec()).Match(m.Platform) {
@@ -282,7 +287,7 @@ func (x statements) tellProvenance() error {
 	}
 	x.result.Provenance = map[string]json.RawMessage{}
 	for _, b := range x.built {
-		p, err := x.provenance(b.Platform, attest.ProvenanceOptions{Full: mode == "max"})
+		p, err := x.provenance(b, attest.ProvenanceOptions{Full: mode == "max"})
 		if err != nil {
 			return err
 		}
@@ -312,7 +317,12 @@ func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Bu
 	for _, s := range opts.Run.Secrets {
 		secrets = append(secrets, s.ID)
 	}
+	var agents []string
+	for _, s := range opts.Run.SSH {
+		agents = append(agents, cmp.Or(s.ID, sshagent.DefaultID))
+	}
 	return attest.Build{
+		Agents: agents,
 		Locals: input.locals, Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
 }
