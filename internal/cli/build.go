@@ -146,7 +146,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		err = opts.prepareFiles()
 	}
 	if err != nil {
-		return fmt.Errorf("ERROR: failed to build: %w", err)
+		return buildError(err)
 	}
 	mode := opts.progress
 	if opts.quiet {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -308,7 +306,7 @@ func sourceDateEpoch(args map[string]string) (*time.Time, error) {
 	}
 	seconds, err := strconv.ParseInt(value, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("invalid SOURCE_DATE_EPOCH %q: %w", value, errdefs.ErrInvalidArgument)
+		return nil, solving(invalid("invalid SOURCE_DATE_EPOCH: %s", value))
 	}
 	at := time.Unix(seconds, 0).UTC()
 	return &at, nil

@@ -68,7 +68,7 @@ func ParseOutput(text string) (Output, error) {
 	case OutputImage, OutputLocal, OutputTar, OutputOCI, OutputDocker, OutputCacheOnly:
 		return out, out.checkAttrs()
 	}
-	return out, invalid("exporter %q could not be found", out.Type)
+	return out, solving(invalid("exporter %q could not be found", out.Type))
 }
 
 // splitFields splits one line of comma-separated values.
