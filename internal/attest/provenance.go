@@ -22,16 +22,13 @@ type Build struct {
 	Invocation        string // its ID
 	Started, Finished time.Time
 
-	Dockerfile string   // its name
-	Source     []byte   // its content
-	Telling    []string // values that were left out of Source: they are left out of all
+	Dockerfile string // its name
+	Source     []byte // its content
 	Target     string
 	StopAt     int // line of the Dockerfile; 0: the build went to its end
 	Args       map[string]string
 	Labels     map[string]string
 	Secrets    []string // IDs
-	Agents     []string // IDs of those of SSH
-	Steps      []Step   // owned by Provenance
 	Materials  []Material
 	Config     Material // where the Dockerfile is from; the zero Material is this machine
 	Locals     []string // names of the contexts that are directories of this machine
@@ -88,7 +85,7 @@ func cleanURI(uri string) string {
 
 // ProvenanceOptions say what the provenance tells.
 type ProvenanceOptions struct {
-	Full         bool   // build arguments, labels, the Dockerfile, the steps; else none of them
+	Full         bool   // build arguments, labels, the Dockerfile; else none of them
 	BuilderID    string // a URI
 	Reproducible bool   // the user says that the build is
 }
@@ -105,8 +102,7 @@ type predicate struct {
 			Request request `json:"request"`
 		} `json:"externalParameters"`
 		InternalParameters struct {
-			BuildConfig     *buildConfig `json:"buildConfig,omitempty"`
-			BuilderPlatform string       `json:"builderPlatform"`
+			BuilderPlatform string `json:"builderPlatform"`
 		} `json:"internalParameters"`
 		ResolvedDependencies []dependency `json:"resolvedDependencies,omitempty"`
 	} `json:"buildDefinition"`
@@ -122,7 +118,6 @@ type request struct {
 	Frontend string            `json:"frontend,omitempty"`
 	Args     map[string]string `json:"args,omitempty"`
 	Secrets  []named           `json:"secrets,omitempty"`
-	SSH      []named           `json:"ssh,omitempty"`
 	Locals   []named           `json:"locals,omitempty"`
 }
 
@@ -151,8 +146,7 @@ type metadata struct {
 }
 
 type source struct {
-	Locations map[string]locations `json:"locations,omitempty"` // of steps
-	Infos     []sourceInfo         `json:"infos"`
+	Infos []sourceInfo `json:"infos"`
 }
 
 type sourceInfo struct {
@@ -206,7 +200,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 
 // addRequest adds what the user asked for, without secrets.
 func (p *predicate) addRequest(b Build, args map[string]string) {
-	secrets := slices.Clone(b.Telling)
+	var secrets []string
 	for _, name := range slices.Sorted(maps.Keys(b.Args)) {
 		value := Clean(name, b.Args[name])
 		if value == Redacted {
@@ -224,11 +218,7 @@ func (p *predicate) addRequest(b Build, args map[string]string) {
 	for _, id := range b.Secrets {
 		p.BuildDefinition.ExternalParameters.Request.Secrets = append(p.BuildDefinition.ExternalParameters.Request.Secrets, named{ID: id})
 	}
-	for _, id := range b.Agents {
-		p.BuildDefinition.ExternalParameters.Request.SSH = append(p.BuildDefinition.ExternalParameters.Request.SSH, named{ID: id})
-	}
 	p.RunDetails.Metadata.BuildKit.Source = &source{Infos: []sourceInfo{{
 		Filename: b.Dockerfile, Language: "Dockerfile", Data: cleanSource(b.Source, secrets),
 	}}}
-	p.addSteps(b.Steps, secrets)
 }

@@ -25,7 +25,6 @@ type Definition struct {
 type Built struct {
 	ID       digest.Digest // of Config
 	Config   []byte
-	Root     *Vertex // of the definition
 	Platform ocispec.Platform
 	Layers   []ocispec.Descriptor // plain tars, bottom first
 	Base     int                  // how many of Layers came with the base image
@@ -41,7 +40,7 @@ func (s *Solver) Build(ctx context.Context, def *Definition) (Built, error) {
 	if err != nil {
 		return Built{}, err
 	}
-	built := Built{Root: def.Root, Platform: def.Config.Platform, Cached: res.Cached}
+	built := Built{Platform: def.Config.Platform, Cached: res.Cached}
 	var created []time.Time
 	for v := def.Root; v != nil; {
 		r, err := s.solve(ctx, v)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/go-digest"
 )
@@ -40,6 +41,7 @@ type Spec struct {
 	Layers     []digest.Digest                      // diffIDs of the image, bottom first
 	Platform   string                               // "linux"
 	Mounts     []container.MountPoint               // as inspect shows them
+	MountSpecs []mount.Mount                        // and as they were asked for, with the names of volumes
 }
 
 // Path and Args are what the container runs, as inspect shows it.

@@ -32,6 +32,10 @@ type Table struct {
 	Event func(ctx context.Context, tx *sql.Tx, action, id string, attributes map[string]string) error
 	// Reap ends what is left of containers whose monitors died, before their state is written.
 	Reap func(ctx context.Context) error
+	// Created and Removed are called in the transactions that make and remove the row of a container, Gone when one that is to
+	// be removed with its volumes was.
+	Created, Removed func(ctx context.Context, tx *sql.Tx, c *Container) error
+	Gone             func(ctx context.Context, c *Container) error
 }
 
 // Path is where the container's files are.
@@ -116,6 +120,9 @@ func (t *Table) insert(ctx context.Context, tx *sql.Tx, c *Container) error {
 	}
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return errors.Join(err, fmt.Errorf("image %s: %w", c.ImageID, errdefs.ErrNotFound))
+	}
+	if err := t.Created(ctx, tx, c); err != nil {
+		return err
 	}
 	return t.event(ctx, tx, "create", c, nil)
 }
@@ -399,10 +406,16 @@ func (t *Table) Remove(ctx context.Context, c *Container) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM containers WHERE id = $1", c.ID); err != nil {
 			return err
 		}
+		if err := t.Removed(ctx, tx, c); err != nil {
+			return err
+		}
 		return t.event(ctx, tx, "destroy", c, nil)
 	})
 	if err == nil {
 		err = os.RemoveAll(t.Path(c.ID))
+	}
+	if err == nil && c.Spec.HostConfig.AutoRemove {
+		err = t.Gone(ctx, c)
 	}
 	if err != nil {
 		return fmt.Errorf("remove container %s: %w", c.ID, err)

@@ -9,20 +9,19 @@ import (
 )
 
 // Redacted is the source of a parsed file with text in the place of the values that ARG, ENV and LABEL give to names that secret
-// is true of. Such an instruction is on one line then, and has no comments in it. The values are returned too, without quotes.
-func (f *File) Redacted(secret func(name string) bool, text string) (source []byte, values []string) {
+// is true of. Such an instruction is on one line then, and has no comments in it.
+func (f *File) Redacted(secret func(name string) bool, text string) []byte {
 	lines := slices.Collect(bytes.Lines(f.source))
 	for _, n := range f.tree.Children {
 		r := redaction{secret: secret, text: text}
 		r.instruction(n)
-		values = append(values, r.values...)
 		if !r.found || n.StartLine < 1 || n.EndLine > len(lines) {
 			continue
 		}
 		clear(lines[n.StartLine-1 : n.EndLine])
 		lines[n.StartLine-1] = []byte(strings.Join(r.words, " ") + "\n")
 	}
-	return bytes.Join(lines, nil), values
+	return bytes.Join(lines, nil)
 }
 
 // redaction writes one instruction anew.
@@ -30,7 +29,6 @@ type redaction struct {
 	secret func(name string) bool
 	text   string
 	words  []string
-	values []string
 	found  bool // a secret was left out
 }
 
@@ -63,7 +61,6 @@ func (r *redaction) instruction(n *parser.Node) {
 
 func (r *redaction) assign(name, separator, value string) {
 	if value != "" && r.secret(name) {
-		r.values = append(r.values, strings.Trim(value, `"'`))
 		value, r.found = r.text, true
 	}
 	r.words = append(r.words, name+separator+value)

@@ -1,7 +1,6 @@
 package dockerfile
 
 import (
-	"slices"
 	"strings"
 	"testing"
 )
@@ -44,11 +43,7 @@ ENV TOKEN xxxxx
 		t.Fatal(err)
 	}
 	secret := func(name string) bool { return strings.Contains(strings.ToUpper(name), "TOKEN") }
-	redacted, values := f.Redacted(secret, "xxxxx")
-	if got := string(redacted); got != want {
+	if got := string(f.Redacted(secret, "xxxxx")); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	if len(values) == 0 || !slices.Contains(values, "last") {
-		t.Errorf("values: %q", values)
 	}
 }

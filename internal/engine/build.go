@@ -195,7 +195,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	}
 	if err == nil {
 		x.made.Finished, x.made.Materials = time.Now(), bases.materials()
-		x.made.Source, x.made.Telling = file.Redacted(attest.LooksSecret, attest.Redacted)
+		x.made.Source = file.Redacted(attest.LooksSecret, attest.Redacted)
 		x.made.Config = input.config(x.made.Materials)
 		err = x.finish(ctx, opts)
 	}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -24,7 +23,6 @@ import (
 	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/scan"
-	"strake/internal/sshagent"
 )
 
 // Attestation asks for one kind of attestation of what is built, or for none.
@@ -165,16 +163,13 @@ func (x statements) predicates(ctx context.Context, b build.Built, pushed bool) 
 	if x.attest.provenance == nil || x.attest.pushedOnly && !pushed {
 		return list, nil
 	}
-	p, err := x.provenance(b, *x.attest.provenance)
+	p, err := x.provenance(b.Platform, *x.attest.provenance)
 	return append(list, p), err
 }
 
 // provenance says how the image for a platform was built.
-func (x statements) provenance(b build.Built, opts attest.ProvenanceOptions) (attest.Predicate, error) {
-	made, platform := x.made, b.Platform
-	if opts.Full {
-		made.Steps = buildSteps(b.Root)
-	}
+func (x statements) provenance(platform ocispec.Platform, opts attest.ProvenanceOptions) (attest.Predicate, error) {
+	made := x.made
 	made.Materials = nil
 	for _, m := range x.made.Materials {
 		if m.URI != "" || len(x.built) == 1 || platforms.OnlyStrict(platform).Match(m.Platform) || platforms.OnlyStrict(platforms.DefaultSpec()).Match(m.Platform) {
@@ -287,7 +282,7 @@ func (x statements) tellProvenance() error {
 	}
 	x.result.Provenance = map[string]json.RawMessage{}
 	for _, b := range x.built {
-		p, err := x.provenance(b, attest.ProvenanceOptions{Full: mode == "max"})
+		p, err := x.provenance(b.Platform, attest.ProvenanceOptions{Full: mode == "max"})
 		if err != nil {
 			return err
 		}
@@ -317,12 +312,7 @@ func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Bu
 	for _, s := range opts.Run.Secrets {
 		secrets = append(secrets, s.ID)
 	}
-	var agents []string
-	for _, s := range opts.Run.SSH {
-		agents = append(agents, cmp.Or(s.ID, sshagent.DefaultID))
-	}
 	return attest.Build{
-		Agents: agents,
 		Locals: input.locals, Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
 }

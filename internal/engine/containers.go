@@ -21,7 +21,10 @@ func containers(env *Env) *container.Table {
 		Event: func(ctx context.Context, tx *sql.Tx, action, id string, attributes map[string]string) error {
 			return store.WriteEvent(ctx, tx, store.Event{Type: "container", Action: action, Actor: id, Attributes: attributes})
 		},
-		Reap: reapContainers,
+		Reap:    reapContainers,
+		Created: func(ctx context.Context, tx *sql.Tx, c *Container) error { return recordVolumes(ctx, env, tx, c) },
+		Removed: func(ctx context.Context, tx *sql.Tx, c *Container) error { return volumes(env).Forget(ctx, tx, c.ID) },
+		Gone:    func(ctx context.Context, c *Container) error { return removeAnonymous(ctx, env, c) },
 	}
 }
 

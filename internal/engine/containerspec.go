@@ -30,14 +30,7 @@ func containerSpec(ctx context.Context, table *container.Table, c *Container) (e
 	if err := setNetwork(ctx, table, &spec, host); err != nil {
 		return spec, err
 	}
-	for _, bind := range host.Binds {
-		m, err := parseVolume(bind)
-		if err != nil {
-			return spec, err
-		}
-		spec.Mounts = append(spec.Mounts, m)
-	}
-	return spec, nil
+	return spec, isolate(ctx, table, c, &spec)
 }
 
 // containerEnv is the environment of a container's process: docker's, with what its configuration sets or, without =, removes.

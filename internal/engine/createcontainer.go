@@ -77,7 +77,18 @@ func createContainer(ctx context.Context, env *Env, opts CreateOptions, hold boo
 	if err := completeContainer(c); err != nil {
 		return nil, nil, err
 	}
-	lock, err := insertContainer(ctx, containers(env), c, hold)
+	table := containers(env)
+	warn := opts.Warn
+	if warn == nil {
+		warn = func(string) {}
+	}
+	if err := completeHost(ctx, table, c, warn); err != nil {
+		return nil, nil, err
+	}
+	if err := resolveMounts(ctx, env, table, c); err != nil {
+		return nil, nil, err
+	}
+	lock, err := insertContainer(ctx, table, c, hold)
 	return c, lock, err
 }
 

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -10,9 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	imagespec "github.com/moby/docker-image-spec/specs-go/v1"
 	containertypes "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"strake/internal/executor"
 )
 
 func TestFamiliar(t *testing.T) {
@@ -109,16 +107,19 @@ func TestMergeEnv(t *testing.T) {
 	}
 }
 
-func TestParseVolume(t *testing.T) {
-	dir := t.TempDir()
-	got, err := parseVolume(filepath.Join(dir, "new") + ":/data/../x:ro,z")
-	want := executor.Mount{Type: "bind", Source: filepath.Join(dir, "new"), Target: "/x", Options: []string{"rbind", "rprivate", "ro"}}
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
+func TestParseBind(t *testing.T) {
+	got, mode, err := parseBind("/new/:/data/../x:ro,z")
+	want := mount.Mount{Type: mount.TypeBind, Source: "/new", Target: "/data/../x", ReadOnly: true, BindOptions: &mount.BindOptions{}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" || mode != "ro,z" {
+		t.Errorf("%v, mode %q (-want +got):\n%s", err, mode, diff)
 	}
-	for _, v := range []string{"", "/a", ":/b", "/a:b", "/a:/", "/a:/b/..", "/a:/b:c:d", "/a:/b:nonsense", "name:/b"} {
-		if m, err := parseVolume(v); err == nil {
-			t.Errorf("parseVolume(%q) = %+v, want an error", v, m)
+	for _, v := range []string{"", ":/b", "/a:b", "/a:/", "/a:/b/..", "/a:/b:c:d", "/a:/b:nonsense", "/a:ro", "name:/b:rshared", "/a:/b:ro,rw"} {
+		m, _, err := parseBind(v)
+		if err == nil {
+			err = checkMount(m)
+		}
+		if err == nil {
+			t.Errorf("parseBind(%q) = %+v, want an error", v, m)
 		}
 	}
 }

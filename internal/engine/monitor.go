@@ -42,7 +42,7 @@ func Monitor(ctx context.Context, env *Env, opts MonitorOptions) (err error) {
 	if err != nil {
 		return errors.Join(err, first.Refuse(err), lock.Close())
 	}
-	runc, err := executor.NewRunc(executor.RuncOptions{})
+	runc, err := runtimeOf(c)
 	if err != nil {
 		return errors.Join(err, first.Refuse(err), lock.Close())
 	}
@@ -55,6 +55,15 @@ func Monitor(ctx context.Context, env *Env, opts MonitorOptions) (err error) {
 	return m.Run(ctx, first)
 }
 
+// runtimeOf is the runtime that a container asks for.
+func runtimeOf(c *Container) (*executor.Runc, error) {
+	path, err := runtimePath(c.Spec.HostConfig.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	return executor.NewRunc(executor.RuncOptions{Path: path})
+}
+
 // prepareContainer mounts a container's root file system and says how to start it. What it returns undoes that.
 func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (spec executor.Spec, undo func() error, err error) {
 	if spec, err = containerSpec(ctx, table, c); err != nil {
@@ -65,7 +74,11 @@ func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *
 		return spec, nil, err
 	}
 	spec.Bundle, spec.Rootfs, spec.NS = inDir(table, c, "bundle"), inDir(table, c, "rootfs"), ns
-	return spec, closeRoot, nil
+	unmount, err := mountAll(ctx, env, table, c, &spec)
+	if err != nil {
+		return spec, nil, errors.Join(err, closeRoot())
+	}
+	return spec, func() error { return errors.Join(unmount(), closeRoot()) }, nil
 }
 
 // mountContainer mounts a container's root file system in a mount namespace of its own.

@@ -46,7 +46,10 @@ func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions)
 	if c, err = table.Locked(ctx, c.ID); err != nil {
 		return err
 	}
-	return table.Remove(ctx, c)
+	if err := table.Remove(ctx, c); err != nil || !opts.Volumes {
+		return err
+	}
+	return removeAnonymous(ctx, env, c)
 }
 
 // runningError is docker's error for a container that is not to be removed because it runs.

@@ -61,7 +61,7 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 		}
 	}()
 	if err := x.inside(func() error { return x.prepare(ctx) }); err != nil {
-		return nil, err
+		return p, err
 	}
 	return p, p.start(ctx)
 }

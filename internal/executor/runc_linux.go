@@ -275,7 +275,11 @@ func (x *run) prepare(ctx context.Context) error {
 		return err
 	}
 	x.spec.Mounts = slices.Concat(x.spec.Mounts, ofDevices)
-	mounts, err := allMounts(append(defaultMounts(x.runc.cgroups != cgroupNone, x.spec.Network), netFiles...), x.spec.Mounts)
+	defaults := defaultMounts(x.runc.cgroups != cgroupNone, x.spec.Network)
+	if x.spec.Isolation.NoShm {
+		defaults = slices.DeleteFunc(defaults, func(m Mount) bool { return m.Target == "/dev/shm" })
+	}
+	mounts, err := allMounts(append(defaults, netFiles...), x.spec.Mounts)
 	if err != nil {
 		return err
 	}

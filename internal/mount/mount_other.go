@@ -36,6 +36,9 @@ func EROFS(string, []string, string) error { return errLinux }
 // Overlay fails.
 func Overlay(OverlayOptions, string) error { return errLinux }
 
+// BindOf fails.
+func BindOf(int, string, string) error { return errLinux }
+
 // Device fails.
 func Device(string, string, string, string) error { return errLinux }
 

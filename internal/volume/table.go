@@ -163,6 +163,12 @@ func (t *Table) Use(ctx context.Context, tx *sql.Tx, name, container string) err
 	return err
 }
 
+// Forget ends in a transaction what Use began for a container.
+func (t *Table) Forget(ctx context.Context, tx *sql.Tx, container string) error {
+	_, err := tx.ExecContext(ctx, "DELETE FROM volume_users WHERE container_id = $1", container)
+	return err
+}
+
 // Remove removes a volume and its files. It fails with errdefs.ErrNotFound where there is none, and with errdefs.ErrConflict where a
 // container uses it. When the row is gone the files are no volume's any more; a crash then leaves them to Sweep.
 func (t *Table) Remove(ctx context.Context, name string) error {

@@ -1,0 +1,319 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	containertypes "github.com/moby/moby/api/types/container"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"strake/internal/container"
+	"strake/internal/executor"
+)
+
+// defaultShm is the size of /dev/shm, docker's.
+const defaultShm = 64 << 20
+
+// completeHost refuses what a container cannot be, fills in docker's defaults, and leaves out what the machine does not have.
+func completeHost(ctx context.Context, table *container.Table, c *Container, warn func(string)) error {
+	h := c.Spec.HostConfig
+	if err := completeResources(&h.Resources, readKernelLimits(), warn); err != nil {
+		return err
+	}
+	switch {
+	case h.ShmSize < 0:
+		return invalidText("SHM size can not be less than 0")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalidText("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case !h.IpcMode.Valid():
+		return invalidText("invalid IPC mode: %v", h.IpcMode)
+	case !h.Isolation.IsDefault():
+		return invalidText("invalid isolation '%s': \"linux\" supports only 'default'", h.Isolation)
+	case c.Spec.Config.User != "" && strings.ContainsRune(c.Spec.Config.User, 0):
+		return invalidText("invalid user")
+	case len(h.StorageOpt) > 0:
+		return invalidText("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+	}
+	if _, err := runtimePath(h.Runtime); err != nil {
+		return err
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = defaultShm
+	}
+	if h.IpcMode.IsEmpty() {
+		h.IpcMode = containertypes.IPCModePrivate
+	}
+	for _, r := range h.DeviceRequests {
+		return messageError{fmt.Sprintf("could not select device driver %q with capabilities: %v", r.Driver, r.Capabilities), errdefs.ErrInvalidArgument}
+	}
+	for _, limit := range h.Ulimits {
+		if limit.Soft > limit.Hard && limit.Hard != -1 {
+			return invalidText("ulimit soft limit must be less than or equal to hard limit: %d > %d", limit.Soft, limit.Hard)
+		}
+	}
+	if err := checkCapabilities(h); err != nil {
+		return err
+	}
+	if _, err := securityOptions(h.SecurityOpt); err != nil {
+		return err
+	}
+	return shareNamespaces(ctx, table, h)
+}
+
+// runtimePath is where the runtime of that name is; "" for the one that is used without a name.
+func runtimePath(name string) (string, error) {
+	switch name {
+	case "", "io.containerd.runc.v2":
+		return "", nil
+	case "runc", "crun":
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", invalidText("unknown or invalid runtime name: %s", name)
+}
+
+// checkCapabilities refuses unknown ones, and gives the others their full names.
+func checkCapabilities(h *containertypes.HostConfig) error {
+	if _, err := executor.Capabilities(executor.KnownCapabilities(), h.CapAdd, h.CapDrop); err != nil {
+		text, _, _ := strings.Cut(err.Error(), ": invalid argument")
+		return messageError{text, errdefs.ErrInvalidArgument}
+	}
+	for _, list := range [][]string{h.CapAdd, h.CapDrop} {
+		for i, name := range list {
+			if name = strings.ToUpper(name); name != "ALL" && !strings.HasPrefix(name, "CAP_") {
+				name = "CAP_" + name
+			}
+			list[i] = name
+		}
+	}
+	return nil
+}
+
+// shareNamespaces writes the IDs of the containers whose namespaces are shared in the place of their names.
+func shareNamespaces(ctx context.Context, table *container.Table, h *containertypes.HostConfig) error {
+	for _, mode := range []struct {
+		is    bool
+		ref   string
+		place *string
+	}{
+		{h.PidMode.IsContainer(), h.PidMode.Container(), (*string)(&h.PidMode)},
+		{h.IpcMode.IsContainer(), h.IpcMode.Container(), (*string)(&h.IpcMode)},
+	} {
+		if !mode.is {
+			continue
+		}
+		other, err := table.Get(ctx, mode.ref)
+		if err != nil {
+			return err
+		}
+		*mode.place = "container:" + other.ID
+	}
+	return nil
+}
+
+// securityOptions reads --security-opt as docker's daemon does.
+func securityOptions(options []string) (i executor.Isolation, err error) {
+	for _, o := range options {
+		key, value, ok := strings.Cut(o, "=")
+		if !ok {
+			key, value, ok = strings.Cut(o, ":")
+		}
+		switch {
+		case o == "no-new-privileges":
+			i.NoNewPrivileges = true
+		case o == "writable-cgroups":
+			i.WritableCgroups = true
+		case o == "disable" || key == "label": // there are no labels without SELinux
+		case !ok:
+			return i, invalidText("invalid --security-opt 1: %q", o)
+		case key == "apparmor":
+			i.AppArmor = value
+		case key == "seccomp":
+			i.Seccomp = value
+		case key == "no-new-privileges":
+			i.NoNewPrivileges, err = strconv.ParseBool(value)
+		case key == "writable-cgroups":
+			i.WritableCgroups, err = strconv.ParseBool(value)
+		default:
+			err = errdefs.ErrInvalidArgument
+		}
+		if err != nil {
+			return i, invalidText("invalid --security-opt 2: %q", o)
+		}
+	}
+	return i, nil
+}
+
+// isolate says where a container differs from docker's defaults.
+func isolate(ctx context.Context, table *container.Table, c *Container, spec *executor.Spec) error {
+	config, h := c.Spec.Config, c.Spec.HostConfig
+	i, err := securityOptions(h.SecurityOpt)
+	if err != nil {
+		return err
+	}
+	i.Domainname, i.Groups, i.Umask, i.OOMScore = config.Domainname, h.GroupAdd, h.Umask, h.OomScoreAdj
+	i.Init = h.Init != nil && *h.Init
+	i.Privileged, i.CapAdd, i.CapDrop = h.Privileged, h.CapAdd, h.CapDrop
+	i.MaskedPaths, i.ReadonlyPaths, i.Sysctls, i.Annotations = h.MaskedPaths, h.ReadonlyPaths, h.Sysctls, h.Annotations
+	if i.Seccomp == "" && h.Privileged {
+		i.Seccomp = "unconfined"
+	}
+	if err := setAppArmor(&i); err != nil {
+		return err
+	}
+	if i.Resources, err = linuxResources(h.Resources); err != nil {
+		return err
+	}
+	if err := addDevices(&i, h); err != nil {
+		return err
+	}
+	if err := joinNamespaces(ctx, table, &i, h, spec); err != nil {
+		return err
+	}
+	for _, l := range h.Ulimits {
+		spec.Limits = append(spec.Limits, executor.Limit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
+	}
+	spec.Isolation = i
+	return nil
+}
+
+// setAppArmor leaves the profile out on a machine without AppArmor, as docker does.
+func setAppArmor(i *executor.Isolation) error {
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err != nil || !strings.HasPrefix(string(enabled), "Y") || i.AppArmor == "unconfined" {
+		i.AppArmor = ""
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	return err
+}
+
+// addDevices adds the devices that flags name, and the rules for them.
+func addDevices(i *executor.Isolation, h *containertypes.HostConfig) error {
+	for _, d := range h.Devices {
+		host := d.PathOnHost
+		if full, err := filepath.EvalSymlinks(host); err == nil {
+			host = full
+		}
+		list, err := executor.DevicesBelow(host, path.Clean(d.PathInContainer))
+		if err == nil && len(list) == 0 {
+			err = errors.New("not a device node")
+		}
+		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pathErr.Err
+		}
+		if err != nil {
+			return invalidText("error gathering device information while adding custom device \"%s\": %v", d.PathOnHost, err)
+		}
+		i.Devices = append(i.Devices, list...)
+		for _, device := range list {
+			i.DeviceRules = append(i.DeviceRules, specs.LinuxDeviceCgroup{
+				Allow: true, Type: device.Type, Major: &device.Major, Minor: &device.Minor, Access: d.CgroupPermissions,
+			})
+		}
+	}
+	for _, rule := range h.DeviceCgroupRules {
+		r, err := parseDeviceRule(rule)
+		if err != nil {
+			return err
+		}
+		i.DeviceRules = append(i.DeviceRules, r)
+	}
+	return nil
+}
+
+// parseDeviceRule reads "c 1:3 rwm", where * is any number.
+func parseDeviceRule(rule string) (specs.LinuxDeviceCgroup, error) {
+	bad := invalidText("invalid device cgroup rule format: '%s'", rule)
+	words := strings.Fields(rule)
+	if len(words) != 3 || !slices.Contains([]string{"a", "b", "c"}, words[0]) || strings.Trim(words[2], "rwm") != "" {
+		return specs.LinuxDeviceCgroup{}, bad
+	}
+	r := specs.LinuxDeviceCgroup{Allow: true, Type: words[0], Access: words[2]}
+	major, minor, ok := strings.Cut(words[1], ":")
+	for _, number := range []struct {
+		text  string
+		place **int64
+	}{{major, &r.Major}, {minor, &r.Minor}} {
+		if number.text == "*" {
+			*number.place = new(int64(-1))
+			continue
+		}
+		n, err := strconv.ParseInt(number.text, 10, 32)
+		if err != nil || n < 0 || !ok {
+			return r, bad
+		}
+		*number.place = &n
+	}
+	return r, nil
+}
+
+// joinNamespaces chooses the namespaces besides that of the network, and what of the host's or another container's memory is shown.
+func joinNamespaces(ctx context.Context, table *container.Table, i *executor.Isolation, h *containertypes.HostConfig, spec *executor.Spec) error {
+	namespace := func(of, kind string) (string, error) {
+		other, err := table.Get(ctx, of)
+		if err != nil {
+			return "", err
+		}
+		if !other.State.Running() || other.State.Pid == 0 {
+			return "", messageError{fmt.Sprintf("cannot join %s namespace of a non running container: %s", strings.ToUpper(kind), other.ID), errdefs.ErrConflict}
+		}
+		return fmt.Sprintf("/proc/%d/ns/%s", other.State.Pid, kind), nil
+	}
+	var err error
+	switch {
+	case h.PidMode.IsHost():
+		i.PIDNamespace = executor.HostNamespace
+	case h.PidMode.IsContainer():
+		if i.PIDNamespace, err = namespace(h.PidMode.Container(), "pid"); err != nil {
+			return err
+		}
+	}
+	if h.UTSMode.IsHost() {
+		i.UTSNamespace = executor.HostNamespace
+	}
+	switch {
+	case h.CgroupnsMode.IsHost():
+		i.CgroupNamespace = executor.HostNamespace
+	case h.CgroupnsMode.IsPrivate():
+		i.CgroupNamespace = "private"
+	}
+	shm := executor.Mount{
+		Type: "tmpfs", Source: "shm", Target: "/dev/shm",
+		Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", h.ShmSize)},
+	}
+	switch {
+	case h.IpcMode.IsHost():
+		i.IPCNamespace = executor.HostNamespace
+		shm = executor.Mount{Type: "bind", Source: "/dev/shm", Target: "/dev/shm", Options: []string{"rbind", "rprivate"}}
+	case h.IpcMode.IsContainer():
+		if other, err := table.Get(ctx, h.IpcMode.Container()); err == nil && !other.Spec.HostConfig.IpcMode.IsShareable() {
+			return messageError{
+				"failed to join IPC namespace: container " + other.ID + ": non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+				errdefs.ErrInvalidArgument,
+			}
+		}
+		if i.IPCNamespace, err = namespace(h.IpcMode.Container(), "ipc"); err != nil {
+			return err
+		}
+	case h.IpcMode.IsNone():
+		i.NoShm = true
+		return nil
+	}
+	if h.ShmSize != defaultShm || h.IpcMode.IsHost() {
+		spec.Mounts = append(spec.Mounts, shm)
+	}
+	return nil
+}
