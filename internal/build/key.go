@@ -86,11 +86,12 @@ func chainID(layers []digest.Digest) digest.Digest {
 	if len(layers) == 0 {
 		return "scratch"
 	}
-	id := layers[0]
+	id := []byte(layers[0])
 	for _, l := range layers[1:] {
-		id = digest.FromString(id.String() + " " + l.String())
+		sum := sha256.Sum256(append(append(id, ' '), l...))
+		id = hex.AppendEncode(append(id[:0], "sha256:"...), sum[:])
 	}
-	return id
+	return digest.Digest(id)
 }
 
 // lookup finds the record of key. A record whose layers are gone is none, and

@@ -132,10 +132,30 @@ func listImages(ctx context.Context, tx *sql.Tx) ([]Image, error) {
 			return others[img.ID.String()] && len(img.Names) == 0 && len(img.RepoDigests) == 0
 		})
 	}
-	slices.SortFunc(list, func(a, b Image) int {
-		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.ID.String(), b.ID.String()))
+	return newestFirst(list), err
+}
+
+// newestFirst sorts images. It moves each once: they are large.
+func newestFirst(list []Image) []Image {
+	type place struct {
+		created int64
+		at      int
+	}
+	places := make([]place, len(list))
+	for i := range list {
+		places[i] = place{nanos(list[i].Created), i}
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		if a.created != b.created {
+			return cmp.Compare(b.created, a.created)
+		}
+		return strings.Compare(list[a.at].ID.String(), list[b.at].ID.String())
 	})
-	return list, err
+	sorted := make([]Image, len(list))
+	for i, p := range places {
+		sorted[i] = list[p.at]
+	}
+	return sorted
 }
 
 // images reads the images that the rest of the query selects, with their names
