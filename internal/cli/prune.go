@@ -89,6 +89,7 @@ func runSystemPrune(ctx context.Context, s *session, opts pruneOptions) error {
 	if len(filters["label"])+len(filters["label!"]) == 0 { // build cache has no labels
 		todo.Cache = &engine.PruneCache{All: opts.all, Filters: map[string][]string{"until": filters["until"]}}
 	}
+	todo.Containers = &engine.PruneContainersOptions{Filters: filters}
 	if opts.volumes {
 		todo.Volumes = &engine.PruneVolumesOptions{Filters: filters}
 	}
@@ -154,6 +155,7 @@ func (o *pruneOptions) confirm(ctx context.Context, s *session, question string)
 // report lists the images and the build cache that went, and tells how much
 // space there is to gain, and what of it is not there yet.
 func (o *pruneOptions) report(s *session, result engine.PruneResult) error {
+	printContainersPruned(s, result.Containers)
 	if len(result.Volumes) > 0 {
 		fmt.Fprintf(s.Out, "Deleted Volumes:\n%s\n\n", strings.Join(result.Volumes, "\n"))
 	}

@@ -113,6 +113,7 @@ func commands(s *session) []node {
 		{names: "container", about: "Manage containers", subs: append(containerCommands(),
 			node{names: "inspect", make: newContainerInspectCommand},
 			node{names: "ls ps list", make: newPsCommand},
+			node{names: "prune", make: newContainerPruneCommand},
 			node{names: "rm remove", make: newRemoveContainerCommand},
 		)},
 		networkNode(),
@@ -132,12 +133,20 @@ func commands(s *session) []node {
 // containerCommands are those that are commands of their own and of container.
 func containerCommands() []node {
 	return []node{
+		{names: "attach", make: newAttachCommand},
 		{names: "create", make: newCreateCommand},
+		{names: "exec", make: newExecCommand},
 		{names: "kill", make: newKillCommand},
 		{names: "logs", make: newLogsCommand},
+		{names: "pause", make: newPauseCommand},
+		{names: "port", make: newPortCommand},
+		{names: "rename", make: newRenameCommand},
+		{names: "restart", make: newRestartCommand},
 		{names: "run", make: newRunCommand},
 		{names: "start", make: newStartCommand},
 		{names: "stop", make: newStopCommand},
+		{names: "top", make: newTopCommand},
+		{names: "unpause", make: newUnpauseCommand},
 		{names: "wait", make: newWaitCommand},
 	}
 }

@@ -186,8 +186,10 @@ func (c *Conn) sendInput(stdin io.Reader) {
 	}
 }
 
-// Ask sends the request that begins a connection.
-func (c *Conn) Ask(req Request) error { return c.writeJSON(frameRequest, req) }
+// Ask sends the request that begins a connection, with files.
+func (c *Conn) Ask(req Request, files ...*os.File) error {
+	return c.writeJSON(frameRequest, req, files...)
+}
 
 // AwaitStart waits until the container was started, and fails where it could not be. The request, OpAttach, was sent.
 func (c *Conn) AwaitStart(ctx context.Context) error {

@@ -23,9 +23,8 @@ type Monitor struct {
 	Container *Container
 	Lock      *os.File // the container's; closed by Run
 	Runtime   *executor.Runc
-	// Prepare says what to run: the root file system is mounted, the network is there. What it returns undoes that; it is called
-	// when the process has ended.
-	Prepare func(ctx context.Context, c *Container) (executor.Spec, func() error, error)
+	// Prepare says what to run: the root file system is mounted, the network is there.
+	Prepare func(ctx context.Context, c *Container) (Prepared, error)
 
 	// Release gives up what is the container's when it has ended for good, before those who wait are told.
 	Release func() error
@@ -44,6 +43,8 @@ type Monitor struct {
 	ended   bool          // and clients are told last
 	last    Reply         // the exit
 	backoff time.Duration
+
+	answering int // connections
 }
 
 // record is what the container's record is at the moment.
@@ -59,6 +60,13 @@ func (m *Monitor) set(ctx context.Context, action string, attributes map[string]
 	defer m.stateMu.Unlock()
 	change(&m.Container.State)
 	return m.Table.SetState(ctx, m.Container, action, attributes)
+}
+
+// Prepared is a container that is ready to be started.
+type Prepared struct {
+	Spec    executor.Spec
+	Network *container.NetworkSettings // as inspect shows it while the container runs; nil: what was asked for
+	Undo    func() error               // called when the process has ended
 }
 
 // lateOutput is how long the end of a container waits for clients that do not read.
@@ -129,7 +137,7 @@ func (m *Monitor) refuse(ctx context.Context, first *Conn, why error) error {
 	reply := failure(why)
 	err := m.set(ctx, "", nil, func(s *State) {
 		s.Pid, s.Error, s.ExitCode, s.Network = 0, reply.Error, reply.Code, nil
-		if reply.Code == executor.CodeFailed {
+		if reply.Code == 0 || reply.Code == executor.CodeFailed {
 			s.ExitCode = 128 // as docker has it
 		}
 		if s.Status != container.StateCreated {
@@ -158,7 +166,20 @@ func (m *Monitor) finish(first *Conn, last Reply) error {
 		_ = c.writeJSON(frameReply, last) // it may be gone
 		_ = c.Close()
 	}
+	m.awaitAnswers()
 	return err
+}
+
+// awaitAnswers waits until those who asked have their answers.
+func (m *Monitor) awaitAnswers() {
+	for start := time.Now(); time.Since(start) < lateOutput; time.Sleep(time.Millisecond) {
+		m.mu.Lock()
+		left := m.answering
+		m.mu.Unlock()
+		if left == 0 {
+			return
+		}
+	}
 }
 
 // ending is what is left to say of a process that has ended.
@@ -186,11 +207,12 @@ func (e ending) send(m *Monitor) {
 func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	ctx = context.WithoutCancel(ctx)
 	c := m.record()
-	spec, undo, err := m.Prepare(ctx, &c)
+	prepared, err := m.Prepare(ctx, &c)
 	if err != nil {
 		return e, err
 	}
-	defer func() { err = errors.Join(err, undo()) }()
+	defer func() { err = errors.Join(err, prepared.Undo()) }()
+	spec := prepared.Spec
 	io, err := openStreams(&c)
 	if err != nil {
 		return e, err
@@ -212,7 +234,7 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	e.copied = m.copyOutput(io, log)
 	err = m.set(ctx, "start", nil, func(s *State) {
 		s.Status, s.Pid, s.ExitCode, s.Error, s.OOMKilled = container.StateRunning, process.Pid(), 0, "", false
-		s.Started, s.Finished, s.Health = time.Now().UTC(), time.Time{}, probes.first()
+		s.Started, s.Finished, s.Health, s.Network = time.Now().UTC(), time.Time{}, probes.first(), prepared.Network
 	})
 	if err != nil {
 		_ = process.Signal(syscall.SIGKILL) // it may have ended

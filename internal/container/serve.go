@@ -47,11 +47,22 @@ func (m server) listen(ctx context.Context) (net.Listener, error) {
 				return
 			}
 			if u, ok := c.(*net.UnixConn); ok {
-				go m.greet(ctx, newConn(u))
+				m.count(1)
+				go func() {
+					defer m.count(-1)
+					m.greet(ctx, newConn(u))
+				}()
 			}
 		}
 	}()
 	return l, nil
+}
+
+// count counts the connections that are being answered.
+func (m server) count(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answering += n
 }
 
 // greet serves one connection.

@@ -74,7 +74,7 @@ var kinds = map[string]error{
 
 // failure is the reply for an error.
 func failure(err error) Reply {
-	r := Reply{Error: err.Error(), Code: executor.CodeFailed}
+	r := Reply{Error: err.Error()}
 	if start, ok := errors.AsType[*executor.StartError](err); ok {
 		r.Code, r.Error = start.Code, start.Message
 	}
@@ -94,6 +94,9 @@ func (r Reply) Err() error {
 	kind := kinds[r.Kind]
 	if kind == nil {
 		kind = errdefs.ErrUnknown
+	}
+	if r.Code == 0 {
+		return errorText{r.Error, kind}
 	}
 	return &executor.StartError{Code: r.Code, Message: r.Error, Err: kind}
 }
@@ -121,7 +124,7 @@ func (c *Conn) receive(p []byte) (int, error) {
 	rights := make([]byte, unix.CmsgSpace(3*4))
 	n, oobn, _, _, err := c.conn.ReadMsgUnix(p, rights)
 	if err != nil {
-		return n, err
+		return max(n, 0), err
 	}
 	if n == 0 {
 		return 0, io.EOF

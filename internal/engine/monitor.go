@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"strake/internal/container"
 	"strake/internal/executor"
 	"strake/internal/layer"
@@ -32,6 +34,8 @@ type MonitorOptions struct {
 // Monitor looks after a container while it runs, in a process of its own that startMonitor started. Cancelling ctx stops the
 // container.
 func Monitor(ctx context.Context, env *Env, opts MonitorOptions) (err error) {
+	unix.CloseOnExec(monitorConn) // what the container's processes held would seem to be held by this one
+	unix.CloseOnExec(monitorLock)
 	first, err := container.FileConn(os.NewFile(monitorConn, "client"))
 	if err != nil {
 		return err
@@ -48,7 +52,7 @@ func Monitor(ctx context.Context, env *Env, opts MonitorOptions) (err error) {
 	}
 	m := &container.Monitor{
 		Table: table, Container: c, Lock: lock, Runtime: runc, Release: runc.Close,
-		Prepare: func(ctx context.Context, c *Container) (executor.Spec, func() error, error) {
+		Prepare: func(ctx context.Context, c *Container) (container.Prepared, error) {
 			return prepareContainer(ctx, env, table, c)
 		},
 	}
@@ -64,21 +68,22 @@ func runtimeOf(c *Container) (*executor.Runc, error) {
 	return executor.NewRunc(executor.RuncOptions{Path: path})
 }
 
-// prepareContainer mounts a container's root file system and says how to start it. What it returns undoes that.
-func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (spec executor.Spec, undo func() error, err error) {
-	if spec, err = containerSpec(ctx, table, c); err != nil {
-		return spec, nil, err
+// prepareContainer mounts a container's root file system and volumes, and says how to start it.
+func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (p container.Prepared, err error) {
+	if p.Spec, err = containerSpec(ctx, table, c); err != nil {
+		return p, err
 	}
 	ns, closeRoot, err := mountContainer(ctx, env, table, c)
 	if err != nil {
-		return spec, nil, err
+		return p, err
 	}
-	spec.Bundle, spec.Rootfs, spec.NS = inDir(table, c, "bundle"), inDir(table, c, "rootfs"), ns
-	unmount, err := mountAll(ctx, env, table, c, &spec)
+	p.Spec.Bundle, p.Spec.Rootfs, p.Spec.NS = inDir(table, c, "bundle"), inDir(table, c, "rootfs"), ns
+	unmount, err := mountAll(ctx, env, table, c, &p.Spec)
 	if err != nil {
-		return spec, nil, errors.Join(err, closeRoot())
+		return p, errors.Join(err, closeRoot())
 	}
-	return spec, func() error { return errors.Join(unmount(), closeRoot()) }, nil
+	p.Undo = func() error { return errors.Join(unmount(), closeRoot()) }
+	return p, nil
 }
 
 // mountContainer mounts a container's root file system in a mount namespace of its own.
@@ -122,9 +127,14 @@ func startMonitor(env *Env, c *Container, lock *os.File, req container.Request) 
 	if err := conn.Ask(req); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
+	log, err := os.OpenFile(inDir(containers(env), c, "monitor.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the container's monitor: %w", err), conn.Close())
+	}
+	defer closing(&err, log.Close)
 	cmd := exec.Command("/proc/self/exe", "--root", env.Store.Root(), MonitorCommand, c.ID) //nolint:noctx // it outlives us
 	cmd.Args[0] = os.Args[0]
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Stderr = "/", log
 	cmd.ExtraFiles = []*os.File{other, lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -22,6 +22,8 @@ type PruneOptions struct {
 	Images *PruneImages // nil: none
 	Cache  *PruneCache  // nil: none
 
+	Containers *PruneContainersOptions // nil: none
+
 	Volumes *PruneVolumesOptions // nil: none
 	Undo    bool                 // all that is kept for Undo goes too
 	Now     bool                 // nothing is kept for Undo
@@ -49,13 +51,15 @@ type CacheRecord = store.CacheRecord
 
 // PruneResult says what went, in order, or would go.
 type PruneResult struct {
-	Images    []RemoveResult
-	Volumes   []string
-	Cache     []CacheRecord
-	Leftovers []digest.Digest // blobs that no image, cache or process needed
-	Freed     int64           // bytes on disk
-	Held      int64           // bytes on disk that stay until Undo's time is over
-	Until     time.Duration   // from now on, how long that is
+	Images  []RemoveResult
+	Volumes []string
+
+	Containers []string // IDs
+	Cache      []CacheRecord
+	Leftovers  []digest.Digest // blobs that no image, cache or process needed
+	Freed      int64           // bytes on disk
+	Held       int64           // bytes on disk that stay until Undo's time is over
+	Until      time.Duration   // from now on, how long that is
 }
 
 // Prune removes images and build cache that nobody uses, in one transaction, with
@@ -91,6 +95,14 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 		todo.Builds = opts.Cache.everything()
 		todo.Cache = func(list []CacheRecord) []CacheRecord { return opts.Cache.choose(list, keep, free) }
 	}
+	var containers PruneContainersResult
+	if opts.Containers != nil {
+		opts.Containers.DryRun = opts.DryRun
+		var err error
+		if containers, err = PruneContainers(ctx, env, *opts.Containers); err != nil {
+			return PruneResult{}, err
+		}
+	}
 	var volumes PruneVolumesResult
 	if opts.Volumes != nil {
 		opts.Volumes.DryRun = opts.DryRun
@@ -103,7 +115,10 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 	if err != nil {
 		return PruneResult{}, err
 	}
-	out := PruneResult{Volumes: volumes.Volumes, Cache: res.Cache, Leftovers: res.Leftovers, Freed: res.Freed + volumes.Freed, Held: res.Held, Until: env.Settings.UndoWindow}
+	out := PruneResult{
+		Containers: containers.Containers, Volumes: volumes.Volumes, Cache: res.Cache, Leftovers: res.Leftovers,
+		Freed: res.Freed + volumes.Freed + containers.Freed, Held: res.Held, Until: env.Settings.UndoWindow,
+	}
 	for _, img := range res.Images {
 		out.Images = append(out.Images, RemoveResult{Untagged: FamiliarNames(img.Untagged), Deleted: img.Deleted})
 	}

@@ -22,6 +22,9 @@ type Size = executor.Size
 // ErrDetached says that the user went away from what was attached.
 var ErrDetached = container.ErrDetached
 
+// StartError tells that a process could not be started, and docker's exit code for that.
+type StartError = executor.StartError
+
 // StartOptions say which container to start.
 type StartOptions struct {
 	Ref    string

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -29,9 +30,10 @@ type Process struct {
 	pid     int
 	console *os.File // the terminal's other side; nil where it has none
 
-	mu     sync.Mutex // held while the process must not be reaped
-	reaped bool
-	execs  int // so far, to name their files
+	mu       sync.Mutex // held while processes must not be reaped
+	reaped   bool
+	execs    int          // so far, to name their files
+	children map[int]bool // others that somebody waits for
 }
 
 // Start starts the process of spec and does not wait for it; the runtime is gone when it returns. The streams of spec are nil or
@@ -53,7 +55,7 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 		return nil, fmt.Errorf("become the parent of a container: %w", err)
 	}
 	x := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
-	p = &Process{x: x}
+	p = &Process{x: x, children: map[int]bool{}}
 	defer func() {
 		if err != nil {
 			x.killed = true
@@ -63,11 +65,11 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 	if err := x.inside(func() error { return x.prepare(ctx) }); err != nil {
 		return p, err
 	}
-	return p, p.start(ctx)
+	return p, p.start()
 }
 
 // start runs the runtime.
-func (p *Process) start(ctx context.Context) (err error) {
+func (p *Process) start() (err error) {
 	x := p.x
 	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone), "run", "--detach", "--pid-file", x.file(pidFile), "--bundle", x.spec.Bundle)
 	var listener *net.UnixListener
@@ -88,10 +90,7 @@ func (p *Process) start(ctx context.Context) (err error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 	}
-	cmd := exec.CommandContext(ctx, x.runc.path, append(args, x.spec.ID)...)
-	if x.owner.exe != nil { // by the name of the program that it is a copy of
-		cmd.Path = x.owner.exe.Name()
-	}
+	cmd := x.runtime(append(args, x.spec.ID)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	var said bytes.Buffer
 	if x.spec.Terminal {
@@ -131,8 +130,13 @@ func (p *Process) start(ctx context.Context) (err error) {
 func (p *Process) adopt() {
 	if parent := parentOf(p.pid); parent > 1 && parent != os.Getpid() {
 		_, _ = unix.Wait4(parent, nil, 0, nil) // it may have ended
-		return
 	}
+	p.reapOrphans()
+}
+
+// reapOrphans reaps the children of this process that have ended and that nobody waits for: what the runtime leaves, and the orphans of
+// a container without a process namespace of its own. As long as one is there the namespace of a container does not end.
+func (p *Process) reapOrphans() {
 	lists, err := filepath.Glob("/proc/self/task/*/children")
 	if err != nil {
 		return
@@ -143,11 +147,41 @@ func (p *Process) adopt() {
 			continue // the thread has ended
 		}
 		for _, field := range strings.Fields(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid != p.pid && parentOf(pid) == os.Getpid() && !p.x.runc.watches(pid) {
-				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // it may be on its way
+			if pid, err := strconv.Atoi(field); err == nil {
+				p.reap(pid)
 			}
 		}
 	}
+}
+
+func (p *Process) reap(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pid != p.pid && !p.children[pid] && !p.x.runc.watches(pid) {
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // it may live
+	}
+}
+
+// run is cmd.Run in the container's mount namespace; started is called between, if it is not nil.
+func (p *Process) run(cmd *exec.Cmd, started func()) error {
+	p.mu.Lock()
+	err := p.x.inside(cmd.Start)
+	if err == nil {
+		p.children[cmd.Process.Pid] = true
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if started != nil {
+		started()
+	}
+	err = cmd.Wait()
+	p.mu.Lock()
+	delete(p.children, cmd.Process.Pid)
+	p.mu.Unlock()
+	p.reapOrphans()
+	return err
 }
 
 // parentOf returns the parent of a process, 0 where there is no such process.
@@ -166,6 +200,15 @@ func parentOf(pid int) int {
 		return 0
 	}
 	return parent
+}
+
+// runtime is a command of the runtime.
+func (x *run) runtime(args ...string) *exec.Cmd {
+	cmd := exec.Command(x.runc.path, args...) //nolint:noctx // a cancelled context ends the container first
+	if x.owner.exe != nil {                   // by the name of the program that it is a copy of
+		cmd.Path = x.owner.exe.Name()
+	}
+	return cmd
 }
 
 func (x *run) file(name string) string { return filepath.Join(x.spec.Bundle, name) }
@@ -255,6 +298,20 @@ func (p *Process) Console() *os.File { return p.console }
 // Wait waits for the end of the process, which takes all others of its container with it, and removes what Start made. To be
 // called once.
 func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
+	ended, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(ended, unix.SIGCHLD)
+	defer signal.Stop(ended)
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-ended:
+				p.reapOrphans()
+			}
+		}
+	}()
 	for {
 		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if err == nil {
@@ -308,7 +365,12 @@ func (p *Process) Resize(size Size) error {
 	if p.console == nil {
 		return fmt.Errorf("resize container %s: it has no terminal: %w", p.x.spec.ID, errdefs.ErrFailedPrecondition)
 	}
-	conn, err := p.console.SyscallConn()
+	return SetSize(p.console, size)
+}
+
+// SetSize sets the size of a terminal.
+func SetSize(terminal *os.File, size Size) error {
+	conn, err := terminal.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -320,21 +382,17 @@ func (p *Process) Resize(size Size) error {
 }
 
 // Pause stops all processes of the container, Resume lets them go on.
-func (p *Process) Pause(ctx context.Context) error { return p.command(ctx, "pause", p.x.spec.ID) }
+func (p *Process) Pause(context.Context) error { return p.command("pause", p.x.spec.ID) }
 
 // Resume is the opposite of Pause.
-func (p *Process) Resume(ctx context.Context) error { return p.command(ctx, "resume", p.x.spec.ID) }
+func (p *Process) Resume(context.Context) error { return p.command("resume", p.x.spec.ID) }
 
 // command runs the runtime on the container.
-func (p *Process) command(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, p.x.runc.path, append([]string{"--root", p.x.owner.dir}, args...)...)
+func (p *Process) command(args ...string) error {
+	cmd := p.x.runtime(append([]string{"--root", p.x.owner.dir}, args...)...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
-	err := p.x.inside(cmd.Start)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	if err != nil {
+	if err := p.run(cmd, nil); err != nil {
 		return fmt.Errorf("%s: %w: %s", args[0], err, strings.TrimSpace(said.String()))
 	}
 	return nil
@@ -360,8 +418,7 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Proc
 	if err := writeScratch(base, data, 0o600); err != nil {
 		return 0, err
 	}
-	args := []string{"--root", p.x.owner.dir, "--log", log, "--log-format", "json", "exec", "--pid-file", pid, "--process", base, p.x.spec.ID}
-	cmd := exec.Command(p.x.runc.path, args...) //nolint:noctx // as docker has it, it outlives who asked for it
+	cmd := p.x.runtime(append(p.x.runtimeArgs(log, p.x.runc.cgroups != cgroupNone), "exec", "--pid-file", pid, "--process", base, p.x.spec.ID)...)
 	filter := &faultFilter{faults: append(crunFaults(), "exec failed: ")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := setStreams(cmd, spec.Stdin, spec.Stdout, nil); err != nil {
@@ -371,12 +428,12 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Proc
 		filter.w = spec.Stderr
 		cmd.Stderr = filter
 	}
-	if err := p.x.inside(cmd.Start); err != nil {
-		return 0, err
-	}
-	started(cmd.Process)
-	defer context.AfterFunc(ctx, func() { killExec(pid, cmd.Process) })()
-	err = cmd.Wait()
+	stop := func() bool { return true }
+	err = p.run(cmd, func() {
+		started(cmd.Process)
+		stop = context.AfterFunc(ctx, func() { killExec(pid, cmd.Process) })
+	})
+	stop()
 	message, readErr := readFault(log)
 	if message != "" {
 		fault := newStartError(strings.Replace(commandFault(message, spec.Args[0]), "crun run failed: unable to start container process: ", "", 1))

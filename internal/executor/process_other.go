@@ -8,6 +8,12 @@ import (
 	"syscall"
 )
 
+// OpenTerminal fails.
+func OpenTerminal() (user, program *os.File, err error) { return nil, nil, errLinux }
+
+// SetSize fails.
+func SetSize(*os.File, Size) error { return errLinux }
+
 // Process is that of a container, of which there are none here.
 type Process struct{}
 

@@ -401,10 +401,7 @@ func (x *run) runtimeArgs(log string, cgroups bool) []string {
 // command returns the runtime's command line.
 func (x *run) command() *exec.Cmd {
 	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone && x.cgroup == ""), "run", "--bundle", x.spec.Bundle, x.spec.ID)
-	cmd := exec.Command(x.runc.path, args...) //nolint:noctx // a cancelled context ends the container first
-	if x.owner.exe != nil {                   // by the name of the program that it is a copy of
-		cmd.Path = x.owner.exe.Name()
-	}
+	cmd := x.runtime(args...)
 	// The runtime dies with this process, and the watchdog ends the container. In a process group of its own it gets only the
 	// signals that it is sent; but the terminal obeys only the foreground group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: !x.spec.Terminal}

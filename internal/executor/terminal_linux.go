@@ -26,6 +26,15 @@ func isTerminal(stream any) bool {
 	return err == nil
 }
 
+// OpenTerminal makes a pseudo terminal: what is written to one end is read from the other, as by a user and by a program.
+func OpenTerminal() (user, program *os.File, err error) {
+	t, err := openTerminal()
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.master, t.slave, nil
+}
+
 // openTerminal makes a pseudo terminal.
 func openTerminal() (*terminal, error) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

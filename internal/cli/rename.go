@@ -1,0 +1,40 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"strake/internal/engine"
+)
+
+func newRenameCommand(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rename CONTAINER NEW_NAME",
+		Short: "Rename a container",
+		Args:  argsBetween(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runRename(cmd.Context(), s, args[0], args[1])
+		},
+		Annotations:           map[string]string{aliasesKey: "strake container rename, strake rename"},
+		DisableFlagsInUseLine: true,
+	}
+}
+
+func runRename(ctx context.Context, s *session, ref, name string) error {
+	ref, name = strings.TrimSpace(ref), strings.TrimSpace(name)
+	if ref == "" || name == "" {
+		return errors.New("Error: Neither old nor new names may be empty") //nolint:revive,staticcheck // docker's text
+	}
+	env, err := s.engine(ctx)
+	if err != nil {
+		return err
+	}
+	if err := engine.RenameContainer(ctx, env, ref, name); err != nil {
+		return fmt.Errorf("%w\nfailed to rename container named %s", fromEngine(err), ref)
+	}
+	return nil
+}
