@@ -44,6 +44,27 @@ RUN --mount=from=evil,source=/up,target=/m cat /m/secret`,
 		source: "FROM base\nRUN --mount=type=bind,from=base,bind-propagation=shared,target=/m true",
 		fails:  "unexpected key 'bind-propagation'",
 	},
+	// No step is without its filter, whatever the instruction is and whoever wrote it.
+	"GHSA-7236-3392-c5c6":         {source: "FROM base\nRUN grep Seccomp: /proc/self/status", logs: "Seccomp:\t2"},
+	"GHSA-7236-3392-c5c6-onbuild": {source: "FROM base AS one\nONBUILD RUN --security=insecure true\nFROM one", fails: "security.insecure is not allowed"},
+	// Files and directories are made and removed where the image has links to the host.
+	"GHSA-32pv-7hq5-qhwq": {source: `FROM base AS from
+RUN mkdir -p /d/secret /d/empty && touch /d/f
+FROM base
+RUN ln -s HOST /temp; ln -s HOST /link; mkdir /deep; ln -s ../../../../../../..HOST /deep/up
+COPY --from=from /d /temp
+COPY --from=from /d/f /link/empty/
+COPY --from=from --parents /d/f /deep/up/
+RUN test -d HOST/secret && test -f HOST/empty/f && echo inside`, logs: "inside"},
+	// Another frontend is neither fetched nor run.
+	"CVE-2026-33747": {source: "# syntax=example.com/evil\nFROM base\nRUN true", fails: "unsupported syntax directive"},
+	// The image says that it wants the host's policies.
+	"CVE-2024-9341": {
+		source: "FROM base\nRUN mkdir -p /etc/crypto-policies /usr/share/crypto-policies; touch /etc/system-fips; ln -s HOST /etc/crypto-policies/back-ends; mkdir -p /run; ln -s HOST /run/secrets\nRUN cat /etc/crypto-policies/back-ends/secret /run/secrets/secret; ls HOST; echo looked",
+		logs:   "looked",
+	},
+	// The working directory is a link of the image.
+	"CVE-2026-55686": {source: "FROM base\nRUN ln -s HOST/empty /w; ln -s HOST /v\nWORKDIR /w/made\nWORKDIR /v/made\nRUN pwd; touch f; cat ../secret; ls -d HOST/made/f && echo inside", logs: "inside"},
 	// What looks like options of a file system is a part of the target.
 	"option-injection": {source: "FROM base\nARG T=/a,suid,dev:lowerdir=/\nRUN --mount=type=tmpfs,target=$T ls -d /a*; cat /proc/mounts", logs: "/a,suid,dev:lowerdir="},
 	// Two stages at once: one shows what the other changes.
@@ -92,6 +113,8 @@ func TestHostileMounts(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Setenv("BUILDER_VARIABLE", hostOnly)
+			tmp := t.TempDir()
+			t.Setenv("TMPDIR", tmp)
 			m := newMachine(t)
 			_, err := m.build(t.Context(), strings.ReplaceAll(c.source, "HOST", host), Options{})
 			if c.fails == "" && err != nil || c.fails != "" && (err == nil || !strings.Contains(err.Error()+m.logs.String(), c.fails)) {
@@ -99,6 +122,9 @@ func TestHostileMounts(t *testing.T) {
 			}
 			if !strings.Contains(m.logs.String(), c.logs) || strings.Contains(m.logs.String(), hostOnly) {
 				t.Errorf("log, want %q:\n%s", c.logs, m.logs.String())
+			}
+			if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 { // CVE-2020-27534: names in it can be foreseen
+				t.Errorf("in the directory of temporary files: %v, %v", left, err)
 			}
 			entries, err := os.ReadDir(host)
 			if err != nil || len(entries) != 2 {

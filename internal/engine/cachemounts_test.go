@@ -58,3 +58,20 @@ func TestOpenMountVerifies(t *testing.T) {
 		}
 	}
 }
+
+// TestCVE_2024_23650 reads lists of caches that have nothing where there should be something: they are refused, or as good as empty.
+func TestCVE_2024_23650(t *testing.T) {
+	all := func(cacheLayer) (ocispec.Descriptor, bool) { return ocispec.Descriptor{}, true }
+	for _, list := range []string{
+		``, `null`, `[]`, `{`, `{"layers":null,"records":null,"mounts":null}`, `{"layers":[null],"records":[null],"mounts":[null]}`,
+		`{"layers":[{"annotations":null}],"records":[{"digest":"","layers":null},{"layers":[null]},{"layers":[{"layer":0}]}]}`,
+		`{"layers":[{"annotations":{"diffID":null,"createdAt":null}}],"records":[{"digest":null,"layers":[{"layer":-9223372036854775808}]}]}`,
+	} {
+		steps, mounts, err := parseCacheConfig([]byte(list), all)
+		c := &importedCache{mounts: map[digest.Digest]ocispec.Descriptor{}}
+		c.addMounts(mounts, nil)
+		if len(steps)+len(c.mounts) > 0 {
+			t.Errorf("%s: %v, %v, %v", list, steps, c.mounts, err)
+		}
+	}
+}
