@@ -47,10 +47,10 @@ func newCreateCommand(s *session) *cobra.Command {
 			if err == nil {
 				err = runCreate(cmd.Context(), s, opts)
 			}
-			if err != nil {
+			if _, isEngines := errors.AsType[engineError](err); err != nil && !isEngines {
 				return runError(cmd, err)
 			}
-			return nil
+			return err
 		},
 		Annotations:           map[string]string{aliasesKey: "strake container create, strake create"},
 		DisableFlagsInUseLine: true,

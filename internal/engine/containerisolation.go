@@ -38,7 +38,7 @@ func completeHost(ctx context.Context, table *container.Table, c *Container, war
 	case !h.IpcMode.Valid():
 		return invalidText("invalid IPC mode: %v", h.IpcMode)
 	case !h.Isolation.IsDefault():
-		return invalidText("invalid isolation '%s': \"linux\" supports only 'default'", h.Isolation)
+		return invalidText("invalid isolation (%s): linux only supports 'default'", h.Isolation)
 	case c.Spec.Config.User != "" && strings.ContainsRune(c.Spec.Config.User, 0):
 		return invalidText("invalid user")
 	case len(h.StorageOpt) > 0:
@@ -49,6 +49,20 @@ func completeHost(ctx context.Context, table *container.Table, c *Container, war
 	}
 	if h.ShmSize == 0 {
 		h.ShmSize = defaultShm
+	}
+	if h.CgroupnsMode.IsEmpty() {
+		h.CgroupnsMode = containertypes.CgroupnsModeHost
+		if executor.UnifiedCgroups() {
+			h.CgroupnsMode = containertypes.CgroupnsModePrivate
+		}
+	}
+	if !h.Privileged {
+		if h.MaskedPaths == nil {
+			h.MaskedPaths = executor.MaskedPaths()
+		}
+		if h.ReadonlyPaths == nil {
+			h.ReadonlyPaths = executor.ReadonlyPaths()
+		}
 	}
 	if h.IpcMode.IsEmpty() {
 		h.IpcMode = containertypes.IPCModePrivate
@@ -85,16 +99,19 @@ func runtimePath(name string) (string, error) {
 
 // checkCapabilities refuses unknown ones, and gives the others their full names.
 func checkCapabilities(h *containertypes.HostConfig) error {
-	if _, err := executor.Capabilities(executor.KnownCapabilities(), h.CapAdd, h.CapDrop); err != nil {
-		text, _, _ := strings.Cut(err.Error(), ": invalid argument")
-		return messageError{text, errdefs.ErrInvalidArgument}
-	}
-	for _, list := range [][]string{h.CapAdd, h.CapDrop} {
-		for i, name := range list {
+	for _, list := range []struct {
+		flag  string
+		names []string
+	}{{"CapAdd", h.CapAdd}, {"CapDrop", h.CapDrop}} {
+		if _, err := executor.Capabilities(executor.KnownCapabilities(), list.names, nil); err != nil {
+			text, _, _ := strings.Cut(err.Error(), ": invalid argument")
+			return invalidText("invalid %s: %s", list.flag, text)
+		}
+		for i, name := range list.names {
 			if name = strings.ToUpper(name); name != "ALL" && !strings.HasPrefix(name, "CAP_") {
 				name = "CAP_" + name
 			}
-			list[i] = name
+			list.names[i] = name
 		}
 	}
 	return nil

@@ -85,6 +85,9 @@ func currentCgroups() cgroupMode {
 	return cgroupLegacy
 }
 
+// UnifiedCgroups reports whether the machine's cgroups are of version 2 alone.
+func UnifiedCgroups() bool { return currentCgroups() == cgroupUnified }
+
 // exists reports whether a file is there, whatever it is.
 func exists(path string) bool {
 	_, err := os.Lstat(path)

@@ -31,8 +31,8 @@ func defaultCapabilities() []string {
 	}
 }
 
-// maskedPaths are docker's: what is hidden from the container.
-func maskedPaths() []string {
+// MaskedPaths are docker's: what is hidden from the container.
+func MaskedPaths() []string {
 	masked := []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
@@ -45,8 +45,8 @@ func maskedPaths() []string {
 	return append(masked, throttles...)
 }
 
-// readonlyPaths are docker's.
-func readonlyPaths() []string {
+// ReadonlyPaths are docker's.
+func ReadonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
@@ -183,7 +183,7 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
 		},
 		Linux: &specs.Linux{
-			MaskedPaths: maskedPaths(), ReadonlyPaths: readonlyPaths(),
+			MaskedPaths: MaskedPaths(), ReadonlyPaths: ReadonlyPaths(),
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 			},
