@@ -505,7 +505,7 @@ func testCancel(t *testing.T, b *box) {
 	for i := range 12 { // in every phase of the start
 		ctx, cancel := context.WithCancelCause(t.Context())
 		spec := b.spec("sleep 100 & sleep 100")
-		spec.ID = fmt.Sprintf("cancelled-%d-%d", os.Getpid(), i)
+		spec.ID, spec.AsStep = fmt.Sprintf("cancelled-%d-%d", os.Getpid(), i), i%2 == 1
 		time.AfterFunc(time.Duration(i)*5*time.Millisecond, func() { cancel(cause) })
 		start := time.Now()
 		code, err := b.Run(ctx, spec)

@@ -36,5 +36,5 @@ type Isolation struct {
 
 // needsCgroups reports whether the runtime has to make the container's cgroups.
 func (i *Isolation) needsCgroups() bool {
-	return i.Privileged || i.Resources != nil || len(i.Devices)+len(i.DeviceRules) > 0 || i.CgroupNamespace != ""
+	return i.Privileged || i.WritableCgroups || i.Resources != nil || len(i.Devices)+len(i.DeviceRules) > 0 || i.CgroupNamespace != ""
 }

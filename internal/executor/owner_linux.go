@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -26,7 +27,8 @@ type owner struct {
 	dir     string
 	lock    *os.File
 	exe     *os.File  // sealed copy of the runtime; nil where there is none
-	nursery *nursery  // nil where the runtime makes the cgroups
+	nursing sync.Once // makes nursery
+	nursery *nursery
 	life    io.Closer // the watchdog acts when the last copy of this end of a pipe is closed
 	dog     *exec.Cmd // nil where there is no shell
 }
@@ -59,18 +61,27 @@ func newOwner(ctx context.Context, runtime, stateDir string) (*owner, error) {
 	return o, nil
 }
 
-// speedUp makes what lets runc or crun start sooner. What cannot be made is left to them, and what is wrong is theirs to tell.
-func (o *owner) speedUp(ctx context.Context, r *Runc) {
-	if r.isCrun || strings.Contains(filepath.Base(r.path), "runc") {
-		if exe, err := sealedCopy(r.path); err == nil {
-			o.exe = exe
-		}
+// seal makes the copy of runc or crun. What cannot be copied makes its own.
+func (o *owner) seal(r *Runc) {
+	if !r.isCrun && !strings.Contains(filepath.Base(r.path), "runc") {
+		return
 	}
-	if r.isCrun && (r.cgroups == cgroupLegacy || r.cgroups == cgroupHybrid) {
+	if exe, err := sealedCopy(r.path); err == nil {
+		o.exe = exe
+	}
+}
+
+// shared returns the owner's nursery, made when it is first asked for; nil where the runtime makes the cgroups, or says why it cannot.
+func (o *owner) shared(ctx context.Context, r *Runc) *nursery {
+	o.nursing.Do(func() {
+		if !r.isCrun || r.cgroups != cgroupLegacy && r.cgroups != cgroupHybrid {
+			return
+		}
 		if n, err := newNursery(ctx, o.dir); err == nil {
 			o.nursery = n
 		}
-	}
+	})
+	return o.nursery
 }
 
 // safeDir fails unless a path is a directory, no link to one, that nobody else can put files in. One that is shared may also be

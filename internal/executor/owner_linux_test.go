@@ -42,7 +42,7 @@ func TestVictim(t *testing.T) {
 	for i := range 1000 {
 		spec := executor.Spec{
 			ID: fmt.Sprintf("victim-%d-%d", os.Getpid(), i), Bundle: filepath.Join(dir, "bundle"), Rootfs: root, NS: ns,
-			Args: []string{"/bin/busybox", "sleep", "0.02"},
+			Args: []string{"/bin/busybox", "sleep", "0.02"}, AsStep: true,
 		}
 		if os.Getenv(victimVariable+"_LONG") != "" {
 			spec.Args[2] = "1000"

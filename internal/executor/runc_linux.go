@@ -142,8 +142,10 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 		spec.NS = r.ns
 	}
 	run := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
-	if own.nursery != nil && !spec.Insecure && spec.CgroupParent == "" && !spec.Isolation.needsCgroups() && len(spec.Devices) == 0 {
-		run.cgroup = filepath.Join(own.nursery.devices, cgroupName(own.dir, spec.ID))
+	if spec.AsStep && !spec.Insecure && spec.CgroupParent == "" && !spec.Isolation.needsCgroups() && len(spec.Devices) == 0 {
+		if n := own.shared(ctx, r); n != nil {
+			run.cgroup = filepath.Join(n.devices, cgroupName(own.dir, spec.ID))
+		}
 	}
 	if err := run.inside(func() error { return run.prepare(ctx) }); err != nil {
 		return 0, errors.Join(err, run.cleanUp(ctx))
@@ -170,7 +172,7 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 				return nil, errors.Join(err, own.close(ctx))
 			}
 		}
-		own.speedUp(ctx, r)
+		own.seal(r)
 		r.owner = own
 	}
 	return r.owner, nil
