@@ -132,7 +132,7 @@ func commands(s *session) []node {
 
 // containerCommands are those that are commands of their own and of container.
 func containerCommands() []node {
-	return []node{
+	return append(containerFileCommands(), []node{
 		{names: "attach", make: newAttachCommand},
 		{names: "create", make: newCreateCommand},
 		{names: "exec", make: newExecCommand},
@@ -148,7 +148,7 @@ func containerCommands() []node {
 		{names: "top", make: newTopCommand},
 		{names: "unpause", make: newUnpauseCommand},
 		{names: "wait", make: newWaitCommand},
-	}
+	}...)
 }
 
 // builders are the commands of docker's builder and buildx.

@@ -5,6 +5,8 @@ type DiffOptions struct {
 	Root bool // with an entry for the directory itself
 	// Skip leaves out the entry of that name, and all below it; nil: nothing.
 	Skip func(name string) bool
+	// Stub leaves out the entry of that name where it is an empty file or directory; nil: nothing.
+	Stub func(name string) bool
 	// Owner tells whose an entry is, where that is not who owns the file; nil: it always is.
 	Owner func(name string) (uid, gid uint32, known bool)
 }

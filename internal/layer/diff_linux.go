@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
+	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,15 +20,28 @@ import (
 // layer tar, its attributes fall away, sockets are passed over. A directory that
 // was only copied up is an entry too, as for docker; the root directory is
 // not, unless it is asked for. The overlay must not be mounted with redirects or metadata-only
-// copies. Diff does not close w. Nothing may write to upper meanwhile.
+// copies. Diff does not close w. Who writes to upper meanwhile never makes it read a file
+// elsewhere, but may make it fail or find some of both states.
 func Diff(ctx context.Context, upper string, w *archive.Writer, opts DiffOptions) error {
 	d := &differ{w: w, opts: opts, links: map[inodeKey]string{}}
-	write := d.dir
-	if opts.Root {
-		write = d.entry
-	}
-	if err := write(ctx, upper, ""); err != nil {
+	if err := d.top(ctx, upper); err != nil {
 		return fmt.Errorf("diff of %q: %w", upper, err)
+	}
+	return nil
+}
+
+// WriteTree writes the file or directory that root is open at, and what is below it, as entries of a tar: root under name, "" for
+// the tar's root directory. It is Diff for a tree that is in use, and whose whiteouts mean nothing: a file that shrinks
+// meanwhile is filled up with zeros.
+func WriteTree(ctx context.Context, root *os.File, name string, w *archive.Writer) error {
+	d := &differ{w: w, links: map[inodeKey]string{}, live: true}
+	n := handle{fd: int(root.Fd())}
+	err := unix.Fstat(n.fd, &n.stat)
+	if err == nil {
+		err = d.write(ctx, &n, name)
+	}
+	if err != nil {
+		return fmt.Errorf("read %q: %w", name, err)
 	}
 	return nil
 }
@@ -40,34 +53,68 @@ type differ struct {
 	w     *archive.Writer
 	opts  DiffOptions
 	links map[inodeKey]string // the first name of files that have several
+	live  bool                // it is no upper directory, and somebody may write to it
 }
 
-// dir writes the entries below the directory at path, which is name in the layer.
-func (d *differ) dir(ctx context.Context, path, name string) error {
-	list, err := os.ReadDir(path)
+// top writes all below upper.
+func (d *differ) top(ctx context.Context, upper string) (err error) {
+	fd, err := unix.Open(upper, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	for _, de := range list {
+	n := handle{fd: fd}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := unix.Fstat(fd, &n.stat); err != nil {
+		return err
+	}
+	if !d.opts.Root {
+		return d.dir(ctx, &n, "")
+	}
+	if d.opts.Skip != nil && d.opts.Skip("") {
+		return nil
+	}
+	return d.write(ctx, &n, "")
+}
+
+// dir writes the entries below a directory, which is name in the layer.
+func (d *differ) dir(ctx context.Context, n *handle, name string) error {
+	names, err := n.names()
+	if err != nil {
+		return err
+	}
+	for _, base := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		base := de.Name()
-		if err := d.entry(ctx, filepath.Join(path, base), strings.TrimPrefix(name+"/"+base, "/")); err != nil {
+		if err := d.entry(ctx, n, base, path.Join(name, base)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *differ) entry(ctx context.Context, path, name string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
+func (d *differ) entry(ctx context.Context, dir *handle, base, name string) (err error) {
+	n, err := openHandle(dir.fd, base)
+	if d.live && errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("stat %q: %w", name, err)
 	}
+	defer func() { err = errors.Join(err, n.close()) }()
 	if d.opts.Skip != nil && d.opts.Skip(name) {
 		return nil
 	}
+	if d.opts.Stub != nil && d.opts.Stub(name) {
+		if empty, err := n.empty(); empty || err != nil {
+			return err
+		}
+	}
+	return d.write(ctx, &n, name)
+}
+
+func (d *differ) write(ctx context.Context, n *handle, name string) error {
+	st := &n.stat
 	e := &archive.Entry{
 		Name: name, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev),
@@ -78,31 +125,30 @@ func (d *differ) entry(ctx context.Context, path, name string) error {
 			e.UID, e.GID = uid, gid
 		}
 	}
-	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFSOCK {
+	if n.kind() == unix.S_IFSOCK {
 		return nil
 	}
-	attrs, err := readXattrs(path)
+	attrs, err := n.xattrs()
 	if err != nil {
 		return fmt.Errorf("attributes of %q: %w", name, err)
 	}
-	if kind == unix.S_IFCHR && st.Rdev == 0 || kind == unix.S_IFREG && st.Size == 0 && has(attrs, "overlay.whiteout") {
+	if !d.live && n.whiteout(attrs) {
 		return d.w.Whiteout(name)
 	}
-	opaque := kind == unix.S_IFDIR && opaqueDir(attrs)
+	opaque := !d.live && n.opaque(attrs)
 	e.Xattrs = slices.DeleteFunc(attrs, overlayXattr)
-	if kind != unix.S_IFDIR && st.Nlink > 1 {
+	if n.kind() != unix.S_IFDIR && st.Nlink > 1 {
 		key := inodeKey{dev: st.Dev, ino: st.Ino}
 		if first, ok := d.links[key]; ok {
 			return d.w.Write(&archive.Entry{Name: name, Linkname: first, HardLink: true, ModTime: e.ModTime, Mode: e.Mode}, nil)
 		}
 		d.links[key] = name
 	}
-	switch kind {
+	switch n.kind() {
 	case unix.S_IFREG:
-		return d.file(path, e)
+		return d.file(n, e)
 	case unix.S_IFLNK:
-		if e.Linkname, err = os.Readlink(path); err != nil {
+		if e.Linkname, err = n.readLink(); err != nil {
 			return err
 		}
 		return d.w.Write(e, nil)
@@ -115,13 +161,13 @@ func (d *differ) entry(ctx context.Context, path, name string) error {
 				return err
 			}
 		}
-		return d.dir(ctx, path, name)
+		return d.dir(ctx, n, name)
 	}
 	return d.w.Write(e, nil)
 }
 
-func (d *differ) file(path string, e *archive.Entry) (err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+func (d *differ) file(n *handle, e *archive.Entry) (err error) {
+	f, err := n.open()
 	if err != nil {
 		return err
 	}
@@ -131,52 +177,16 @@ func (d *differ) file(path string, e *archive.Entry) (err error) {
 		return err
 	}
 	e.Size = info.Size()
+	if d.live {
+		return d.w.Write(e, io.MultiReader(f, padding{}))
+	}
 	return d.w.Write(e, f)
 }
 
-func has(list []archive.Xattr, name string) bool {
-	return slices.ContainsFunc(list, func(x archive.Xattr) bool {
-		return x.Name == "trusted."+name || x.Name == "user."+name
-	})
-}
+// padding is zeros without end.
+type padding struct{}
 
-func opaqueDir(list []archive.Xattr) bool {
-	return slices.ContainsFunc(list, func(x archive.Xattr) bool {
-		return overlayXattr(x) && strings.HasSuffix(x.Name, ".overlay.opaque") && x.Value == "y"
-	})
-}
-
-func overlayXattr(x archive.Xattr) bool {
-	return strings.HasPrefix(x.Name, "trusted.overlay.") || strings.HasPrefix(x.Name, "user.overlay.")
-}
-
-// readXattrs lists the attributes of the file itself, sorted.
-func readXattrs(path string) ([]archive.Xattr, error) {
-	var stack [4096]byte
-	names := stack[:]
-	n, err := unix.Llistxattr(path, names)
-	if errors.Is(err, unix.ERANGE) {
-		names = make([]byte, 1<<16) // what the kernel bounds the list to
-		n, err = unix.Llistxattr(path, names)
-	}
-	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var list []archive.Xattr
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
-		value := make([]byte, 1<<16)
-		n, err := unix.Lgetxattr(path, name, value)
-		if errors.Is(err, unix.ENODATA) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%q: %w", name, err)
-		}
-		list = append(list, archive.Xattr{Name: name, Value: string(value[:n])})
-	}
-	slices.SortFunc(list, func(a, b archive.Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
+func (padding) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

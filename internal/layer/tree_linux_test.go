@@ -102,14 +102,16 @@ func walkDisk(t testing.TB, root string) tree {
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
+		h, err := openHandle(unix.AT_FDCWD, path)
+		if err != nil {
 			return err
 		}
+		defer h.close()
+		st := &h.stat
 		l := look{
 			Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint32(st.Nlink), Size: st.Size, MTime: unix.TimespecToNsec(st.Mtim),
 		}
-		attrs, err := readXattrs(path)
+		attrs, err := h.xattrs()
 		if err != nil {
 			return err
 		}

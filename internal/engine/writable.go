@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"strake/internal/layer"
+)
+
+// A writable is the writable layer of a container, and what is below it.
+type writable struct {
+	upper string
+	lower *layer.FS
+	// stub reports whether a name may be there to be mounted on alone: where it is empty, the container did not make it.
+	stub   func(name string) bool
+	layers []*layer.Layer
+}
+
+// openWritable opens what a container wrote. The caller closes it.
+func openWritable(ctx context.Context, env *Env, c *Container) (w *writable, err error) {
+	w = &writable{upper: inDir(containers(env), c, "upper"), stub: containerStubs(c)}
+	for _, id := range c.Spec.Layers {
+		files, err := env.Store.Layer(ctx, id)
+		if err != nil {
+			return nil, errors.Join(err, w.close())
+		}
+		l, err := layer.Open(files)
+		if err != nil {
+			return nil, errors.Join(err, w.close())
+		}
+		w.layers = append(w.layers, l)
+	}
+	w.lower = layer.Union(w.layers)
+	return w, nil
+}
+
+func (w *writable) close() error {
+	var errs []error
+	for _, l := range w.layers {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// containerStubs knows where the runtime and the configuration mount, and, while the container runs, where something is mounted.
+func containerStubs(c *Container) func(name string) bool {
+	known := map[string]bool{
+		"dev": true, "proc": true, "sys": true, "etc/hosts": true, "etc/hostname": true, "etc/resolv.conf": true, "run/.containerenv": true,
+	}
+	add := func(target string) { known[strings.TrimPrefix(path.Clean("/"+target), "/")] = true }
+	for _, m := range c.Spec.Mounts {
+		add(m.Destination)
+	}
+	for target := range c.Spec.HostConfig.Tmpfs {
+		add(target)
+	}
+	for _, bind := range c.Spec.HostConfig.Binds {
+		if parts := strings.Split(bind, ":"); len(parts) > 1 {
+			add(parts[1])
+		}
+	}
+	if c.State.Running() && c.State.Pid > 0 {
+		for _, target := range mountPoints(c.State.Pid) {
+			add(target)
+		}
+	}
+	delete(known, "")
+	return func(name string) bool { return known[name] }
+}
+
+// mountPoints lists where something is mounted in the root of a process; nothing where that is gone.
+func mountPoints(pid int) (targets []string) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }() // only read
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
+			targets = append(targets, unescapeMount(fields[4]))
+		}
+	}
+	return targets
+}
+
+// unescapeMount reads the octal escapes of mountinfo.
+func unescapeMount(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
