@@ -7,8 +7,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	containertypes "github.com/moby/moby/api/types/container"
-
-	"strake/internal/container"
 )
 
 // RemoveContainerOptions say which container to remove.
@@ -19,9 +17,9 @@ type RemoveContainerOptions struct {
 }
 
 // RemoveContainer removes a container. It fails with errdefs.ErrConflict where it runs and Force is not set.
-func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions) error {
+func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions) (err error) {
 	table := containers(env)
-	c, err := table.Get(ctx, opts.Ref)
+	c, err := steady(ctx, table, opts.Ref)
 	if err != nil {
 		return err
 	}
@@ -32,8 +30,6 @@ func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions)
 		if err := stop(ctx, table, c, syscall.SIGKILL, 0, true); err != nil {
 			return err
 		}
-	} else if c.Alive {
-		_, _ = table.Call(ctx, c.ID, container.Request{Op: container.OpDrop}) // it may have ended
 	}
 	lock, err := table.Lock(ctx, c.ID, startPatience)
 	if errdefs.IsNotFound(err) && opts.Force {

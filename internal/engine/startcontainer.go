@@ -43,7 +43,7 @@ const startPatience = 10 * time.Second
 // StartContainer starts a container, or does nothing where it runs. With Attach it waits for the end of the process.
 func StartContainer(ctx context.Context, env *Env, opts StartOptions) (StartResult, error) {
 	table := containers(env)
-	c, err := table.Get(ctx, opts.Ref)
+	c, err := steady(ctx, table, opts.Ref)
 	if err != nil {
 		return StartResult{}, err
 	}
@@ -55,9 +55,6 @@ func StartContainer(ctx context.Context, env *Env, opts StartOptions) (StartResu
 			return StartResult{}, nil
 		}
 		return attachContainer(ctx, env, c, opts)
-	}
-	if c.Alive { // its monitor waits for somebody to read
-		_, _ = table.Call(ctx, c.ID, container.Request{Op: container.OpDrop}) // it may have ended
 	}
 	lock, err := table.Lock(ctx, c.ID, startPatience)
 	if err != nil {
