@@ -203,18 +203,7 @@ func diff(ctx context.Context, upper string, chain []layer.Files, w *archive.Wri
 		}
 		layers = append(layers, l)
 	}
-	before := layer.Union(layers)
-	return layer.Diff(ctx, upper, w, layer.DiffOptions{Owner: func(name string) (uid, gid uint32, known bool) {
-		info, err := before.Lstat(name)
-		if err != nil {
-			return 0, 0, false
-		}
-		st, ok := info.Sys().(*layer.Stat)
-		if !ok {
-			return 0, 0, false
-		}
-		return st.UID, st.GID, true
-	}})
+	return layer.Diff(ctx, upper, w, layer.DiffOptions{Owner: layer.Union(layers).Owner})
 }
 
 // places are the directories of a step: on disk what may be large, and in memory, where files cost a tenth, what is not.

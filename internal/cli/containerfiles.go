@@ -3,6 +3,8 @@ package cli
 // containerFileCommands are the commands on the files of containers.
 func containerFileCommands() []node {
 	return []node{
+		{names: "commit", make: newCommitCommand},
 		{names: "diff", make: newDiffCommand},
+		{names: "export", make: newExportCommand},
 	}
 }

@@ -31,13 +31,15 @@ func Diff(ctx context.Context, upper string, w *archive.Writer, opts DiffOptions
 }
 
 // WriteTree writes the file or directory that root is open at, and what is below it, as entries of a tar: root under name, "" for
-// the tar's root directory. It is Diff for a tree that is in use, and whose whiteouts mean nothing: a file that shrinks
+// the tar's root directory, "." for what is in it alone. It is Diff for a tree that is in use, and whose whiteouts mean nothing: a file that shrinks
 // meanwhile is filled up with zeros.
 func WriteTree(ctx context.Context, root *os.File, name string, w *archive.Writer) error {
 	d := &differ{w: w, links: map[inodeKey]string{}, live: true}
 	n := handle{fd: int(root.Fd())}
 	err := unix.Fstat(n.fd, &n.stat)
-	if err == nil {
+	if err == nil && name == "." {
+		err = d.dir(ctx, &n, "")
+	} else if err == nil {
 		err = d.write(ctx, &n, name)
 	}
 	if err != nil {

@@ -228,6 +228,19 @@ func (f *FS) Stat(name string) (fs.FileInfo, error) {
 	return f.info(&e)
 }
 
+// Owner is DiffOptions.Owner for what is written over f where all files belong to one: what is in f keeps its owner.
+func (f *FS) Owner(name string) (uid, gid uint32, known bool) {
+	info, err := f.Lstat(name)
+	if err != nil {
+		return 0, 0, false
+	}
+	st, ok := info.Sys().(*Stat)
+	if !ok {
+		return 0, 0, false
+	}
+	return st.UID, st.GID, true
+}
+
 // Lstat describes name, without following it when it is a symlink.
 func (f *FS) Lstat(name string) (fs.FileInfo, error) {
 	e, err := f.entry("lstat", name, false)

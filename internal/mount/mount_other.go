@@ -5,6 +5,7 @@ package mount
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/containerd/errdefs"
 )
@@ -14,6 +15,9 @@ var errLinux = fmt.Errorf("mounts need Linux: %w", errdefs.ErrNotImplemented)
 
 // New fails.
 func New(context.Context) (*Namespace, error) { return nil, errLinux }
+
+// Bare fails.
+func Bare(context.Context, int) (*os.File, error) { return nil, errLinux }
 
 // OverlayOptions are the parts of an overlay.
 type OverlayOptions struct {
