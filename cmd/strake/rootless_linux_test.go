@@ -109,7 +109,26 @@ func TestOneID(t *testing.T) {
 		t.Errorf("doctor: %s", out)
 	}
 	c.exits()
+	c.confined()
 	c.cleansUp()
+}
+
+// confined runs with what flags say about a container, a volume among it.
+func (c *commoner) confined() {
+	c.Helper()
+	got := c.strake("run", "--rm", "-v", "vol:/data", "-v", "/anonymous", "--tmpfs", "/t", "--cap-drop", "ALL", "--cap-add", "DAC_OVERRIDE", "--ulimit", "nofile=100:200",
+		"--device", "/dev/null:/dev/n2", "--network", "none", "--domainname", "dom", "--shm-size", "1m", "--sysctl", "kernel.shm_rmid_forced=1", "app",
+		"sh", "-c", "cat /data/data; ulimit -n; cat /proc/sys/kernel/domainname; ls /dev/n2; echo more >> /data/data")
+	if want := "kept\n100\ndom\n/dev/n2"; got != want {
+		c.Errorf("what a confined container sees: %q, want %q", got, want)
+	}
+	if got := c.strake("run", "--rm", "--privileged", "--pid", "host", "-v", "vol:/v:ro", "app", "cat", "/v/data"); got != "kept\nmore" {
+		c.Errorf("the volume has %q", got)
+	}
+	if got := c.strake("volume", "ls", "-q"); got != "vol" {
+		c.Errorf("volumes %q", got)
+	}
+	c.strake("volume", "rm", "vol")
 }
 
 // TestSubordinateIDs does so as a user whom /etc/subuid gives a range.
@@ -131,6 +150,7 @@ func TestSubordinateIDs(t *testing.T) {
 		t.Errorf("doctor: %s", out)
 	}
 	c.exits()
+	c.confined()
 	c.cleansUp()
 }
 

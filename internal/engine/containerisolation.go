@@ -19,6 +19,7 @@ import (
 
 	"strake/internal/container"
 	"strake/internal/executor"
+	"strake/internal/userns"
 )
 
 // defaultShm is the size of /dev/shm, docker's.
@@ -192,7 +193,7 @@ func isolate(ctx context.Context, table *container.Table, c *Container, spec *ex
 	if i.Resources, err = linuxResources(h.Resources); err != nil {
 		return err
 	}
-	if err := addDevices(&i, h); err != nil {
+	if err := addDevices(&i, h, spec); err != nil {
 		return err
 	}
 	if err := joinNamespaces(ctx, table, &i, h, spec); err != nil {
@@ -217,8 +218,8 @@ func setAppArmor(i *executor.Isolation) error {
 	return err
 }
 
-// addDevices adds the devices that flags name, and the rules for them.
-func addDevices(i *executor.Isolation, h *containertypes.HostConfig) error {
+// addDevices adds the devices that flags name, and the rules for them. In a user namespace, where none can be made, the host's are shown.
+func addDevices(i *executor.Isolation, h *containertypes.HostConfig, spec *executor.Spec) error {
 	for _, d := range h.Devices {
 		host := d.PathOnHost
 		if full, err := filepath.EvalSymlinks(host); err == nil {
@@ -233,6 +234,10 @@ func addDevices(i *executor.Isolation, h *containertypes.HostConfig) error {
 		}
 		if err != nil {
 			return invalidText("error gathering device information while adding custom device \"%s\": %v", d.PathOnHost, err)
+		}
+		if userns.IDs() > 0 {
+			spec.Mounts = append(spec.Mounts, executor.Mount{Type: "bind", Source: host, Target: d.PathInContainer, Options: []string{"rbind"}})
+			continue
 		}
 		i.Devices = append(i.Devices, list...)
 		for _, device := range list {
@@ -286,6 +291,12 @@ func joinNamespaces(ctx context.Context, table *container.Table, i *executor.Iso
 		}
 		if !other.State.Running() || other.State.Pid == 0 {
 			return "", messageError{fmt.Sprintf("cannot join %s namespace of a non running container: %s", strings.ToUpper(kind), other.ID), errdefs.ErrConflict}
+		}
+		if userns.IDs() > 0 {
+			return "", messageError{
+				fmt.Sprintf("cannot join %s namespace of container %s: without root, each container has a user namespace of its own", strings.ToUpper(kind), other.ID),
+				errdefs.ErrNotImplemented,
+			}
 		}
 		return fmt.Sprintf("/proc/%d/ns/%s", other.State.Pid, kind), nil
 	}

@@ -58,7 +58,11 @@ func (i *Isolation) setSysctls(config *specs.Spec) {
 	if config.Linux.Sysctl == nil {
 		config.Linux.Sysctl = map[string]string{}
 	}
-	if i.Domainname != "" && i.UTSNamespace != HostNamespace {
+	switch {
+	case i.Domainname == "" || i.UTSNamespace == HostNamespace:
+	case userns.IDs() > 0: // where nobody may write to it
+		config.Domainname = i.Domainname
+	default:
 		config.Linux.Sysctl["kernel.domainname"] = i.Domainname
 	}
 	maps.Copy(config.Linux.Sysctl, i.Sysctls)
@@ -84,6 +88,13 @@ func (i *Isolation) setNamespaces(config *specs.Spec) {
 	set(specs.IPCNamespace, i.IPCNamespace)
 	set(specs.UTSNamespace, i.UTSNamespace)
 	set(specs.CgroupNamespace, i.CgroupNamespace)
+	if i.PIDNamespace == HostNamespace && userns.IDs() > 0 { // whose processes the kernel does not let be mounted
+		for n, m := range config.Mounts {
+			if m.Type == "proc" {
+				config.Mounts[n] = specs.Mount{Destination: m.Destination, Type: "none", Source: "/proc", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
+			}
+		}
+	}
 	if i.UTSNamespace == HostNamespace {
 		config.Hostname = ""
 	}

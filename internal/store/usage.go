@@ -116,7 +116,9 @@ func (c *collector) class(path string, g *graph, classOf []string) string {
 	case "containers":
 		return classContainers
 	case "volumes":
-		return classVolumes
+		if rest != "" { // not the place for them
+			return classVolumes
+		}
 	case "blobs":
 		algorithm, name := filepath.Split(rest)
 		dgst = digest.NewDigestFromEncoded(digest.Algorithm(filepath.Clean(algorithm)), name)
