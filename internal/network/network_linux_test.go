@@ -322,6 +322,44 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
+// TestPolicyDrop: docker, or ufw, has told iptables to forward nothing by itself.
+func TestPolicyDrop(t *testing.T) {
+	h, world := newHost(t), newWorld(t)
+	world.says("world", 80)
+	iptables := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command("iptables", args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("iptables %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	iptables("-P", "FORWARD", "DROP")
+	t.Cleanup(func() { iptables("-P", "FORWARD", "ACCEPT"); iptables("-F", "FORWARD") })
+	a := newBox(t)
+	m := h.member(a, "a", "bridge")
+	m.Ports = ports(t, "/8080=80/tcp")
+	h.join(m)
+	a.says("a", 80)
+	if got := a.hear("tcp", "198.51.100.2:80"); got != "world to 198.51.100.1" {
+		t.Errorf("a hears %q of the world", got)
+	}
+	if got := world.hear("tcp", "198.51.100.1:8080"); got != "a to 198.51.100.2" {
+		t.Errorf("the world hears %q", got)
+	}
+	h.create(network.CreateRequest{Name: "one"})
+	h.join(h.member(newBox(t), "b", "one"))
+	rules := iptables("-S", "FORWARD")
+	for _, want := range []string{"-A FORWARD -i " + h.first + " ! -o docker0 ", "-A FORWARD -o " + h.first + " "} {
+		if strings.Count(rules, want) != 1 {
+			t.Errorf("not once %q in %s", want, rules)
+		}
+	}
+	if strings.Count(rules, "ACCEPT") != 4 {
+		t.Errorf("rules: %s", rules)
+	}
+}
+
 func TestReap(t *testing.T) {
 	h := newHost(t)
 	h.create(network.CreateRequest{Name: "mine"})

@@ -70,6 +70,9 @@ func (h machine) enforceState(s state) error {
 	if len(chains) == 0 && len(s.endpoints) == 0 {
 		return nil // not before the first container
 	}
+	if err := h.admit(s); err != nil {
+		return fmt.Errorf("packet filter: %w", err)
+	}
 	forwarding, err := forward()
 	if err != nil {
 		return err
