@@ -16,7 +16,9 @@ import (
 // networkNode are the commands on networks.
 func networkNode() node {
 	return node{names: "network", about: "Manage networks", subs: []node{
+		{names: "connect", make: newConnectNetworkCommand},
 		{names: "create", make: newCreateNetworkCommand},
+		{names: "disconnect", make: newDisconnectNetworkCommand},
 		{names: "inspect", make: newInspectNetworkCommand},
 		{names: "ls list", make: newNetworksCommand},
 		{names: "prune", make: newNetworkPruneCommand},

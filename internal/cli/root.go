@@ -173,7 +173,6 @@ func buildHistory() node {
 		{names: "inspect", make: newInspectBuildCommand},
 		{names: "logs", make: newBuildLogsCommand},
 		{names: "ls", make: newListBuildsCommand},
-		{names: "ps", make: newPsCommand},
 		{names: "rm", make: newRemoveBuildsCommand},
 	}}
 }

@@ -38,6 +38,7 @@ type Spec struct {
 	Config     *container.Config
 	HostConfig *container.HostConfig
 	Endpoints  map[string]*network.EndpointSettings // by network, as they were asked for
+	Detached   bool                                 // from the network that HostConfig names, perhaps: Endpoints are all
 	Layers     []digest.Digest                      // diffIDs of the image, bottom first
 	Platform   string                               // "linux"
 	Mounts     []container.MountPoint               // as inspect shows them
@@ -76,7 +77,7 @@ type State struct {
 	RestartCount int
 	Stopped      bool // by a command: its restart policy does not start it again
 	Health       *container.Health
-	Network      *container.NetworkSettings
+	Network      *container.NetworkSettings // for who shows a record: never written
 }
 
 // Running reports whether the container has a process, perhaps a paused one.

@@ -65,7 +65,6 @@ func (m *Monitor) set(ctx context.Context, action string, attributes map[string]
 // Prepared is a container that is ready to be started.
 type Prepared struct {
 	Spec    executor.Spec
-	Network *container.NetworkSettings // as inspect shows it while the container runs; nil: what was asked for
 	Undo    func() error               // called when the process has ended
 }
 
@@ -136,7 +135,7 @@ func (m *Monitor) refuse(ctx context.Context, first *Conn, why error) error {
 	ctx = context.WithoutCancel(ctx)
 	reply := failure(why)
 	err := m.set(ctx, "", nil, func(s *State) {
-		s.Pid, s.Error, s.ExitCode, s.Network = 0, reply.Error, reply.Code, nil
+		s.Pid, s.Error, s.ExitCode = 0, reply.Error, reply.Code
 		if reply.Code == 0 || reply.Code == executor.CodeFailed {
 			s.ExitCode = 128 // as docker has it
 		}
@@ -234,7 +233,7 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	e.copied = m.copyOutput(io, log)
 	err = m.set(ctx, "start", nil, func(s *State) {
 		s.Status, s.Pid, s.ExitCode, s.Error, s.OOMKilled = container.StateRunning, process.Pid(), 0, "", false
-		s.Started, s.Finished, s.Health, s.Network = time.Now().UTC(), time.Time{}, probes.first(), prepared.Network
+		s.Started, s.Finished, s.Health = time.Now().UTC(), time.Time{}, probes.first()
 	})
 	if err != nil {
 		_ = process.Signal(syscall.SIGKILL) // it may have ended
@@ -277,7 +276,7 @@ func (m *Monitor) tellStarted() {
 // end writes that the container has ended, or removes it, and tells who waits.
 func (m *Monitor) end(ctx context.Context, e ending) error {
 	ctx = context.WithoutCancel(ctx)
-	err := m.set(ctx, "die", exitAttribute(e.reply), func(s *State) { s.Status, s.Network = container.StateExited, nil })
+	err := m.set(ctx, "die", exitAttribute(e.reply), func(s *State) { s.Status = container.StateExited })
 	m.awaitReaders(e)
 	c := m.record()
 	if err == nil && c.Spec.HostConfig.AutoRemove {

@@ -321,7 +321,7 @@ func (t *Table) settle(ctx context.Context, c *Container) (*Container, error) {
 		return nil, t.Remove(ctx, c)
 	}
 	c.State.Status, c.State.Pid, c.State.ExitCode, c.State.Finished = container.StateExited, 0, codeLost, time.Now().UTC()
-	c.State.Error, c.State.Health, c.State.Network = "", nil, nil
+	c.State.Error, c.State.Health = "", nil
 	return c, t.SetState(ctx, c, "die", map[string]string{"exitCode": fmt.Sprint(codeLost)})
 }
 

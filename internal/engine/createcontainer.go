@@ -74,6 +74,7 @@ func createContainer(ctx context.Context, env *Env, opts CreateOptions, hold boo
 	}
 	c.Spec.Config.Image = opts.Ref
 	mergeConfig(c.Spec.Config, image.Config)
+	chooseNetwork(c.Spec.HostConfig, opts.Warn)
 	if err := completeContainer(c); err != nil {
 		return nil, nil, err
 	}
@@ -205,9 +206,6 @@ func completeContainer(c *Container) error {
 	default:
 		return messageError{fmt.Sprintf("logger: no log driver named '%s' is registered", host.LogConfig.Type), errdefs.ErrInvalidArgument}
 	}
-	if host.NetworkMode == "" {
-		host.NetworkMode = "default"
-	}
 	return completeHostname(c)
 }
 
@@ -218,7 +216,7 @@ func completeHostname(c *Container) error {
 		return nil
 	}
 	config.Hostname = c.ID[:12]
-	if usesHostNetwork(c.Spec.HostConfig) {
+	if c.Spec.HostConfig.NetworkMode.IsHost() {
 		name, err := os.Hostname()
 		if err != nil {
 			return fmt.Errorf("name container: %w", err)

@@ -17,6 +17,9 @@ func InspectContainer(ctx context.Context, env *Env, ref string, size bool) (con
 	if err != nil {
 		return containertypes.InspectResponse{}, err
 	}
+	if err := showNetworks(ctx, env, c); err != nil {
+		return containertypes.InspectResponse{}, err
+	}
 	dir := table.Path(c.ID)
 	resp := containertypes.InspectResponse{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: c.Spec.Path(), Args: c.Spec.Args(), State: inspectState(c),
@@ -63,7 +66,7 @@ func inspectNetwork(c *Container) *containertypes.NetworkSettings {
 		return c.State.Network
 	}
 	settings := &containertypes.NetworkSettings{Ports: network.PortMap{}, Networks: map[string]*network.EndpointSettings{}}
-	for name, endpoint := range c.Spec.Endpoints {
+	for name, endpoint := range wantedNetworks(&c.Spec) {
 		settings.Networks[name] = endpoint
 	}
 	return settings

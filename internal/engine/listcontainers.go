@@ -31,6 +31,9 @@ func ListContainers(ctx context.Context, env *Env, opts ListContainersOptions) (
 	if err != nil {
 		return nil, err
 	}
+	if err := showNetworks(ctx, env, all...); err != nil {
+		return nil, err
+	}
 	keep, err := containerFilter(ctx, env, all, opts)
 	if err != nil {
 		return nil, err
@@ -149,7 +152,7 @@ func portsOf(c *Container) []containertypes.PortSummary {
 			}
 		}
 	}
-	if !usesHostNetwork(c.Spec.HostConfig) {
+	if !c.Spec.HostConfig.NetworkMode.IsHost() {
 		for port := range c.Spec.Config.ExposedPorts {
 			if len(published[port]) == 0 {
 				list = append(list, containertypes.PortSummary{PrivatePort: port.Num(), Type: string(port.Proto())})

@@ -82,7 +82,11 @@ func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *
 	if err != nil {
 		return p, errors.Join(err, closeRoot())
 	}
-	p.Undo = func() error { return errors.Join(unmount(), closeRoot()) }
+	leave, err := joinNetworks(ctx, env, table, c, &p.Spec)
+	if err != nil {
+		return p, errors.Join(err, unmount(), closeRoot())
+	}
+	p.Undo = func() error { return errors.Join(unmount(), closeRoot(), leave()) }
 	return p, nil
 }
 

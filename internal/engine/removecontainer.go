@@ -30,6 +30,8 @@ func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions)
 		if err := stop(ctx, table, c, syscall.SIGKILL, 0, true); err != nil {
 			return err
 		}
+	} else if err := networks(env).Reap(ctx); err != nil {
+		return err
 	}
 	lock, err := table.Lock(ctx, c.ID, startPatience)
 	if errdefs.IsNotFound(err) && opts.Force {

@@ -47,6 +47,8 @@ type Spec struct {
 	Devices  []string // names of Devices
 
 	ExtraHosts []Host // lines for /etc/hosts
+	Hosts      []byte // /etc/hosts, in place of what Network and ExtraHosts make; nil: none
+	Resolv     []byte // /etc/resolv.conf, in place of the host's; nil: none
 
 	// AsStep runs the process as BuildKit runs a step: /etc/hosts and /etc/resolv.conf cannot be written to, /etc/hostname is the
 	// root file system's, and /dev, /proc and /sys, made where they were missing, stay there.

@@ -52,6 +52,12 @@ func writeNetFiles(s Spec) ([]Mount, error) {
 	for _, h := range s.ExtraHosts {
 		hosts = fmt.Appendf(hosts, "%s\t%s\n", h.IP, h.Name)
 	}
+	if s.Hosts != nil {
+		hosts = s.Hosts
+	}
+	if s.Resolv != nil {
+		resolv = s.Resolv
+	}
 	var mounts []Mount
 	for _, f := range []struct {
 		name string

@@ -61,19 +61,23 @@ func (h machine) admitFamily(s state, family nftables.TableFamily) error {
 	if err != nil {
 		return err
 	}
-	kept := 0
+	kept, stale := 0, false
 	for _, r := range have {
 		comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
 		switch {
 		case comment == mark:
 			kept++
 		case strings.HasPrefix(comment, begins):
+			stale = true
 			if err := conn.DelRule(r); err != nil {
 				return err
 			}
 		}
 	}
 	if kept == len(want) {
+		want = nil
+	}
+	if !stale && want == nil {
 		return nil
 	}
 	for _, exprs := range want {

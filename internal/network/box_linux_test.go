@@ -102,7 +102,7 @@ func (b *box) hear(proto, at string) string {
 	b.t.Helper()
 	var c net.Conn
 	dial := func() (err error) {
-		c, err = net.DialTimeout(proto, at, time.Second)
+		c, err = net.DialTimeout(proto, at, 2*time.Second)
 		return err
 	}
 	var err error
@@ -115,7 +115,7 @@ func (b *box) hear(proto, at string) string {
 		return ""
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
 	if proto == "udp" {
 		_, _ = c.Write([]byte("?"))
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // Connect attaches a running container, which has joined others, to one more network.
-// Of m it needs ID, names and the namespace.
-func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *network.EndpointSettings) error {
+// It returns what the container's files of names said, and what they are to say.
+func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *network.EndpointSettings) (before, after Names, err error) {
 	return n.change(ctx, m, func(st *state, ns *os.File) error {
 		nw, err := st.find(ref)
 		if err != nil {
@@ -71,8 +71,8 @@ func mayConnect(st *state, nw network.Network, have []endpoint, m Member) error 
 	return nil
 }
 
-// Disconnect detaches a running container from a network.
-func (n *Networks) Disconnect(ctx context.Context, m Member, ref string) error {
+// Disconnect detaches a running container from a network. It returns what Connect does.
+func (n *Networks) Disconnect(ctx context.Context, m Member, ref string) (before, after Names, err error) {
 	return n.change(ctx, m, func(st *state, ns *os.File) error {
 		nw, err := st.find(ref)
 		if err != nil {
@@ -101,8 +101,8 @@ func (n *Networks) Disconnect(ctx context.Context, m Member, ref string) error {
 
 // change calls fn with the lock, the state and the namespace of a container, and makes
 // the rules follow.
-func (n *Networks) change(ctx context.Context, m Member, fn func(st *state, ns *os.File) error) error {
-	return n.locked(ctx, func() (err error) {
+func (n *Networks) change(ctx context.Context, m Member, fn func(st *state, ns *os.File) error) (before, after Names, err error) {
+	err = n.locked(ctx, func() (err error) {
 		st, err := n.known(ctx)
 		if err != nil {
 			return err
@@ -115,11 +115,41 @@ func (n *Networks) change(ctx context.Context, m Member, fn func(st *state, ns *
 			return fmt.Errorf("enter network namespace: %w", err)
 		}
 		defer func() { err = errors.Join(err, ns.Close()) }()
+		if before, err = namesOf(m, st.of(m.ID), &st); err != nil {
+			return err
+		}
 		if err := fn(&st, ns); err != nil {
 			return err
 		}
-		return n.enforce(ctx)
+		if after, err = namesOf(m, st.of(m.ID), &st); err != nil {
+			return err
+		}
+		return n.enforceState(st)
 	})
+	return before, after, err
+}
+
+// MayConnect fails where Connect would fail for a container that does not run, as far as
+// can be told.
+func (n *Networks) MayConnect(ctx context.Context, m Member, ref string, want *network.EndpointSettings) error {
+	st, err := n.current(ctx)
+	if err != nil {
+		return err
+	}
+	nw, err := st.find(ref)
+	if err != nil {
+		return err
+	}
+	var have []endpoint
+	for other := range m.Networks {
+		if o, err := st.find(other); err == nil {
+			have = append(have, endpoint{network: o.ID})
+		}
+	}
+	if err := mayConnect(&st, *nw, have, m); err != nil || want == nil {
+		return err
+	}
+	return validateEndpoint(*nw, want)
 }
 
 // Rename gives a running container another name, by which others find it, too.

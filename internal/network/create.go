@@ -226,6 +226,40 @@ func (n *Networks) known(ctx context.Context) (state, error) {
 	return s, err
 }
 
+// moveDefault gives the default network other addresses where, since it got its own and
+// while nothing is attached to it, somebody else has made a network of the host of them:
+// docker, or another store.
+func (n *Networks) moveDefault(ctx context.Context, st *state) error {
+	nw, err := st.find(nameBridge)
+	if err != nil || slices.ContainsFunc(st.endpoints, func(e endpoint) bool { return e.network == nw.ID }) {
+		return err
+	}
+	if there, err := isThere(n.bridgeOf(*nw)); err != nil || there {
+		return err
+	}
+	routed, err := hostRoutes()
+	if err != nil {
+		return err
+	}
+	mine := func(p netip.Prefix) bool {
+		return slices.ContainsFunc(nw.IPAM.Config, func(c network.IPAMConfig) bool { return c.Subnet.Overlaps(p) })
+	}
+	if !slices.ContainsFunc(routed, mine) {
+		return nil
+	}
+	others := slices.DeleteFunc(slices.Clone(st.networks), func(o network.Network) bool { return o.ID == nw.ID })
+	nw.IPAM.Config = nil
+	if err := n.assign(nw, nil, others); err != nil {
+		return err
+	}
+	return n.note(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM networks WHERE id = $1", nw.ID); err != nil {
+			return err
+		}
+		return insertNetwork(ctx, tx, *nw)
+	})
+}
+
 // bridgeOf is the name of a network's device; "" if it has none.
 func (h machine) bridgeOf(nw network.Network) string {
 	switch {

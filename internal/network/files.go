@@ -256,13 +256,19 @@ func (s *state) named(nw, name string) (endpoint, bool) {
 	return endpoint{}, false
 }
 
-// files makes what the sandbox says of names.
-func (s *Sandbox) files(st *state, list []endpoint) (err error) {
-	if s.Resolv, err = resolv(s.member, list, st); err != nil {
-		return err
+// Names are the files of a container that say who is called what.
+type Names struct {
+	Resolv []byte // /etc/resolv.conf; nil: the host's
+	Hosts  []byte // /etc/hosts
+}
+
+// namesOf makes the files of a container that has some endpoints.
+func namesOf(m Member, list []endpoint, st *state) (f Names, err error) {
+	if f.Resolv, err = resolv(m, list, st); err != nil {
+		return f, err
 	}
-	s.Hosts, err = hosts(s.member, list, st)
-	return err
+	f.Hosts, err = hosts(m, list, st)
+	return f, err
 }
 
 // needsNames reports whether an endpoint is of a network where containers find each

@@ -43,8 +43,7 @@ type Sandbox struct {
 	id       string
 	member   Member
 	serve    []service
-	Resolv   []byte // /etc/resolv.conf; nil: the host's
-	Hosts    []byte // /etc/hosts
+	Names
 }
 
 // service is something that a sandbox runs until it is closed.
@@ -68,13 +67,6 @@ func (n *Networks) Join(ctx context.Context, m Member) (_ *Sandbox, err error) {
 		}
 		defer func() { err = errors.Join(err, ns.Close()) }()
 	}
-	var names *resolver
-	if ns != nil {
-		if names, err = n.newResolver(ns, m); err != nil {
-			return nil, err
-		}
-		s.serve = append(s.serve, names)
-	}
 	err = n.locked(ctx, func() error {
 		// A row of an earlier life of the same container counts for nothing.
 		if err := n.forget(ctx, []string{m.ID}); err != nil {
@@ -84,7 +76,7 @@ func (n *Networks) Join(ctx context.Context, m Member) (_ *Sandbox, err error) {
 		if err != nil {
 			return err
 		}
-		if err := n.join(ctx, s, st, ns, names); err != nil {
+		if err := n.join(ctx, s, st, ns); err != nil {
 			return errors.Join(err, n.forget(context.WithoutCancel(ctx), []string{m.ID}), n.enforce(context.WithoutCancel(ctx)))
 		}
 		return nil
@@ -96,13 +88,21 @@ func (n *Networks) Join(ctx context.Context, m Member) (_ *Sandbox, err error) {
 }
 
 // join does Join's work, under the lock.
-func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, names *resolver) error {
+func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) error {
+	if err := n.moveDefault(ctx, &st); err != nil {
+		return err
+	}
 	list, err := newEndpoints(&st, s.member)
 	if err != nil {
 		return err
 	}
 	row := sandbox{id: s.id, name: s.member.Name, ports: network.PortMap{}}
-	if names != nil {
+	if slices.ContainsFunc(list, func(e endpoint) bool { return e.iface != "" }) {
+		names, err := n.newResolver(ns, s.member)
+		if err != nil {
+			return err
+		}
+		s.serve = append(s.serve, names)
 		row.dnsUDP, row.dnsTCP = names.udp, names.tcp
 	}
 	via, out := gateway(list, &st)
@@ -111,7 +111,7 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, 
 		row.ports, served, err = n.publish(ctx, s.member, st.byID(via.network), st.sandboxes)
 		s.serve = append(s.serve, served...)
 		if err != nil {
-			return fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %w",
+			return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w",
 				s.member.Name, via.settings.EndpointID, err)
 		}
 	}
@@ -133,10 +133,11 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File, 
 			err = n.wire(&st, list, ns, row)
 		}
 		if err != nil {
-			return fmt.Errorf("failed to set up container networking: %w", err)
+			return err
 		}
 	}
-	return s.files(&st, list)
+	s.Names, err = namesOf(s.member, list, &st)
+	return err
 }
 
 // wire makes the devices, routes and rules of a container.
@@ -271,7 +272,7 @@ func take(nw network.Network, want netip.Addr, used map[netip.Addr]bool, is4 boo
 				continue
 			}
 			if used[want] || reserved(pool, want) {
-				return want, pool, refuse(errdefs.ErrPermissionDenied, "failed to set up container networking: Address already in use")
+				return want, pool, refuse(errdefs.ErrPermissionDenied, "Address already in use")
 			}
 			return want, pool, nil
 		}

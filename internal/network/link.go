@@ -53,6 +53,28 @@ func visit(ns *os.File, fn func() error) (back bool, err error) {
 	return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil, err
 }
 
+// NewNamespace makes a network namespace, which has nothing but a loopback interface
+// that is down. It is gone when the file is closed and nobody is in it.
+func NewNamespace() (*os.File, error) {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	defer func() { _ = home.Close() }() // only entered
+	var ns *os.File
+	err = inside(home, func() (err error) { // on a thread of its own
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	return ns, nil
+}
+
 // sysctl sets a setting of the namespace of the thread. Where the kernel has none of
 // that name, or lets nobody write to it, required decides.
 func sysctl(name, value string, required bool) error {
@@ -169,6 +191,15 @@ func makeBridge(name string, nw network.Network) (netlink.Link, error) {
 		v6 = "0"
 	}
 	return link, sysctl("ipv6/conf/"+name+"/disable_ipv6", v6, false)
+}
+
+// isThere reports whether the host has a device of a name.
+func isThere(name string) (bool, error) {
+	_, err := netlink.LinkByName(name)
+	if _, ok := errors.AsType[netlink.LinkNotFoundError](err); ok {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // removeBridge removes a bridge that we made.

@@ -54,8 +54,12 @@ const (
 	optionMTU        = "com.docker.network.driver.mtu"
 )
 
-// defaultRoot is the root of the store whose bridge is strake0.
-const defaultRoot = "/var/lib/strake"
+// defaultRoot is the root of the store whose bridge is strake0, and whose table is
+// defaultTable.
+const (
+	defaultRoot  = "/var/lib/strake"
+	defaultTable = "strake"
+)
 
 // lockFile is the file in the store's root that who changes networks locks.
 const lockFile = "networks.lock"
@@ -89,7 +93,7 @@ func New(opts Options) *Networks {
 	if opts.Log == nil {
 		opts.Log = func(string) {}
 	}
-	n := &Networks{rows{opts.DB}, machine{table: "strake", first: "strake0"}, opts}
+	n := &Networks{rows{opts.DB}, machine{table: defaultTable, first: "strake0"}, opts}
 	if root := filepath.Clean(opts.Root); root != defaultRoot {
 		sum := sha256.Sum256([]byte(root))
 		n.table = "strake-" + hex.EncodeToString(sum[:4])

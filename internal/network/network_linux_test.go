@@ -360,6 +360,27 @@ func TestPolicyDrop(t *testing.T) {
 	}
 }
 
+// TestTaken: somebody else has taken the default network's addresses.
+func TestTaken(t *testing.T) {
+	h := newHost(t)
+	m := h.member(newBox(t), "a", "bridge")
+	if err := h.join(m).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "docker0"
+	other := &netlink.Bridge{LinkAttrs: attrs}
+	if err := errors.Join(netlink.LinkAdd(other), netlink.AddrAdd(other, addr(netip.MustParseAddr("172.17.0.1"), 16)), netlink.LinkSetUp(other)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(other) })
+	m.Namespace = newBox(t).path
+	h.join(m)
+	if got := h.settings(m, "bridge").IPAddress.String(); got != "172.18.0.2" {
+		t.Errorf("a has %s", got)
+	}
+}
+
 func TestReap(t *testing.T) {
 	h := newHost(t)
 	h.create(network.CreateRequest{Name: "mine"})
@@ -385,7 +406,7 @@ func TestReap(t *testing.T) {
 	if err != nil || len(nw.Containers) > 0 {
 		t.Errorf("%+v, %v", nw, err)
 	}
-	if out, err := exec.Command("nft", "list", "chain", "inet", h.table, chainPorts).CombinedOutput(); err != nil || strings.Contains(string(out), "dnat") {
+	if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err != nil || strings.Contains(string(out), h.table) {
 		t.Errorf("rules stay: %s %v", out, err)
 	}
 	for i := 0; ; i++ { // the kernel takes its time
@@ -472,13 +493,13 @@ func TestConnect(t *testing.T) {
 	if got := a.hear("tcp", toB); got != "" {
 		t.Errorf("a hears %q before it is connected", got)
 	}
-	if err := h.Connect(t.Context(), ma, "one", &network.EndpointSettings{Aliases: []string{"web"}}); err != nil {
+	if _, _, err := h.Connect(t.Context(), ma, "one", &network.EndpointSettings{Aliases: []string{"web"}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Connect(t.Context(), ma, "two", nil); err != nil {
+	if _, _, err := h.Connect(t.Context(), ma, "two", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Connect(t.Context(), ma, "one", nil); err == nil || !strings.Contains(err.Error(), "already exists in network one") {
+	if _, _, err := h.Connect(t.Context(), ma, "one", nil); err == nil || !strings.Contains(err.Error(), "already exists in network one") {
 		t.Errorf("connected twice: %v", err)
 	}
 	if got := a.hear("tcp", toB); !strings.HasPrefix(got, "b to ") {
@@ -490,7 +511,7 @@ func TestConnect(t *testing.T) {
 	if got := lookup(a, "b", "A"); got != h.settings(mb, "one").IPAddress.String() {
 		t.Errorf("b is %q for a", got)
 	}
-	if err := h.Disconnect(t.Context(), ma, "bridge"); err != nil {
+	if _, _, err := h.Disconnect(t.Context(), ma, "bridge"); err != nil {
 		t.Fatal(err)
 	}
 	if out := a.run("ip", "route"); !strings.Contains(out, "default via 172.18.0.1 dev eth1") {
@@ -499,11 +520,11 @@ func TestConnect(t *testing.T) {
 	if got := here(t).hear("tcp", "127.0.0.1:8080"); got != "a to 172.18.0.1" {
 		t.Errorf("the host hears %q", got)
 	}
-	if err := h.Disconnect(t.Context(), ma, "bridge"); err == nil || !strings.Contains(err.Error(), "is not connected to network bridge") {
+	if _, _, err := h.Disconnect(t.Context(), ma, "bridge"); err == nil || !strings.Contains(err.Error(), "is not connected to network bridge") {
 		t.Errorf("disconnected twice: %v", err)
 	}
 	for _, nw := range []string{"one", "two"} {
-		if err := h.Disconnect(t.Context(), ma, nw); err != nil {
+		if _, _, err := h.Disconnect(t.Context(), ma, nw); err != nil {
 			t.Error(err)
 		}
 	}

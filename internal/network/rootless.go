@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/userns"
 )
@@ -39,6 +40,26 @@ func userPrograms() [][]string {
 		},
 		{"slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path", "/proc/self/fd/3", userDevice},
 	}
+}
+
+// Usable fails where an ordinary user's containers cannot have a network of their own.
+func Usable() error {
+	if userns.IDs() == 0 {
+		return nil
+	}
+	if unix.Access("/dev/net/tun", unix.R_OK|unix.W_OK) != nil {
+		return refuse(errdefs.ErrFailedPrecondition, "an ordinary user may not open /dev/net/tun")
+	}
+	for _, args := range userPrograms() {
+		if _, err := exec.LookPath(args[0]); err == nil {
+			return nil
+		}
+	}
+	return errNoProgram()
+}
+
+func errNoProgram() error {
+	return refuse(errdefs.ErrFailedPrecondition, "neither pasta (package passt) nor slirp4netns is in PATH, and an ordinary user's container needs one for its network")
 }
 
 // asUser makes of an endpoint what an ordinary user can have.
@@ -71,8 +92,7 @@ func (s *Sandbox) joinAsUser(ctx context.Context, ns *os.File, row sandbox) erro
 		}
 		return redirectNames(ns, row)
 	}
-	return refuse(errdefs.ErrFailedPrecondition, "the container of an ordinary user needs pasta (package passt) or slirp4netns for its network, which are not in PATH: "+
-		"install one, or use --network host or none")
+	return errNoProgram()
 }
 
 // program is a program that serves one sandbox, and dies with the process.

@@ -67,8 +67,11 @@ func (h machine) enforceState(s state) error {
 		return fmt.Errorf("packet filter: %w", err)
 	}
 	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != h.table })
-	if len(chains) == 0 && len(s.endpoints) == 0 {
-		return nil // not before the first container
+	if len(s.endpoints) == 0 {
+		if len(chains) == 0 || h.table == defaultTable {
+			return nil // not before the first container; and the next one finds all there
+		}
+		return h.dismantle(conn, s)
 	}
 	if err := h.admit(s); err != nil {
 		return fmt.Errorf("packet filter: %w", err)
@@ -105,6 +108,23 @@ func (h machine) enforceState(s state) error {
 		return fmt.Errorf("packet filter: %w", err)
 	}
 	return nil
+}
+
+// dismantle removes what a store other than the default one has on the host, when
+// nothing of it runs any more: such stores come and go.
+func (h machine) dismantle(conn *nftables.Conn, s state) error {
+	conn.DelTable(&nftables.Table{Name: h.table, Family: nftables.TableFamilyINet})
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("packet filter: %w", err)
+	}
+	for _, nw := range s.networks {
+		if bridge := h.bridgeOf(nw); bridge != "" {
+			if err := removeBridge(bridge); err != nil {
+				return fmt.Errorf("remove bridge %s: %w", bridge, err)
+			}
+		}
+	}
+	return h.admit(state{})
 }
 
 // forward lets the host forward, and reports whether it did before.

@@ -1,0 +1,60 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/container"
+)
+
+// DisconnectNetworkOptions say what to disconnect from what.
+type DisconnectNetworkOptions struct {
+	Network, Container string
+	Force              bool // it is no error where the container is gone
+}
+
+// DisconnectNetwork disconnects a container from a network, at once where it runs.
+func DisconnectNetwork(ctx context.Context, env *Env, opts DisconnectNetworkOptions) error {
+	table := containers(env)
+	c, err := table.Get(ctx, opts.Container)
+	if opts.Force && errdefs.IsNotFound(err) {
+		return nil // what is gone is connected to nothing
+	}
+	if err != nil {
+		return err
+	}
+	all := networks(env)
+	nw, err := all.Find(ctx, opts.Network)
+	if err != nil {
+		return err
+	}
+	if c.State.Running() {
+		m := memberOf(c)
+		m.Namespace = namespaceOf(c)
+		before, after, err := all.Disconnect(ctx, m, nw.ID)
+		if err != nil {
+			return err
+		}
+		if err := rewriteNames(table, c, before, after); err != nil {
+			return err
+		}
+	}
+	return table.SetSpec(ctx, c.ID, func(spec *container.Spec) error {
+		spec.Endpoints = wantedNetworks(spec)
+		spec.Detached = true
+		found := false
+		for ref := range spec.Endpoints {
+			if ref == nw.Name || strings.HasPrefix(nw.ID, ref) {
+				delete(spec.Endpoints, ref)
+				found = true
+			}
+		}
+		if !found {
+			return messageError{fmt.Sprintf("container %s is not connected to network %s", c.ID, nw.Name), errdefs.ErrPermissionDenied}
+		}
+		return nil
+	})
+}
