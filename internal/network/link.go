@@ -19,17 +19,18 @@ import (
 // ours is the alias of the devices that we made and may remove.
 const ours = "strake"
 
-// inside calls fn in a network namespace, on a thread that is there meanwhile.
-func inside(ns *os.File, fn func() error) error {
+// aside calls fn on a thread that is not the process's first, whose namespace is the
+// process's to others. A thread that is not back in its namespace then ends.
+func aside(fn func() (back bool, err error)) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		if unix.Gettid() == os.Getpid() { // whose namespace is the process's, to others
+		if unix.Gettid() == os.Getpid() {
 			defer runtime.UnlockOSThread()
-			done <- inside(ns, fn) // on another: this one is taken
+			done <- aside(fn) // on another: this one is taken
 			return
 		}
-		back, err := visit(ns, fn)
+		back, err := fn()
 		if back {
 			runtime.UnlockOSThread()
 		}
@@ -38,36 +39,32 @@ func inside(ns *os.File, fn func() error) error {
 	return <-done
 }
 
-// visit calls fn in a network namespace and reports whether the thread is back: an
-// ordinary user's does not come back to the host's, and is to end.
-func visit(ns *os.File, fn func() error) (back bool, err error) {
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return true, err
-	}
-	defer func() { _ = home.Close() }() // only entered
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return true, fmt.Errorf("enter network namespace: %w", err)
-	}
-	err = fn()
-	return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil, err
+// inside calls fn in a network namespace, on a thread that is there meanwhile. An
+// ordinary user's thread does not come back to the host's.
+func inside(ns *os.File, fn func() error) error {
+	return aside(func() (back bool, err error) {
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return true, err
+		}
+		defer func() { _ = home.Close() }() // only entered
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return true, fmt.Errorf("enter network namespace: %w", err)
+		}
+		err = fn()
+		return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil, err
+	})
 }
 
 // NewNamespace makes a network namespace, which has nothing but a loopback interface
 // that is down. It is gone when the file is closed and nobody is in it.
-func NewNamespace() (*os.File, error) {
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, fmt.Errorf("make network namespace: %w", err)
-	}
-	defer func() { _ = home.Close() }() // only entered
-	var ns *os.File
-	err = inside(home, func() (err error) { // on a thread of its own
+func NewNamespace() (ns *os.File, err error) {
+	err = aside(func() (back bool, err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
+			return true, err
 		}
 		ns, err = os.Open("/proc/thread-self/ns/net")
-		return err
+		return false, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
