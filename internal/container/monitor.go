@@ -64,8 +64,8 @@ func (m *Monitor) set(ctx context.Context, action string, attributes map[string]
 
 // Prepared is a container that is ready to be started.
 type Prepared struct {
-	Spec    executor.Spec
-	Undo    func() error               // called when the process has ended
+	Spec executor.Spec
+	Undo func() error // called when the process has ended
 }
 
 // lateOutput is how long the end of a container waits for clients that do not read.

@@ -159,7 +159,7 @@ func rewriteNames(table *container.Table, c *Container, before, after network.Na
 		if !bytes.Equal(have, f.from) || bytes.Equal(f.from, f.to) {
 			continue
 		}
-		if err := os.WriteFile(path, f.to, 0o644); err != nil { //nolint:gosec // in place: it is mounted
+		if err := os.WriteFile(path, f.to, 0o644); err != nil { // in place: it is mounted
 			return err
 		}
 	}

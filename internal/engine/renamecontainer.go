@@ -33,6 +33,9 @@ func RenameContainer(ctx context.Context, env *Env, ref, name string) error {
 		}
 		return err
 	}
+	if err := networks(env).Rename(ctx, c.ID, name); err != nil {
+		return err
+	}
 	return reload(ctx, table, c)
 }
 

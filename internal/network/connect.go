@@ -160,6 +160,9 @@ func (n *Networks) Rename(ctx context.Context, id, name string) error {
 			return err
 		}
 		old := st.nameOf(id)
+		if old == "" {
+			return nil // it does not run
+		}
 		return n.note(ctx, func(tx *sql.Tx) error {
 			if _, err := tx.ExecContext(ctx, "UPDATE sandboxes SET name = $2 WHERE container_id = $1", id, name); err != nil {
 				return err
