@@ -43,7 +43,7 @@ func (n *Networks) Create(ctx context.Context, req network.CreateRequest) (id st
 					nw.ID, bridge, o.ID, bridge)
 			}
 		}
-		if err := n.assign(&nw, req.IPAM, s.networks); err != nil {
+		if err := assign(&nw, req.IPAM, s.networks); err != nil {
 			return err
 		}
 		return writing(n.opts.DB.Update(ctx, func(tx *sql.Tx) error { return insertNetwork(ctx, tx, nw) }))
@@ -140,7 +140,7 @@ func flag(nw network.Network, key string) bool {
 }
 
 // assign gives a network the addresses that were asked for, or free ones.
-func (n *Networks) assign(nw *network.Network, want *network.IPAM, others []network.Network) error {
+func assign(nw *network.Network, want *network.IPAM, others []network.Network) error {
 	var taken []netip.Prefix
 	for _, o := range others {
 		for _, c := range o.IPAM.Config {
@@ -210,7 +210,7 @@ func (n *Networks) known(ctx context.Context) (state, error) {
 			nw.Options = map[string]string{}
 		}
 		if nw.Driver == driverBridge {
-			if err := n.assign(&nw, nil, nil); err != nil {
+			if err := assign(&nw, nil, nil); err != nil {
 				return s, err
 			}
 		}
@@ -249,7 +249,7 @@ func (n *Networks) moveDefault(ctx context.Context, st *state) error {
 	}
 	others := slices.DeleteFunc(slices.Clone(st.networks), func(o network.Network) bool { return o.ID == nw.ID })
 	nw.IPAM.Config = nil
-	if err := n.assign(nw, nil, others); err != nil {
+	if err := assign(nw, nil, others); err != nil {
 		return err
 	}
 	return n.note(ctx, func(tx *sql.Tx) error {

@@ -30,9 +30,9 @@ type dial func(ctx context.Context) (net.Conn, error)
 
 // dialer returns what connects to a port of a container, by the address that it has
 // then: it may be connected to other networks meanwhile.
-func (n *Networks) dialer(m Member, port network.Port) dial {
+func (r rows) dialer(m Member, port network.Port) dial {
 	return func(ctx context.Context) (conn net.Conn, err error) {
-		st, err := n.read(ctx)
+		st, err := r.read(ctx)
 		if err != nil {
 			return nil, err
 		}
