@@ -4,6 +4,7 @@ package cli
 func containerFileCommands() []node {
 	return []node{
 		{names: "commit", make: newCommitCommand},
+		{names: "cp", make: newContainerCopyCommand},
 		{names: "diff", make: newDiffCommand},
 		{names: "export", make: newExportCommand},
 	}

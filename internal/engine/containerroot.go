@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	containertypes "github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
+	"strake/internal/executor"
 	"strake/internal/mount"
 )
 
@@ -22,20 +24,39 @@ func withBareRoot(ctx context.Context, env *Env, ref string, fn func(c *Containe
 		return err
 	}
 	if !c.State.Running() {
-		return withStoppedRoot(ctx, env, c, fn)
+		return withStoppedRoot(ctx, env, c, false, fn)
 	}
+	return withRunningRoot(ctx, env, c, mount.Bare, fn)
+}
+
+// withRoot is withBareRoot with what is mounted in it: all that the container sees, or, where it does not run, its volumes and
+// the like.
+func withRoot(ctx context.Context, env *Env, ref string, fn func(c *Container, root *os.File) error) (err error) {
+	c, err := containers(env).Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !c.State.Running() {
+		return withStoppedRoot(ctx, env, c, true, fn)
+	}
+	return withRunningRoot(ctx, env, c, func(_ context.Context, pid int) (*os.File, error) {
+		return os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	}, fn)
+}
+
+func withRunningRoot(ctx context.Context, env *Env, c *Container, open func(ctx context.Context, pid int) (*os.File, error), fn func(c *Container, root *os.File) error) error {
 	if c.State.Pid == 0 {
 		return messageError{"Container " + c.ID + " is restarting, wait until the container is running", errdefs.ErrConflict}
 	}
-	root, err := mount.Bare(ctx, c.State.Pid)
+	root, err := open(ctx, c.State.Pid)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, root.Close)
-	if err := stillRuns(ctx, env, c); err != nil {
-		return err
+	if err = stillRuns(ctx, env, c); err == nil {
+		err = fn(c, root)
 	}
-	return fn(c, root)
+	return err
 }
 
 // stillRuns fails where a container does not have the process any more that it had: its number may be another's by now.
@@ -47,8 +68,8 @@ func stillRuns(ctx context.Context, env *Env, c *Container) error {
 	return err
 }
 
-// withStoppedRoot is withBareRoot for a container that does not run.
-func withStoppedRoot(ctx context.Context, env *Env, c *Container, fn func(c *Container, root *os.File) error) (err error) {
+// withStoppedRoot is withBareRoot, or withRoot if mounts is set, for a container that does not run.
+func withStoppedRoot(ctx context.Context, env *Env, c *Container, mounts bool, fn func(c *Container, root *os.File) error) (err error) {
 	table := containers(env)
 	lock, err := table.Lock(ctx, c.ID, startPatience)
 	if err != nil {
@@ -73,7 +94,42 @@ func withStoppedRoot(ctx context.Context, env *Env, c *Container, fn func(c *Con
 		return err
 	}
 	defer closing(&err, root.Close)
+	if mounts {
+		unmount, err := mountInto(ctx, env, c, ns, root)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fn(c, root), unmount())
+	}
 	return fn(c, root)
+}
+
+// mountInto mounts the volumes, binds and images of a container in its root, which is mounted in ns. What it returns undoes what
+// the end of ns does not.
+func mountInto(ctx context.Context, env *Env, c *Container, ns *mount.Namespace, root *os.File) (undo func() error, err error) {
+	table := containers(env)
+	alone := *c
+	host := *c.Spec.HostConfig
+	host.IpcMode, host.Tmpfs, alone.Spec.HostConfig = "", nil, &host
+	spec := executor.Spec{NS: ns, Rootfs: inDir(table, c, "rootfs")}
+	if undo, err = mountAll(ctx, env, table, &alone, &spec); err != nil {
+		return nil, err
+	}
+	err = ns.Do(func() error {
+		for _, m := range spec.Mounts {
+			if m.Type != "bind" {
+				continue
+			}
+			if err := mount.Into(m.Source, root, m.Target, slices.Contains(m.Options, "ro")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return undo, nil
 }
 
 // quiet calls fn while nobody starts a container that does not run, and, if pause is set, the processes of one that runs are

@@ -13,7 +13,7 @@ import (
 func ExportContainer(ctx context.Context, env *Env, ref string, w io.Writer) error {
 	return withBareRoot(ctx, env, ref, func(c *Container, root *os.File) error {
 		tw := archive.NewWriter(w, archive.WriterOptions{})
-		if err := layer.WriteTree(ctx, root, ".", tw); err != nil {
+		if err := layer.WriteTree(ctx, root, tw, layer.TreeOptions{Name: "."}); err != nil {
 			return err
 		}
 		if err := tw.Close(); err != nil {

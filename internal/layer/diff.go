@@ -10,3 +10,9 @@ type DiffOptions struct {
 	// Owner tells whose an entry is, where that is not who owns the file; nil: it always is.
 	Owner func(name string) (uid, gid uint32, known bool)
 }
+
+// TreeOptions say how WriteTree writes a tree.
+type TreeOptions struct {
+	Name  string // of what it begins with; "" is the tar's root directory, "." what is in that alone
+	Plain bool   // without attributes, and without what lends a program its owner's rights
+}

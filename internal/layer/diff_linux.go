@@ -30,20 +30,19 @@ func Diff(ctx context.Context, upper string, w *archive.Writer, opts DiffOptions
 	return nil
 }
 
-// WriteTree writes the file or directory that root is open at, and what is below it, as entries of a tar: root under name, "" for
-// the tar's root directory, "." for what is in it alone. It is Diff for a tree that is in use, and whose whiteouts mean nothing: a file that shrinks
-// meanwhile is filled up with zeros.
-func WriteTree(ctx context.Context, root *os.File, name string, w *archive.Writer) error {
-	d := &differ{w: w, links: map[inodeKey]string{}, live: true}
+// WriteTree writes the file or directory that root is open at, and what is below it, as entries of a tar. It is Diff for a tree
+// that is in use, and whose whiteouts mean nothing: a file that shrinks meanwhile is filled up with zeros.
+func WriteTree(ctx context.Context, root *os.File, w *archive.Writer, opts TreeOptions) error {
+	d := &differ{w: w, links: map[inodeKey]string{}, live: true, plain: opts.Plain}
 	n := handle{fd: int(root.Fd())}
 	err := unix.Fstat(n.fd, &n.stat)
-	if err == nil && name == "." {
+	if err == nil && opts.Name == "." {
 		err = d.dir(ctx, &n, "")
 	} else if err == nil {
-		err = d.write(ctx, &n, name)
+		err = d.write(ctx, &n, opts.Name)
 	}
 	if err != nil {
-		return fmt.Errorf("read %q: %w", name, err)
+		return fmt.Errorf("read %q: %w", opts.Name, err)
 	}
 	return nil
 }
@@ -56,6 +55,7 @@ type differ struct {
 	opts  DiffOptions
 	links map[inodeKey]string // the first name of files that have several
 	live  bool                // it is no upper directory, and somebody may write to it
+	plain bool                // rights of the owner stay behind
 }
 
 // top writes all below upper.
@@ -139,6 +139,9 @@ func (d *differ) write(ctx context.Context, n *handle, name string) error {
 	}
 	opaque := !d.live && n.opaque(attrs)
 	e.Xattrs = slices.DeleteFunc(attrs, overlayXattr)
+	if d.plain {
+		e.Mode, e.Xattrs = e.Mode&^(unix.S_ISUID|unix.S_ISGID), nil
+	}
 	if n.kind() != unix.S_IFDIR && st.Nlink > 1 {
 		key := inodeKey{dev: st.Dev, ino: st.Ino}
 		if first, ok := d.links[key]; ok {

@@ -18,7 +18,7 @@ var errOverlay = fmt.Errorf("diff of an overlay on this system: %w", errdefs.Err
 func Diff(context.Context, string, *archive.Writer, DiffOptions) error { return errOverlay }
 
 // WriteTree is for Linux only.
-func WriteTree(context.Context, *os.File, string, *archive.Writer) error { return errOverlay }
+func WriteTree(context.Context, *os.File, *archive.Writer, TreeOptions) error { return errOverlay }
 
 // UpperChanges is for Linux only.
 func UpperChanges(context.Context, string, *FS, func(string) bool) ([]Change, error) {

@@ -19,6 +19,9 @@ func New(context.Context) (*Namespace, error) { return nil, errLinux }
 // Bare fails.
 func Bare(context.Context, int) (*os.File, error) { return nil, errLinux }
 
+// Into fails.
+func Into(string, *os.File, string, bool) error { return errLinux }
+
 // OverlayOptions are the parts of an overlay.
 type OverlayOptions struct {
 	Lower     []string
