@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,6 +74,9 @@ func createContainer(ctx context.Context, env *Env, opts CreateOptions, hold boo
 		},
 	}
 	c.Spec.Config.Image = opts.Ref
+	if err := addProxies(env, c.Spec.Config); err != nil {
+		return nil, nil, err
+	}
 	mergeConfig(c.Spec.Config, image.Config)
 	chooseNetwork(c.Spec.HostConfig, opts.Warn)
 	if err := completeContainer(c); err != nil {
@@ -105,6 +109,28 @@ func insertContainer(ctx context.Context, table *container.Table, c *Container, 
 			return lock, err
 		}
 	}
+}
+
+// dockerHost is where docker's daemon listens.
+const dockerHost = "unix:///var/run/docker.sock"
+
+// addProxies gives a container the proxies of docker's configuration, but those that it was told of itself.
+func addProxies(env *Env, c *containertypes.Config) error {
+	if env.Credentials == nil {
+		return nil
+	}
+	vars, err := env.Credentials.Proxies(dockerHost)
+	if err != nil {
+		return err
+	}
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		if !slices.ContainsFunc(c.Env, func(e string) bool { return e == name || strings.HasPrefix(e, name+"=") }) {
+			list = append(list, name+"="+vars[name])
+		}
+	}
+	c.Env = append(list, c.Env...)
+	return nil
 }
 
 // mergeConfig fills in what an image says, as docker does.

@@ -86,6 +86,20 @@ func (c *Config) PsFormat() string {
 	return f.PsFormat
 }
 
+// Proxies are the variables that containers are given: HTTP_PROXY and the like, in upper and in lower case. host is the address of
+// docker's daemon, for which there may be others than the default ones.
+func (c *Config) Proxies(host string) (map[string]string, error) {
+	f, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	vars := map[string]string{}
+	for name, value := range f.ParseProxyConfig(host, nil) {
+		vars[name] = *value
+	}
+	return vars, nil
+}
+
 func (c *Config) load() (*configfile.ConfigFile, error) {
 	file, err := c.File()
 	if err != nil {
