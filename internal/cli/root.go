@@ -144,9 +144,11 @@ func containerCommands() []node {
 		{names: "restart", make: newRestartCommand},
 		{names: "run", make: newRunCommand},
 		{names: "start", make: newStartCommand},
+		{names: "stats", make: newStatsCommand},
 		{names: "stop", make: newStopCommand},
 		{names: "top", make: newTopCommand},
 		{names: "unpause", make: newUnpauseCommand},
+		{names: "update", make: newUpdateCommand},
 		{names: "wait", make: newWaitCommand},
 	}...)
 }

@@ -170,8 +170,8 @@ func (r *logReader) give(line []byte) error {
 		logEntry
 		Attrs map[string]string `json:"attrs"`
 	}
-	if json.Unmarshal(line, &e) != nil {
-		return nil
+	if err := json.Unmarshal(line, &e); err != nil {
+		return nil //nolint:nilerr // see above
 	}
 	if e.Time.Before(r.options.Since) {
 		return nil

@@ -89,7 +89,7 @@ func (m *Monitor) Run(ctx context.Context, first *Conn) (err error) {
 	}
 	defer func() { _ = socket.Close() }() // removed below, or gone
 	if first != nil {
-		server{m}.admit(ctx, first)
+		server{m}.admit(first)
 	}
 	defer context.AfterFunc(ctx, func() { m.halt(context.WithoutCancel(ctx)) })()
 	for {

@@ -87,7 +87,7 @@ func (m server) greet(ctx context.Context, c *Conn) {
 }
 
 // admit serves the first client, who sees all that the process says.
-func (m server) admit(ctx context.Context, c *Conn) {
+func (m server) admit(c *Conn) {
 	req, err := c.request()
 	if err != nil || req.Op != OpAttach {
 		_ = c.Close() // it went away
@@ -134,6 +134,12 @@ func (m server) answer(ctx context.Context, c *Conn, req Request) (Reply, error)
 		return m.exec(ctx, c, req)
 	case OpReload:
 		return Reply{}, m.reload(ctx)
+	case OpUpdate:
+		p, err := m.running()
+		if err == nil && req.Resources != nil {
+			err = p.Update(req.Resources)
+		}
+		return Reply{}, err
 	case OpDrop:
 		m.mu.Lock()
 		m.leaving = true

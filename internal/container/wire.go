@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"strake/internal/executor"
@@ -43,6 +44,7 @@ const (
 	OpResume = "unpause"
 	OpExec   = "exec"
 	OpReload = "reload" // the record was changed
+	OpUpdate = "update" // change the limits
 	OpDrop   = "drop"   // give up clients that do not read what there is for them
 )
 
@@ -56,6 +58,8 @@ type Request struct {
 	Remove  bool               // of stop: nothing of the container is needed any more
 	Exec    *executor.ExecSpec `json:",omitempty"` // its files go with the request
 	Size    *executor.Size     `json:",omitempty"` // of the terminal
+
+	Resources *specs.LinuxResources `json:",omitempty"` // update
 }
 
 // Reply is what a monitor answers.
@@ -160,7 +164,7 @@ func (c *Conn) Close() error { return c.conn.Close() }
 func (c *Conn) write(kind byte, data []byte, files ...*os.File) error {
 	frame := make([]byte, 8, 8+len(data))
 	frame[0] = kind
-	binary.BigEndian.PutUint32(frame[4:], uint32(len(data))) //nolint:gosec // maxFrame at most
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(data)))
 	frame = append(frame, data...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,8 +209,8 @@ func (c *Conn) read() (kind byte, data []byte, err error) {
 // socketName is the name of a monitor's socket in the container's directory.
 const socketName = "monitor.sock"
 
-// shortPath is a path of a file in a directory that a socket's address has room for. It is good until close is called.
-func shortPath(dir, name string) (path string, close func(), err error) {
+// shortPath is a path of a file in a directory that a socket's address has room for. It is good until done is called.
+func shortPath(dir, name string) (path string, done func(), err error) {
 	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return "", nil, err

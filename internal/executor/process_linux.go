@@ -387,6 +387,23 @@ func (p *Process) Pause(context.Context) error { return p.command("pause", p.x.s
 // Resume is the opposite of Pause.
 func (p *Process) Resume(context.Context) error { return p.command("resume", p.x.spec.ID) }
 
+// Update changes the container's limits.
+func (p *Process) Update(resources *specs.LinuxResources) (err error) {
+	data, err := json.Marshal(resources)
+	if err != nil {
+		return fmt.Errorf("update: %w", err)
+	}
+	p.mu.Lock()
+	p.execs++
+	file := p.x.file(fmt.Sprintf("update-%d", p.execs))
+	p.mu.Unlock()
+	if err := writeScratch(file, data, 0o600); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(file)) }()
+	return p.command("update", "--resources", file, p.x.spec.ID)
+}
+
 // command runs the runtime on the container.
 func (p *Process) command(args ...string) error {
 	cmd := p.x.runtime(append([]string{"--root", p.x.owner.dir}, args...)...)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"os"
 	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // OpenTerminal fails.
@@ -40,6 +42,9 @@ func (*Process) Pause(context.Context) error { return errLinux }
 
 // Resume fails.
 func (*Process) Resume(context.Context) error { return errLinux }
+
+// Update fails.
+func (*Process) Update(*specs.LinuxResources) error { return errLinux }
 
 // Exec fails.
 func (*Process) Exec(context.Context, ExecSpec, func(*os.Process)) (int, error) { return 0, errLinux }
