@@ -51,7 +51,7 @@ func SampleContainers(ctx context.Context, env *Env, refs []string, all bool, be
 	for i, c := range list {
 		s := ContainerStats{ID: c.ID, Name: c.Name, at: time.Now()}
 		if c.State.Pid > 0 {
-			s.read(c.State.Pid, usesHostNetwork(c.Spec.HostConfig))
+			s.read(c.State.Pid, c.Spec.HostConfig.NetworkMode.IsHost())
 		}
 		if old, ok := before[c.ID]; ok && s.usage > old.usage && s.at.After(old.at) {
 			s.CPU = float64(s.usage-old.usage) / float64(s.at.Sub(old.at)) * 100
