@@ -59,7 +59,10 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 	defer func() {
 		if err != nil {
 			x.killed = true
-			err = errors.Join(err, x.cleanUp(ctx), p.closeConsole())
+			err = errors.Join(err, x.cleanUp(ctx))
+			if p.console != nil {
+				err = errors.Join(err, p.console.Close())
+			}
 		}
 	}()
 	if err := x.inside(func() error { return x.prepare(ctx) }); err != nil {
@@ -104,7 +107,11 @@ func (p *Process) start() (err error) {
 	}
 	received := make(chan error, 1)
 	if listener != nil {
-		go func() { received <- p.receiveConsole(listener) }()
+		go func() {
+			var err error
+			p.console, err = receiveConsole(listener)
+			received <- err
+		}()
 	}
 	if err := cmd.Wait(); err != nil {
 		return x.startFault(err, said.String())
@@ -252,41 +259,33 @@ func cmpOr(a, b string) string {
 }
 
 // receiveConsole takes the terminal that the runtime sends.
-func (p *Process) receiveConsole(l *net.UnixListener) error {
+func receiveConsole(l *net.UnixListener) (*os.File, error) {
 	if err := l.SetDeadline(time.Now().Add(destroyTimeout)); err != nil {
-		return err
+		return nil, err
 	}
 	conn, err := l.AcceptUnix()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = conn.Close() }() // nothing is sent
 	data, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := conn.ReadMsgUnix(data, rights)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:n])
 	if err != nil || len(messages) != 1 {
-		return fmt.Errorf("%d control messages: %w", len(messages), errors.Join(err, errdefs.ErrUnknown))
+		return nil, fmt.Errorf("%d control messages: %w", len(messages), errors.Join(err, errdefs.ErrUnknown))
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return fmt.Errorf("%d descriptors: %w", len(fds), errors.Join(err, errdefs.ErrUnknown))
+		return nil, fmt.Errorf("%d descriptors: %w", len(fds), errors.Join(err, errdefs.ErrUnknown))
 	}
 	unix.CloseOnExec(fds[0])
 	if err := unix.SetNonblock(fds[0], true); err != nil {
-		return err
+		return nil, err
 	}
-	p.console = os.NewFile(uintptr(fds[0]), "console")
-	return nil
-}
-
-func (p *Process) closeConsole() error {
-	if p.console == nil {
-		return nil
-	}
-	return p.console.Close()
+	return os.NewFile(uintptr(fds[0]), "console"), nil
 }
 
 // Pid is the process's id on this machine.
