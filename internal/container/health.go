@@ -115,7 +115,7 @@ func (p *probes) probe(ctx context.Context) *container.HealthcheckResult {
 	output, code, err := p.run(ctx, args)
 	result.End, result.Output, result.ExitCode = time.Now(), output, code
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		result.ExitCode, result.Output = -1, "Health check exceeded timeout ("+timeout.String()+")"
 		if output != "" {
 			result.Output += ": " + output
@@ -138,8 +138,8 @@ func (p *probes) run(ctx context.Context, args []string) (output string, code in
 		_, _ = io.CopyN(&said, read, maxProbeOutput)
 		_, _ = io.Copy(io.Discard, read) // the rest, so that it can go on
 	})
-	code, err = p.process.Exec(ctx, executor.ExecSpec{Args: args, Stdout: write, Stderr: write}, func(*os.Process) { _ = write.Close() })
-	_ = write.Close() // where it was not started
+	code, err = p.process.Exec(ctx, executor.ExecSpec{Args: args, Stdout: write, Stderr: write}, func(*os.Process) {})
+	_ = write.Close() // the process had its own
 	stop := time.AfterFunc(time.Second, func() { _ = read.Close() })
 	reading.Wait()
 	stop.Stop()

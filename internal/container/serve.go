@@ -297,6 +297,11 @@ func (m server) exec(ctx context.Context, c *Conn, req Request) (Reply, error) {
 		return Reply{}, fmt.Errorf("exec with %d streams: %w", len(files), errdefs.ErrInvalidArgument)
 	}
 	spec := *req.Exec
+	for _, f := range files {
+		if err := executor.CheckStream(f, spec.Terminal); err != nil {
+			return Reply{}, err
+		}
+	}
 	spec.Stdin, spec.Stdout, spec.Stderr = files[0], files[1], files[2]
 	code, err := p.Exec(ctx, spec, func(process *os.Process) {
 		_ = c.writeJSON(frameReply, Reply{Started: true}) // it may be gone

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -69,13 +71,14 @@ func Exec(ctx context.Context, env *Env, opts ExecOptions) (code int, err error)
 	return code, err
 }
 
-// execStreams are the streams of a process that is run in a container: files that it gets, and their other ends.
+// execStreams are the streams of a process that is run in a container: files that it gets, and their other ends. They are never the
+// caller's own files, which the process could open again by /proc/self/fd, to read a log that it is to append to, or truncate it.
 type execStreams struct {
 	opts    ExecOptions
 	theirs  [3]*os.File
 	ours    [3]*os.File // nil: none; with a terminal the first is its other end
-	passed  [3]bool     // a file of the caller's, which is not ours to close
 	copying sync.WaitGroup
+	ended   atomic.Bool // the process has
 }
 
 func newExecStreams(opts ExecOptions) (s *execStreams, err error) {
@@ -97,10 +100,6 @@ func newExecStreams(opts ExecOptions) (s *execStreams, err error) {
 		return s, nil
 	}
 	for i, stream := range []any{opts.Attach.Stdin, opts.Attach.Stdout, opts.Attach.Stderr} {
-		if f, ok := stream.(*os.File); ok && !opts.Detach {
-			s.theirs[i], s.passed[i] = f, true
-			continue
-		}
 		switch {
 		case stream == nil || opts.Detach:
 			s.theirs[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -136,7 +135,35 @@ func (s *execStreams) begin() {
 		to   io.Writer
 	}{{out, a.Stdout}, {s.ours[2], a.Stderr}} {
 		if o.from != nil && o.to != nil {
-			s.copying.Go(func() { _, _ = io.Copy(o.to, o.from) }) // a terminal ends with EIO
+			s.copying.Go(func() { s.copy(o.to, o.from) })
+		}
+	}
+}
+
+// What of the output is passed on when the process has ended: all that a pipe of the largest size holds, if it comes in time. Its
+// children may hold the other end for ever. The time is docker's.
+const (
+	lastOutput  = 1 << 20
+	outputGrace = 2 * time.Second
+)
+
+// copy passes output on. When nobody reads it, the process is told by a broken pipe.
+func (s *execStreams) copy(to io.Writer, from *os.File) {
+	buf := make([]byte, 32<<10)
+	for left := lastOutput; left > 0; {
+		if s.ended.Load() {
+			_ = from.SetReadDeadline(time.Now().Add(outputGrace)) // a terminal may have none, and ends with the process
+		}
+		n, err := from.Read(buf) // a terminal ends with EIO
+		if _, writeErr := to.Write(buf[:n]); writeErr != nil {
+			_ = from.Close() // only read
+			return
+		}
+		if err != nil {
+			return
+		}
+		if s.ended.Load() {
+			left -= n
 		}
 	}
 }
@@ -156,12 +183,20 @@ func (s *execStreams) resizes(sizes <-chan Size) <-chan Size {
 	return out
 }
 
-// drain waits until all that the process wrote is copied.
-func (s *execStreams) drain() { s.copying.Wait() }
+// drain waits until all that the process, which has ended, wrote is copied.
+func (s *execStreams) drain() {
+	s.ended.Store(true)
+	for _, f := range s.ours {
+		if f != nil {
+			_ = f.SetReadDeadline(time.Now().Add(outputGrace)) // as in copy
+		}
+	}
+	s.copying.Wait()
+}
 
 func (s *execStreams) closeTheirs() {
 	for i, f := range s.theirs {
-		if f != nil && !s.passed[i] {
+		if f != nil {
 			_ = f.Close() // the process has its own
 		}
 		s.theirs[i] = nil

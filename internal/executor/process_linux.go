@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -415,7 +416,7 @@ func (p *Process) command(args ...string) error {
 }
 
 // Exec runs one more process in the container and returns its exit code. One that could not be started gives a *StartError.
-// Window changes of its terminal are told to the process that started is called with. Cancelling ctx kills it.
+// Window changes of its terminal are told to the process that started is called with. Cancelling ctx kills it, and gives its error.
 func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Process)) (code int, err error) {
 	process, err := p.execProcess(spec)
 	if err != nil {
@@ -444,12 +445,25 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Proc
 		filter.w = spec.Stderr
 		cmd.Stderr = filter
 	}
+	cmd.WaitDelay = execGrace
 	stop := func() bool { return true }
+	var killed atomic.Bool
 	err = p.run(cmd, func() {
 		started(cmd.Process)
-		stop = context.AfterFunc(ctx, func() { killExec(pid, cmd.Process) })
+		stop = context.AfterFunc(ctx, func() {
+			if cmd.Process.Signal(syscall.Signal(0)) == nil { // or it has ended, but for its output
+				killed.Store(true)
+				killExec(pid, cmd.Process)
+			}
+		})
 	})
 	stop()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if killed.Load() {
+		return 0, errors.Join(context.Cause(ctx), filter.end(true))
+	}
 	message, readErr := readFault(log)
 	if message != "" {
 		fault := newStartError(strings.Replace(commandFault(message, spec.Args[0]), "crun run failed: unable to start container process: ", "", 1))
@@ -461,6 +475,9 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Proc
 	}
 	return exitCode(cmd.ProcessState), errors.Join(readErr, filter.end(true))
 }
+
+// execGrace is how long the standard error of a process that has ended is read on: its children may hold it for ever. It is docker's.
+const execGrace = 2 * time.Second
 
 // killExec kills a process in a container, whose id the runtime wrote, and the runtime.
 func killExec(pidFile string, runtime *os.Process) {

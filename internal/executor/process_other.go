@@ -13,6 +13,9 @@ import (
 // OpenTerminal fails.
 func OpenTerminal() (user, program *os.File, err error) { return nil, nil, errLinux }
 
+// CheckStream fails.
+func CheckStream(*os.File, bool) error { return errLinux }
+
 // SetSize fails.
 func SetSize(*os.File, Size) error { return errLinux }
 

@@ -1,12 +1,14 @@
 package executor
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +35,30 @@ func OpenTerminal() (user, program *os.File, err error) {
 		return nil, nil, err
 	}
 	return t.master, t.slave, nil
+}
+
+// CheckStream refuses a file that a process in a container must not be given, as it could open it again by /proc/self/fd and do more
+// than was meant: all but pipes and /dev/null, and with terminal the program's end of a pseudo terminal.
+func CheckStream(f *os.File, terminal bool) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	var statErr error
+	err = conn.Control(func(fd uintptr) { statErr = unix.Fstat(int(fd), &st) })
+	if err = errors.Join(err, statErr); err != nil {
+		return fmt.Errorf("look at a stream: %w", err)
+	}
+	const firstSlave, lastSlave = 136, 143 // devices of pseudo terminals
+	major, isDevice := unix.Major(st.Rdev), st.Mode&unix.S_IFMT == unix.S_IFCHR
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFIFO, isDevice && st.Rdev == unix.Mkdev(1, 3):
+		return nil
+	case terminal && isDevice && major >= firstSlave && major <= lastSlave:
+		return nil
+	}
+	return fmt.Errorf("a stream that is neither a pipe nor a terminal made for it: %w", errdefs.ErrPermissionDenied)
 }
 
 // openTerminal makes a pseudo terminal.
