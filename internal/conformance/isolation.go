@@ -20,33 +20,55 @@ func testIsolation(t *testing.T, b *box) {
 		script    string
 		want      string
 	}{
-		{"defaults", executor.Isolation{}, "grep -E '^(Cap(Inh|Eff|Amb)|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\t' | tr '\n' ' '",
-			"CapInh:0000000000000000 CapEff:00000000a80425fb CapAmb:0000000000000000 NoNewPrivs:0 Seccomp:2"},
-		{"capabilities", executor.Isolation{CapAdd: []string{"net_admin", "CAP_SYS_TIME"}, CapDrop: []string{"MKNOD"}},
-			"grep CapBnd: /proc/self/status | cut -f2", "00000000a20435fb"},
+		{
+			"defaults",
+			executor.Isolation{},
+			"grep -E '^(Cap(Inh|Eff|Amb)|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\t' | tr '\n' ' '",
+			"CapInh:0000000000000000 CapEff:00000000a80425fb CapAmb:0000000000000000 NoNewPrivs:0 Seccomp:2",
+		},
+		{
+			"capabilities",
+			executor.Isolation{CapAdd: []string{"net_admin", "CAP_SYS_TIME"}, CapDrop: []string{"MKNOD"}},
+			"grep CapBnd: /proc/self/status | cut -f2", "00000000a20435fb",
+		},
 		{"no capabilities", executor.Isolation{CapDrop: []string{"ALL"}}, "grep -E 'CapEff|CapBnd' /proc/self/status | cut -f2 | sort -u", "0000000000000000"},
 		{"one capability", executor.Isolation{CapDrop: []string{"all"}, CapAdd: []string{"CHOWN"}}, "grep CapEff /proc/self/status | cut -f2", "0000000000000001"},
 		{"no new privileges", executor.Isolation{NoNewPrivileges: true}, "grep NoNewPrivs /proc/self/status | cut -f2", "1"},
 		{"no seccomp", executor.Isolation{Seccomp: "unconfined"}, "grep Seccomp: /proc/self/status | cut -f2", "0"},
 		{"own seccomp", executor.Isolation{Seccomp: profile}, "mkdir /x 2>/dev/null || echo no", "no"},
-		{"privileged", executor.Isolation{Privileged: true},
-			"grep Seccomp: /proc/self/status | cut -f2; ls /dev/mem /dev/fuse /dev/loop-control 2>/dev/null | head -1 | wc -l; : > /proc/sys/kernel/hostname && echo w; mount | grep -c ' /sys .*rw,'", "0\n1\nw\n1"},
+		{
+			"privileged",
+			executor.Isolation{Privileged: true},
+			"grep Seccomp: /proc/self/status | cut -f2; ls /dev/mem /dev/fuse /dev/loop-control 2>/dev/null | head -1 | wc -l; : > /proc/sys/kernel/hostname && echo w; mount | grep -c ' /sys .*rw,'", "0\n1\nw\n1",
+		},
 		{"groups", executor.Isolation{Groups: []string{"audio", "77"}}, "id -G", "0 29 77"},
 		{"umask", executor.Isolation{Umask: new(uint32(0o027))}, "umask", "0027"},
 		{"oom score", executor.Isolation{OOMScore: 321}, "cat /proc/self/oom_score_adj", "321"},
 		{"domain name", executor.Isolation{Domainname: "example"}, "cat /proc/sys/kernel/domainname", "example"},
-		{"sysctls", executor.Isolation{Sysctls: map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_forward": "1"}},
-			"cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_forward", "1\n1"},
-		{"masked", executor.Isolation{MaskedPaths: []string{"/etc/group"}, ReadonlyPaths: []string{"/etc"}},
-			"wc -c < /etc/group; (: > /etc/new) 2>/dev/null || echo ro", "0\nro"},
+		{
+			"sysctls",
+			executor.Isolation{Sysctls: map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_forward": "1"}},
+			"cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_forward", "1\n1",
+		},
+		{
+			"masked",
+			executor.Isolation{MaskedPaths: []string{"/etc/group"}, ReadonlyPaths: []string{"/etc"}},
+			"wc -c < /etc/group; (: > /etc/new) 2>/dev/null || echo ro", "0\nro",
+		},
 		{"device", executor.Isolation{
 			Devices:     []specs.LinuxDevice{{Path: "/dev/deep/loop", Type: "c", Major: 10, Minor: 237}},
 			DeviceRules: []specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(237)), Access: "r"}},
 		}, "(: < /dev/deep/loop) && echo r; (: > /dev/deep/loop) 2>/dev/null || echo no", "r\nno"},
-		{"host's namespaces", executor.Isolation{PIDNamespace: executor.HostNamespace, IPCNamespace: executor.HostNamespace, UTSNamespace: executor.HostNamespace},
-			"for n in pid ipc uts; do readlink /proc/self/ns/$n; done", links(t, "pid", "ipc", "uts")},
-		{"joined namespaces", executor.Isolation{PIDNamespace: "/proc/self/ns/pid", IPCNamespace: "/proc/self/ns/ipc"},
-			"for n in pid ipc; do readlink /proc/self/ns/$n; done", links(t, "pid", "ipc")},
+		{
+			"host's namespaces",
+			executor.Isolation{PIDNamespace: executor.HostNamespace, IPCNamespace: executor.HostNamespace, UTSNamespace: executor.HostNamespace},
+			"for n in pid ipc uts; do readlink /proc/self/ns/$n; done", links(t, "pid", "ipc", "uts"),
+		},
+		{
+			"joined namespaces",
+			executor.Isolation{PIDNamespace: "/proc/self/ns/pid", IPCNamespace: "/proc/self/ns/ipc"},
+			"for n in pid ipc; do readlink /proc/self/ns/$n; done", links(t, "pid", "ipc"),
+		},
 		{"init", executor.Isolation{Init: true}, "tr '\\0' ' ' < /proc/1/cmdline | cut -c1-20", "/sbin/docker-init --"},
 	} {
 		spec := b.spec(c.script)
