@@ -24,6 +24,7 @@ type Log struct {
 	path     string
 	file     *os.File
 	size     int64
+	torn     bool  // the file ends within an entry
 	maxSize  int64 // 0: any
 	maxFiles int
 	attrs    json.RawMessage
@@ -59,19 +60,29 @@ func (t *Table) OpenLog(c *Container) (*Log, error) {
 			return nil, fmt.Errorf("log option max-file: %w", err)
 		}
 	}
-	return l, l.open()
-}
-
-func (l *Log) open() (err error) {
-	if l.file, err = os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
-		return fmt.Errorf("open log: %w", err)
+	if l.file, err = openLog(l.path, os.O_APPEND); err != nil {
+		return nil, err
 	}
 	info, err := l.file.Stat()
 	if err != nil {
-		return err
+		return nil, errors.Join(err, l.file.Close())
 	}
-	l.size = info.Size()
-	return nil
+	if l.size = info.Size(); l.size > 0 {
+		last := make([]byte, 1)
+		if _, err := l.file.ReadAt(last, l.size-1); err != nil {
+			return nil, errors.Join(fmt.Errorf("open log: %w", err), l.file.Close())
+		}
+		l.torn = last[0] != '\n'
+	}
+	return l, nil
+}
+
+func openLog(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return f, nil
 }
 
 // Close closes the file.
@@ -81,7 +92,7 @@ func (l *Log) Close() error {
 	return l.file.Close()
 }
 
-// add writes one entry.
+// add writes one entry, to the old file where a new one cannot be begun.
 func (l *Log) add(stream string, text []byte, at time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,35 +102,46 @@ func (l *Log) add(stream string, text []byte, at time.Time) error {
 	if err := enc.Encode(logEntry{string(text), stream, l.attrs, at.UTC()}); err != nil {
 		return err
 	}
+	var rotateErr error
 	if l.maxSize > 0 && l.size > 0 && l.size+int64(l.buf.Len()) > l.maxSize {
-		if err := l.rotate(); err != nil {
-			return err
-		}
+		rotateErr = l.rotate()
 	}
-	n, err := l.file.Write(l.buf.Bytes())
-	l.size += int64(n)
-	return err
+	entry := l.buf.Bytes()
+	if l.torn {
+		entry = append([]byte{'\n'}, entry...)
+	}
+	n, err := l.file.Write(entry)
+	if n > 0 {
+		l.size += int64(n)
+		l.torn = entry[n-1] != '\n'
+	}
+	return errors.Join(rotateErr, err)
 }
 
-// rotate begins a new file; the older ones are path.1, path.2 and so on.
+// rotate begins a new file; the older ones are path.1, path.2 and so on. Where it fails the old file is written on.
 func (l *Log) rotate() error {
-	if err := l.file.Close(); err != nil {
+	fresh, err := openLog(l.path+".new", os.O_APPEND|os.O_TRUNC)
+	if err != nil {
 		return err
 	}
-	var errs []error
-	for n := l.maxFiles - 1; n > 0; n-- {
+	for n := l.maxFiles - 1; n > 0 && err == nil; n-- {
 		from := l.path
 		if n > 1 {
 			from = fmt.Sprintf("%s.%d", l.path, n-1)
 		}
-		if err := os.Rename(from, fmt.Sprintf("%s.%d", l.path, n)); !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+		if renameErr := os.Rename(from, fmt.Sprintf("%s.%d", l.path, n)); !errors.Is(renameErr, os.ErrNotExist) {
+			err = renameErr
 		}
 	}
-	if l.maxFiles <= 1 {
-		errs = append(errs, os.Remove(l.path))
+	if err == nil {
+		err = os.Rename(fresh.Name(), l.path)
 	}
-	return errors.Join(append(errs, l.open())...)
+	if err != nil {
+		return errors.Join(err, fresh.Close())
+	}
+	old := l.file
+	l.file, l.size, l.torn = fresh, 0, false
+	return old.Close()
 }
 
 // stream writes what a stream of a process says, line by line.
