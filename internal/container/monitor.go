@@ -92,12 +92,15 @@ func (m *Monitor) Run(ctx context.Context, first *Conn) (err error) {
 		server{m}.admit(first)
 	}
 	defer context.AfterFunc(ctx, func() { m.halt(context.WithoutCancel(ctx)) })()
+	var uncleaned error
+	defer func() { err = errors.Join(err, uncleaned) }()
 	for {
 		started := time.Now()
 		ended, err := m.once(ctx, log)
 		if err != nil {
 			return m.refuse(ctx, first, err)
 		}
+		uncleaned = errors.Join(uncleaned, ended.uncleaned)
 		wait, again := m.restarts(time.Since(started), ended.reply.Code)
 		if !again {
 			return m.end(ctx, ended)
@@ -185,6 +188,8 @@ func (m *Monitor) awaitAnswers() {
 type ending struct {
 	reply  Reply
 	copied chan struct{} // closed when all output was passed on
+
+	uncleaned error // what of it could not be removed, which changes neither its exit nor what follows
 }
 
 // send tells the attached clients, when they have all output.
@@ -202,7 +207,7 @@ func (e ending) send(m *Monitor) {
 	}()
 }
 
-// once runs the container's process once.
+// once runs the container's process once. An error says that it was not started.
 func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	ctx = context.WithoutCancel(ctx)
 	c := m.record()
@@ -210,7 +215,13 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	if err != nil {
 		return e, err
 	}
-	defer func() { err = errors.Join(err, prepared.Undo()) }()
+	defer func() {
+		if undoErr := prepared.Undo(); err != nil {
+			err = errors.Join(err, undoErr)
+		} else {
+			e.uncleaned = errors.Join(e.uncleaned, undoErr)
+		}
+	}()
 	spec := prepared.Spec
 	io, err := openStreams(&c)
 	if err != nil {
@@ -259,7 +270,8 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	}
 	m.stateMu.Unlock()
 	e.reply = Reply{Code: exit.Code}
-	return e, errors.Join(err, waitErr, io.close())
+	e.uncleaned = errors.Join(err, waitErr, io.close())
+	return e, nil
 }
 
 // tellStarted tells the attached clients that the container has started.

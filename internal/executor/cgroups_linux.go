@@ -208,7 +208,7 @@ func removeCgroups(ctx context.Context, dirs []string) error {
 	return nil
 }
 
-// removeCgroup kills the processes in a cgroup, which may be gone already, and removes it.
+// removeCgroup kills the processes in a cgroup, which may be gone already, and in those that a container made inside, and removes them.
 func removeCgroup(ctx context.Context, dir string) error {
 	for {
 		err := unix.Rmdir(dir)
@@ -226,6 +226,20 @@ func removeCgroup(ctx context.Context, dir string) error {
 			if pid, err := strconv.Atoi(p); err == nil && pid > 1 && pid != os.Getpid() {
 				_ = unix.Kill(pid, unix.SIGKILL) // it may be ending
 			}
+		}
+		inner, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("delete the cgroup %s: %w", dir, err)
+		}
+		for _, e := range inner {
+			if e.IsDir() {
+				if err := removeCgroup(ctx, filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+		if unix.Rmdir(dir) == nil {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

@@ -88,6 +88,7 @@ type Host struct{ Name, IP string }
 // Exit codes of docker for a process that could not be started.
 const (
 	CodeFailed        = 125 // the runtime failed
+	CodeUnknown       = 255 // it ended, nobody knows how
 	CodeNotExecutable = 126 // the command cannot be executed
 	CodeNotFound      = 127 // the command does not exist
 )

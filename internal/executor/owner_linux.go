@@ -105,7 +105,7 @@ func safeDir(path string, shared bool) error {
 
 // watchdog waits until its standard input ends, and then ends the containers of the owner directory $2 by the runtime $1. It gives
 // the runtimes of a dead owner time to die. A runtime that was killed while it made a container leaves a directory without
-// state, and cgroups.
+// state, and cgroups; a privileged container makes cgroups inside its own, of any name.
 const watchdog = `read -r _
 for n in 1 2 3 4 5 6 7 8 9; do
 	sleep 0.05
@@ -117,9 +117,9 @@ for n in 1 2 3 4 5 6 7 8 9; do
 	done
 	find /sys/fs/cgroup -depth -type d -name "strake-${2##*/}*" | while read -r g; do
 		m=0
-		while [ -d "$g" ] && ! rmdir "$g" && [ $m -lt 100 ]; do
+		while find "$g" -depth -type d -exec rmdir {} \; ; [ -d "$g" ] && [ $m -lt 100 ]; do
 			m=$((m + 1))
-			for p in $(cat "$g/cgroup.procs"); do kill -9 "$p"; done
+			for p in $(find "$g" -name cgroup.procs -exec cat {} \;); do kill -9 "$p"; done
 			sleep 0.01
 		done
 	done

@@ -39,7 +39,7 @@ type Process struct {
 
 // Start starts the process of spec and does not wait for it; the runtime is gone when it returns. The streams of spec are nil or
 // *os.File, which the process gets as they are; with Terminal it gets a terminal, whose other side is Console. Signals are
-// ignored. The caller calls Wait. It makes this process the one that orphans of its descendants go to.
+// ignored. What a Start that was killed left in the bundle is removed first. The caller calls Wait. It makes this process the one that orphans of its descendants go to.
 func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 	spec, err = complete(spec)
 	if err != nil {
@@ -66,7 +66,7 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 			}
 		}
 	}()
-	if err := x.inside(func() error { return x.prepare(ctx) }); err != nil {
+	if err := x.inside(func() error { return errors.Join(x.emptyBundle(), x.prepare(ctx)) }); err != nil {
 		return p, err
 	}
 	return p, p.start()
@@ -295,8 +295,8 @@ func (p *Process) Pid() int { return p.pid }
 // Console is the other side of the process's terminal, nil where it has none. Wait does not close it.
 func (p *Process) Console() *os.File { return p.console }
 
-// Wait waits for the end of the process, which takes all others of its container with it, and removes what Start made. To be
-// called once.
+// Wait waits for the end of the process, which takes all others of its container with it, and removes what Start made. The
+// exit is told even where something could not be removed. To be called once.
 func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
 	ended, done := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(ended, unix.SIGCHLD)
@@ -320,7 +320,7 @@ func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
 		if errors.Is(err, unix.ECHILD) && parentOf(p.pid) > 0 { // its parent is about to end
 			time.Sleep(time.Millisecond)
 		} else if !errors.Is(err, unix.EINTR) {
-			return Exit{}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
+			return Exit{Code: CodeUnknown}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
 		}
 	}
 	exit.OOMKilled = p.x.oomKilled()
@@ -330,7 +330,7 @@ func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
 	p.reaped = true
 	p.mu.Unlock()
 	if err != nil {
-		return Exit{}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
+		return Exit{Code: CodeUnknown}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
 	}
 	exit.Code = status.ExitStatus()
 	if status.Signaled() {
