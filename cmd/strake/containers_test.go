@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -94,6 +95,111 @@ func TestKilledContainers(t *testing.T) {
 		}
 	}
 	w.nothingLeft(t)
+}
+
+// monitorOf is the monitor of a container whose processes have a mark.
+func monitorOf(t *testing.T, mark string) int {
+	t.Helper()
+	pids := marked("MARK=" + mark + "\x00")
+	if len(pids) == 0 {
+		t.Fatal("the container has no process")
+	}
+	return parent(pids[0])
+}
+
+// Who starts a container whose monitor died starts it, though others find the death too.
+func TestStartBesideSettling(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("a")
+	mark := fmt.Sprintf("settle-%d", os.Getpid())
+	w.strake("a", "run", "-d", "--name", "web", "-e", "MARK="+mark, "busybox", "sleep", "1000")
+	for range 3 {
+		if err := syscall.Kill(monitorOf(t, mark), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { _, _ = w.try("a", "ps") })
+		}
+		if _, err := w.try("a", "start", "web"); err != nil {
+			t.Error(err)
+		}
+		all.Wait()
+		if got := w.strake("a", "inspect", "-f", "{{.State.Status}}", "web"); got != "running" {
+			t.Fatalf("the container that was started is %s", got)
+		}
+	}
+	w.strake("a", "rm", "-f", "web")
+	w.nothingLeft(t)
+}
+
+// Of those who start a container at once and who remove it, all have docker's answer at once.
+func TestStartsAndRemovalAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("a")
+	for range 3 {
+		w.strake("a", "create", "--name", "web", "busybox", "sleep", "1000")
+		began := time.Now()
+		var all sync.WaitGroup
+		for _, verb := range []string{"start", "start", "start", "rm"} {
+			all.Go(func() {
+				_, err := w.try("a", verb, "web")
+				if err == nil || strings.Contains(err.Error(), "No such container") {
+					return
+				}
+				if verb != "rm" || !strings.Contains(err.Error(), "container is running") {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(began); took > 9*time.Second {
+			t.Errorf("that took %s", took)
+		}
+		_, _ = w.try("a", "rm", "-f", "web") // it may be gone
+	}
+	w.nothingLeft(t)
+}
+
+// A row whose directory a loss of power took is no container.
+func TestContainerWithoutDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("a")
+	for _, args := range [][]string{{"ps", "-aq"}, {"rm", "-f", "lost"}, {"rmi", "busybox"}} {
+		if args[0] != "rmi" {
+			id := w.strake("a", "create", "--name", "lost", "busybox", "true")
+			if err := os.RemoveAll(w.path("a", "containers", id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := w.strake("a", args...)
+		if args[0] == "ps" && out != "" {
+			t.Errorf("ps shows %s", out)
+		}
+	}
+	w.nothingLeft(t)
+}
+
+// A container whose monitor died ended when it was last seen alive, not when somebody looks.
+func TestFinishedOfLostContainer(t *testing.T) {
+	w := newWorld(t)
+	w.busybox("a")
+	mark := fmt.Sprintf("lost-%d", os.Getpid())
+	w.strake("a", "run", "-d", "--name", "web", "-e", "MARK="+mark, "busybox", "sh", "-c", "echo said; sleep 1000")
+	w.waitFor("its output", func() bool { return w.strake("a", "logs", "web") == "said" })
+	if err := syscall.Kill(monitorOf(t, mark), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	looked := time.Now()
+	at, err := time.Parse(time.RFC3339Nano, w.strake("a", "inspect", "-f", "{{.State.FinishedAt}}", "web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !at.Before(looked.Add(-time.Second)) {
+		t.Errorf("it finished at %s, %s before somebody looked", at, looked.Sub(at))
+	}
+	w.strake("a", "rm", "web")
 }
 
 // settled waits until ps and the processes say the same.

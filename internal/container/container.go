@@ -5,7 +5,7 @@
 // looks after one container while it runs: it holds the container's lock (that of the directory), has the root file system in
 // a mount namespace of its own, is the parent of the container's process, writes log and state, and serves the socket. It is
 // the container's owner as package executor has it: the container does not outlive it. A state that says running is true only
-// as long as the lock is held: Table.Settle turns what dead monitors left into what happened.
+// as long as the lock is held: Table turns what dead monitors left into what happened.
 package container
 
 import (

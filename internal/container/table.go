@@ -283,65 +283,6 @@ func (t *Table) Locked(ctx context.Context, id string) (*Container, error) {
 	return found[0], nil
 }
 
-// codeLost is the exit code of a container whose monitor died, and which was killed for that.
-const codeLost = 137
-
-// settle makes a record say what is true: of a container whose monitor is dead, that it has ended; nil where it is gone by that.
-func (t *Table) settle(ctx context.Context, c *Container) (*Container, error) {
-	held, err := flock.Held(t.Path(c.ID), flock.Shared)
-	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", c.ID, err)
-	}
-	c.Alive = held
-	if held || !c.State.Running() && c.State.Status != container.StateRemoving {
-		return c, nil
-	}
-	lock, err := flock.TryOpen(t.Path(c.ID), flock.Exclusive)
-	if errdefs.IsUnavailable(err) {
-		c.Alive = true // somebody starts it, or settles it too
-		return c, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", c.ID, err)
-	}
-	if lock != nil {
-		defer func() { _ = lock.Close() }() // nothing was written
-	}
-	again, err := t.list(ctx, "WHERE id = $1", c.ID)
-	if err != nil || len(again) == 0 {
-		return nil, err
-	}
-	if c = again[0]; !c.State.Running() && c.State.Status != container.StateRemoving {
-		return c, nil
-	}
-	if err := t.Reap(ctx); err != nil {
-		return nil, err
-	}
-	if c.Spec.HostConfig.AutoRemove || c.State.Status == container.StateRemoving {
-		return nil, t.Remove(ctx, c)
-	}
-	c.State.Status, c.State.Pid, c.State.ExitCode, c.State.Finished = container.StateExited, 0, codeLost, time.Now().UTC()
-	c.State.Error, c.State.Health = "", nil
-	return c, t.SetState(ctx, c, "die", map[string]string{"exitCode": fmt.Sprint(codeLost)})
-}
-
-// Lock takes the container's lock, which proves that nobody looks after it, and waits a moment for who only looks at it. It fails
-// with errdefs.ErrUnavailable where a monitor has it, and with errdefs.ErrNotFound where the container is gone.
-func (t *Table) Lock(ctx context.Context, id string, patience time.Duration) (*os.File, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	f, err := flock.Open(ctx, t.Path(id), flock.Exclusive)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("container %s is looked after: %w", id, errdefs.ErrUnavailable)
-	case err != nil:
-		return nil, err
-	case f == nil:
-		return nil, errorText{"No such container: " + id, errdefs.ErrNotFound}
-	}
-	return f, nil
-}
-
 // SetState writes the container's state, and an event of it. The caller holds the lock, and nobody misses it after a loss of
 // power, when no container runs.
 func (t *Table) SetState(ctx context.Context, c *Container, action string, attributes map[string]string) error {
@@ -400,10 +341,14 @@ func (t *Table) Rename(ctx context.Context, c *Container, name string) error {
 }
 
 // Remove removes a container, whose lock the caller holds: its row, then its files. What a crash leaves of these has no row, and
-// the store removes it.
+// the store removes it; a row that a loss of power brings back has no files, and settle removes it. One that is gone stays so.
 func (t *Table) Remove(ctx context.Context, c *Container) error {
 	err := t.DB.Note(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM containers WHERE id = $1", c.ID); err != nil {
+		res, err := tx.ExecContext(ctx, "DELETE FROM containers WHERE id = $1", c.ID)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return err
 		}
 		if err := t.Removed(ctx, tx, c); err != nil {

@@ -18,12 +18,12 @@ import (
 // withBareRoot calls fn with the root directory of a container, without what is mounted in it: what the container runs on, or,
 // where it does not run, what it would run on, which nobody starts it on meanwhile.
 func withBareRoot(ctx context.Context, env *Env, ref string, fn func(c *Container, root *os.File) error) (err error) {
-	table := containers(env)
-	c, err := table.Get(ctx, ref)
+	c, lock, err := containers(env).Acquire(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if !c.State.Running() {
+	if lock != nil {
+		defer closing(&err, lock.Close)
 		return withStoppedRoot(ctx, env, c, false, fn)
 	}
 	return withRunningRoot(ctx, env, c, mount.Bare, fn)
@@ -32,11 +32,12 @@ func withBareRoot(ctx context.Context, env *Env, ref string, fn func(c *Containe
 // withRoot is withBareRoot with what is mounted in it: all that the container sees, or, where it does not run, its volumes and
 // the like.
 func withRoot(ctx context.Context, env *Env, ref string, fn func(c *Container, root *os.File) error) (err error) {
-	c, err := containers(env).Get(ctx, ref)
+	c, lock, err := containers(env).Acquire(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if !c.State.Running() {
+	if lock != nil {
+		defer closing(&err, lock.Close)
 		return withStoppedRoot(ctx, env, c, true, fn)
 	}
 	return withRunningRoot(ctx, env, c, func(_ context.Context, pid int) (*os.File, error) {
@@ -68,14 +69,9 @@ func stillRuns(ctx context.Context, env *Env, c *Container) error {
 	return err
 }
 
-// withStoppedRoot is withBareRoot, or withRoot if mounts is set, for a container that does not run.
+// withStoppedRoot is withBareRoot, or withRoot if mounts is set, for a container whose lock is held.
 func withStoppedRoot(ctx context.Context, env *Env, c *Container, mounts bool, fn func(c *Container, root *os.File) error) (err error) {
 	table := containers(env)
-	lock, err := table.Lock(ctx, c.ID, startPatience)
-	if err != nil {
-		return err
-	}
-	defer closing(&err, lock.Close)
 	ns, undo, err := mountContainer(ctx, env, table, c)
 	if err != nil {
 		return err
@@ -135,11 +131,11 @@ func mountInto(ctx context.Context, env *Env, c *Container, ns *mount.Namespace,
 // quiet calls fn while nobody starts a container that does not run, and, if pause is set, the processes of one that runs are
 // paused. One that is paused already stays so.
 func quiet(ctx context.Context, env *Env, c *Container, pause bool, fn func() error) (err error) {
-	if !c.State.Running() {
-		lock, lockErr := containers(env).Lock(ctx, c.ID, startPatience)
-		if lockErr != nil {
-			return lockErr
-		}
+	c, lock, err := containers(env).Acquire(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if lock != nil {
 		defer closing(&err, lock.Close)
 		return fn()
 	}

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"database/sql"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -40,25 +39,6 @@ func reapContainers(ctx context.Context) (err error) {
 	}
 	defer closing(&err, runc.Close)
 	return runc.Reap(ctx)
-}
-
-// steady returns the container that ref names when it is neither being started nor about to end. A monitor that only waits for
-// clients to read gives them up.
-func steady(ctx context.Context, table *container.Table, ref string) (*Container, error) {
-	for start := time.Now(); ; {
-		c, err := table.Get(ctx, ref)
-		if err != nil || !c.Alive || c.State.Running() || time.Since(start) > startPatience {
-			return c, err
-		}
-		if !c.State.Finished.IsZero() {
-			_, _ = table.Call(ctx, c.ID, container.Request{Op: container.OpDrop}) // it may have ended
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
 }
 
 // NoSuchContainer is docker's error for a container that is not there.

@@ -19,29 +19,25 @@ type RemoveContainerOptions struct {
 // RemoveContainer removes a container. It fails with errdefs.ErrConflict where it runs and Force is not set.
 func RemoveContainer(ctx context.Context, env *Env, opts RemoveContainerOptions) (err error) {
 	table := containers(env)
-	c, err := steady(ctx, table, opts.Ref)
-	if err != nil {
-		return err
+	c, lock, err := table.Acquire(ctx, opts.Ref)
+	if err == nil && lock != nil {
+		err = networks(env).Reap(ctx)
 	}
-	if c.State.Running() {
+	for err == nil && lock == nil {
 		if !opts.Force {
 			return runningError(opts.Ref, c)
 		}
 		if err := stop(ctx, table, c, syscall.SIGKILL, 0, true); err != nil {
 			return err
 		}
-	} else if err := networks(env).Reap(ctx); err != nil {
-		return err
+		if c, lock, err = table.Acquire(ctx, c.ID); errdefs.IsNotFound(err) {
+			return nil // it was to be removed when it ended
+		}
 	}
-	lock, err := table.Lock(ctx, c.ID, startPatience)
-	if errdefs.IsNotFound(err) && opts.Force {
-		return nil // it was to be removed when it ended
+	if lock != nil {
+		defer closing(&err, lock.Close)
 	}
 	if err != nil {
-		return err
-	}
-	defer closing(&err, lock.Close)
-	if c, err = table.Locked(ctx, c.ID); err != nil {
 		return err
 	}
 	if err := table.Remove(ctx, c); err != nil || !opts.Volumes {

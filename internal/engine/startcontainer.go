@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"time"
 
 	"github.com/containerd/errdefs"
 	containertypes "github.com/moby/moby/api/types/container"
@@ -37,38 +36,27 @@ type StartResult struct {
 	ExitCode int // 128 and the signal's number when a signal ended it
 }
 
-// startPatience is how long a container whose monitor is about to end is waited for.
-const startPatience = 10 * time.Second
-
 // StartContainer starts a container, or does nothing where it runs. With Attach it waits for the end of the process.
 func StartContainer(ctx context.Context, env *Env, opts StartOptions) (StartResult, error) {
 	table := containers(env)
-	c, err := steady(ctx, table, opts.Ref)
+	c, lock, err := table.Acquire(ctx, opts.Ref)
 	if err != nil {
 		return StartResult{}, err
 	}
 	if c.State.Status == containertypes.StatePaused {
 		return StartResult{}, messageError{"cannot start a paused container, try unpause instead", errdefs.ErrConflict}
 	}
-	if c.State.Running() {
+	if lock == nil {
 		if opts.Attach == nil {
 			return StartResult{}, nil
 		}
 		return attachContainer(ctx, env, c, opts)
 	}
-	lock, err := table.Lock(ctx, c.ID, startPatience)
-	if err != nil {
-		return StartResult{}, err
-	}
-	again, err := table.Locked(ctx, c.ID)
-	if err != nil {
+	c.State.Stopped, c.State.RestartCount = false, 0
+	if err := table.SetState(ctx, c, "", nil); err != nil {
 		return StartResult{}, errors.Join(err, lock.Close())
 	}
-	again.State.Stopped, again.State.RestartCount = false, 0
-	if err := table.SetState(ctx, again, "", nil); err != nil {
-		return StartResult{}, errors.Join(err, lock.Close())
-	}
-	return runMonitored(ctx, env, again, lock, opts)
+	return runMonitored(ctx, env, c, lock, opts)
 }
 
 // runMonitored starts a container whose lock is held, and waits until it has started, or, where something is attached, ended.
