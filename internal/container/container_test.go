@@ -29,3 +29,17 @@ func TestParseSignal(t *testing.T) {
 		}
 	}
 }
+
+func TestParseLogOptions(t *testing.T) {
+	for text, want := range map[string]int64{"": 0, "-1": 0, "2k": 2000, "10m": 10e6, "xyz": -1, "0": -1, "-2": -1} {
+		got, files, err := ParseLogOptions(map[string]string{"max-size": text})
+		if (err != nil) != (want < 0) || err == nil && (got != want || files != 1) {
+			t.Errorf("max-size %q: %d, %d files, %v", text, got, files, err)
+		}
+	}
+	for text, want := range map[string]int{"3": 3, "0": 0, "x": 0} {
+		if _, files, err := ParseLogOptions(map[string]string{"max-file": text}); files != want || (err == nil) != (want > 0) {
+			t.Errorf("max-file %q: %d, %v", text, files, err)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 )
 
@@ -48,18 +49,11 @@ func (t *Table) OpenLog(c *Container) (*Log, error) {
 	if config.Type == "none" {
 		return nil, nil
 	}
-	l := &Log{path: t.LogPath(c.ID), maxFiles: 1}
-	var err error
-	if text := config.Config["max-size"]; text != "" {
-		if l.maxSize, err = units.FromHumanSize(text); err != nil {
-			return nil, fmt.Errorf("log option max-size: %w", err)
-		}
+	maxSize, maxFiles, err := ParseLogOptions(config.Config)
+	if err != nil {
+		return nil, err
 	}
-	if text := config.Config["max-file"]; text != "" {
-		if l.maxFiles, err = strconv.Atoi(text); err != nil {
-			return nil, fmt.Errorf("log option max-file: %w", err)
-		}
-	}
+	l := &Log{path: t.LogPath(c.ID), maxSize: maxSize, maxFiles: maxFiles}
 	if l.file, err = openLog(l.path, os.O_APPEND); err != nil {
 		return nil, err
 	}
@@ -75,6 +69,29 @@ func (t *Table) OpenLog(c *Container) (*Log, error) {
 		l.torn = last[0] != '\n'
 	}
 	return l, nil
+}
+
+// ParseLogOptions reads what docker's json-file takes: how large a file gets, 0 for any size, and how many there are. It fails with
+// errdefs.ErrInvalidArgument.
+func ParseLogOptions(options map[string]string) (maxSize int64, maxFiles int, err error) {
+	maxFiles = 1
+	if text := options["max-size"]; text != "" && text != "-1" { // docker's default, which is unlimited
+		if maxSize, err = units.FromHumanSize(text); err == nil && maxSize <= 0 {
+			err = errors.New("must be a positive number")
+		}
+		if err != nil {
+			return 0, 0, errorText{"log option max-size: " + err.Error(), errdefs.ErrInvalidArgument}
+		}
+	}
+	if text := options["max-file"]; text != "" {
+		if maxFiles, err = strconv.Atoi(text); err == nil && maxFiles < 1 {
+			err = errors.New("cannot be less than 1")
+		}
+		if err != nil {
+			return 0, 0, errorText{"log option max-file: " + err.Error(), errdefs.ErrInvalidArgument}
+		}
+	}
+	return maxSize, maxFiles, nil
 }
 
 func openLog(path string, flags int) (*os.File, error) {

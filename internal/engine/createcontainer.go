@@ -232,6 +232,9 @@ func completeContainer(c *Container) error {
 	default:
 		return messageError{fmt.Sprintf("logger: no log driver named '%s' is registered", host.LogConfig.Type), errdefs.ErrInvalidArgument}
 	}
+	if _, _, err := container.ParseLogOptions(host.LogConfig.Config); err != nil {
+		return err
+	}
 	return completeHostname(c)
 }
 
