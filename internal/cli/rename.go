@@ -27,7 +27,7 @@ func newRenameCommand(s *session) *cobra.Command {
 func runRename(ctx context.Context, s *session, ref, name string) error {
 	ref, name = strings.TrimSpace(ref), strings.TrimSpace(name)
 	if ref == "" || name == "" {
-		return errors.New("Error: Neither old nor new names may be empty") //nolint:revive,staticcheck // docker's text
+		return errors.New("Error: Neither old nor new names may be empty")
 	}
 	env, err := s.engine(ctx)
 	if err != nil {

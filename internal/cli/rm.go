@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -48,14 +47,13 @@ func runRemoveContainers(ctx context.Context, s *session, names []string, opts e
 	return eachContainer(s, names, func(ref string) error {
 		ref = strings.Trim(ref, "/")
 		if ref == "" {
-			return errors.New("Container name cannot be empty") //nolint:revive,staticcheck // docker's text
+			return errors.New("Container name cannot be empty")
 		}
 		o := opts
 		o.Ref = ref
 		err := engine.RemoveContainer(ctx, env, o)
 		if opts.Force && errdefs.IsNotFound(err) {
-			fmt.Fprintln(s.Err, fromEngine(err))
-			return errGone
+			return goneError{err}
 		}
 		return err
 	})

@@ -73,7 +73,12 @@ func runRun(ctx context.Context, s *session, opts runOptions) (code int, err err
 	if err != nil {
 		return 0, err
 	}
-	run := engine.RunOptions{CreateOptions: opts.create(s), Detach: opts.detach, Created: cid.write}
+	run := engine.RunOptions{CreateOptions: opts.create(s), Detach: opts.detach, Created: func(id string) error {
+		if opts.detach {
+			fmt.Fprintln(s.Out, id) // also of one that does not start then
+		}
+		return cid.write(id)
+	}}
 	runCtx := ctx
 	if !opts.detach {
 		a, err := s.attach(attachOptions{tty: config.Tty, stdin: config.OpenStdin, keys: opts.detachKeys, signals: opts.sigProxy})
@@ -91,11 +96,8 @@ func runRun(ctx context.Context, s *session, opts runOptions) (code int, err err
 		result, err = engine.Run(runCtx, env, run)
 		return err
 	})
-	switch {
-	case errors.Is(err, engine.ErrDetached):
+	if errors.Is(err, engine.ErrDetached) {
 		return 0, nil
-	case err == nil && opts.detach:
-		fmt.Fprintln(s.Out, result.ID)
 	}
 	return result.ExitCode, fromEngine(err)
 }

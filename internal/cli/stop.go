@@ -11,15 +11,30 @@ import (
 	"strake/internal/engine"
 )
 
-// errGone says that there was nothing to do, which was told.
-var errGone = errors.New("gone")
+// atOnce is how many containers a command does something to at a time, as docker's does.
+const atOnce = 50
 
-// eachContainer does something to each container that is named, and prints the names of those where it could.
+// goneError says that there was nothing to do, which is told, and is no failure.
+type goneError struct{ error }
+
+// eachContainer does something to each container that is named, to many at a time, and prints the names of those where it could,
+// in order.
 func eachContainer(s *session, refs []string, do func(ref string) error) error {
+	results := make([]chan error, len(refs))
+	places := make(chan struct{}, atOnce)
+	for i, ref := range refs {
+		results[i] = make(chan error, 1)
+		go func() {
+			places <- struct{}{}
+			results[i] <- do(ref)
+			<-places
+		}()
+	}
 	var errs []error
-	for _, ref := range refs {
-		err := do(ref)
-		if errors.Is(err, errGone) {
+	for i, ref := range refs {
+		err := <-results[i]
+		if gone, ok := errors.AsType[goneError](err); ok {
+			fmt.Fprintln(s.Err, fromEngine(gone.error))
 			continue
 		}
 		if err != nil {

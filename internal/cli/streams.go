@@ -78,7 +78,7 @@ func (s *session) attach(opts attachOptions) (*attached, error) {
 func (a *attached) watchSize(fd int) {
 	look := func() (engine.Size, bool) {
 		width, height, err := term.GetSize(fd)
-		return engine.Size{Width: uint16(width), Height: uint16(height)}, err == nil && width > 0 && height > 0 //nolint:gosec // the kernel has no more
+		return engine.Size{Width: uint16(width), Height: uint16(height)}, err == nil && width > 0 && height > 0
 	}
 	if size, ok := look(); ok {
 		a.size = &size

@@ -18,10 +18,10 @@ func RenameContainer(ctx context.Context, env *Env, ref, name string) error {
 		return err
 	}
 	name = strings.TrimPrefix(name, "/")
-	switch {
-	case name == "":
+	switch name {
+	case "":
 		return messageError{"Neither old nor new names may be empty", errdefs.ErrInvalidArgument}
-	case name == c.Name:
+	case c.Name:
 		return messageError{"Renaming a container with the same name as its current name", errdefs.ErrInvalidArgument}
 	}
 	if err := container.CheckName(name); err != nil {

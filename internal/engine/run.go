@@ -20,9 +20,8 @@ type RunOptions struct {
 	Created func(id string) error
 }
 
-// RunResult says what was run, and how the process ended.
+// RunResult says how the process ended.
 type RunResult struct {
-	ID       string
 	ExitCode int // 128 and the signal's number when a signal ended it
 }
 
@@ -44,7 +43,7 @@ func Run(ctx context.Context, env *Env, opts RunOptions) (RunResult, error) {
 		start.Attach = &opts.Attach
 	}
 	res, err := runMonitored(ctx, env, c, lock, start)
-	return RunResult{ID: c.ID, ExitCode: res.ExitCode}, err
+	return RunResult{ExitCode: res.ExitCode}, err
 }
 
 // runtimeMessage is what the runtime says, in docker's words.

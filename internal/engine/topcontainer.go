@@ -35,7 +35,7 @@ func TopContainer(ctx context.Context, env *Env, ref string, args []string) (con
 		args = []string{"-ef"}
 	}
 	var out, said bytes.Buffer
-	cmd := exec.CommandContext(ctx, "ps", args...) //nolint:gosec // what the user asks for, as docker does
+	cmd := exec.CommandContext(ctx, "ps", args...)
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
 		return containertypes.TopResponse{}, messageError{fmt.Sprintf("ps: %v: %s", err, strings.TrimSpace(said.String())), errdefs.ErrInvalidArgument}
