@@ -174,7 +174,7 @@ func securityOptions(options []string) (i executor.Isolation, err error) {
 }
 
 // isolate says where a container differs from docker's defaults.
-func isolate(ctx context.Context, table *container.Table, c *Container, spec *executor.Spec) error {
+func isolate(ctx context.Context, table *container.Table, c *Container, spec *executor.Spec, others *joined) error {
 	config, h := c.Spec.Config, c.Spec.HostConfig
 	i, err := securityOptions(h.SecurityOpt)
 	if err != nil {
@@ -196,7 +196,7 @@ func isolate(ctx context.Context, table *container.Table, c *Container, spec *ex
 	if err := addDevices(&i, h, spec); err != nil {
 		return err
 	}
-	if err := joinNamespaces(ctx, table, &i, h, spec); err != nil {
+	if err := joinNamespaces(ctx, table, &i, h, spec, others); err != nil {
 		return err
 	}
 	for _, l := range h.Ulimits {
@@ -283,7 +283,7 @@ func parseDeviceRule(rule string) (specs.LinuxDeviceCgroup, error) {
 }
 
 // joinNamespaces chooses the namespaces besides that of the network, and what of the host's or another container's memory is shown.
-func joinNamespaces(ctx context.Context, table *container.Table, i *executor.Isolation, h *containertypes.HostConfig, spec *executor.Spec) error {
+func joinNamespaces(ctx context.Context, table *container.Table, i *executor.Isolation, h *containertypes.HostConfig, spec *executor.Spec, others *joined) error {
 	namespace := func(of, kind string) (string, error) {
 		other, err := table.Get(ctx, of)
 		if err != nil {
@@ -298,7 +298,7 @@ func joinNamespaces(ctx context.Context, table *container.Table, i *executor.Iso
 				errdefs.ErrNotImplemented,
 			}
 		}
-		return fmt.Sprintf("/proc/%d/ns/%s", other.State.Pid, kind), nil
+		return others.open(ctx, table, other, kind)
 	}
 	var err error
 	switch {

@@ -88,6 +88,9 @@ func (m *mounting) memory(ctx context.Context, table *container.Table, c *Contai
 		}
 		return mount.BindOf(other.State.Pid, "/dev/shm", place)
 	})
+	if err == nil {
+		err = stillRuns(ctx, table, other)
+	}
 	spec.Mounts = append(spec.Mounts, executor.Mount{Type: "bind", Source: place, Target: "/dev/shm", Options: []string{"rbind", "rprivate"}})
 	return err
 }

@@ -24,10 +24,10 @@ const (
 )
 
 // joinNetworks gives a container its networks, in the process of its monitor, and says so in spec. What it returns takes them away.
-func joinNetworks(ctx context.Context, env *Env, table *container.Table, c *Container, spec *executor.Spec) (leave func() error, err error) {
+func joinNetworks(ctx context.Context, env *Env, table *container.Table, c *Container, spec *executor.Spec, others *joined) (leave func() error, err error) {
 	mode := c.Spec.HostConfig.NetworkMode
 	if mode.IsContainer() {
-		return func() error { return nil }, joinContainer(ctx, table, spec, mode.ConnectedContainer())
+		return func() error { return nil }, joinContainer(ctx, table, spec, mode.ConnectedContainer(), others)
 	}
 	// It may have been connected to others since the monitor was started.
 	if now, err := table.ByID(ctx, c.ID); err == nil {
@@ -56,7 +56,7 @@ func joinNetworks(ctx context.Context, env *Env, table *container.Table, c *Cont
 }
 
 // joinContainer makes spec share the network of another container.
-func joinContainer(ctx context.Context, table *container.Table, spec *executor.Spec, ref string) error {
+func joinContainer(ctx context.Context, table *container.Table, spec *executor.Spec, ref string, others *joined) error {
 	other, err := table.Get(ctx, ref)
 	if err != nil {
 		return messageError{"joining network namespace of container: " + err.Error(), err}
@@ -64,7 +64,10 @@ func joinContainer(ctx context.Context, table *container.Table, spec *executor.S
 	if !other.State.Running() || other.State.Pid == 0 {
 		return messageError{fmt.Sprintf("joining network namespace of container: cannot join network of a non running container: %s", other.ID), errdefs.ErrConflict}
 	}
-	spec.Network, spec.NetNS = executor.NetworkNone, namespaceOf(other)
+	spec.Network = executor.NetworkNone
+	if spec.NetNS, err = others.open(ctx, table, other, "net"); err != nil {
+		return err
+	}
 	spec.Hostname = other.Spec.Config.Hostname
 	for _, f := range []struct {
 		name string

@@ -11,6 +11,7 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
+	"strake/internal/container"
 	"strake/internal/executor"
 	"strake/internal/mount"
 )
@@ -54,15 +55,15 @@ func withRunningRoot(ctx context.Context, env *Env, c *Container, open func(ctx 
 		return err
 	}
 	defer closing(&err, root.Close)
-	if err = stillRuns(ctx, env, c); err == nil {
+	if err = stillRuns(ctx, containers(env), c); err == nil {
 		err = fn(c, root)
 	}
 	return err
 }
 
 // stillRuns fails where a container does not have the process any more that it had: its number may be another's by now.
-func stillRuns(ctx context.Context, env *Env, c *Container) error {
-	again, err := containers(env).ByID(ctx, c.ID)
+func stillRuns(ctx context.Context, table *container.Table, c *Container) error {
+	again, err := table.ByID(ctx, c.ID)
 	if err == nil && (again == nil || !again.Alive || !again.State.Running() || again.State.Pid != c.State.Pid) {
 		err = notRunning(c)
 	}

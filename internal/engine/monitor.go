@@ -70,7 +70,13 @@ func runtimeOf(c *Container) (*executor.Runc, error) {
 
 // prepareContainer mounts a container's root file system and volumes, and says how to start it.
 func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (p container.Prepared, err error) {
-	if p.Spec, err = containerSpec(ctx, table, c); err != nil {
+	var others joined
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, others.close())
+		}
+	}()
+	if p.Spec, err = containerSpec(ctx, table, c, &others); err != nil {
 		return p, err
 	}
 	ns, closeRoot, err := mountContainer(ctx, env, table, c)
@@ -82,11 +88,11 @@ func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *
 	if err != nil {
 		return p, errors.Join(err, closeRoot())
 	}
-	leave, err := joinNetworks(ctx, env, table, c, &p.Spec)
+	leave, err := joinNetworks(ctx, env, table, c, &p.Spec, &others)
 	if err != nil {
 		return p, errors.Join(err, unmount(), closeRoot())
 	}
-	p.Undo = func() error { return errors.Join(unmount(), closeRoot(), leave()) }
+	p.Undo = func() error { return errors.Join(unmount(), closeRoot(), leave(), others.close()) }
 	return p, nil
 }
 
