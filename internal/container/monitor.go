@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strconv"
 	"sync"
@@ -31,9 +32,13 @@ type Monitor struct {
 
 	stateMu sync.Mutex // guards *Container
 
+	freezing sync.Mutex // held while the container is paused or resumed, before stateMu
+	killed   bool       // guarded by freezing: nothing pauses the process any more
+
 	mu      sync.Mutex        // guards what follows
 	changed *sync.Cond        // that process or ended did
 	process *executor.Process // nil while there is none
+	begun   bool              // there was one
 	input   *os.File          // the end of the standard input's pipe, or the terminal; nil: none
 	clients map[*Conn]bool    // attached, and whether for output
 	leaving bool              // clients shall not keep the monitor
@@ -149,25 +154,23 @@ func (m *Monitor) refuse(ctx context.Context, first *Conn, why error) error {
 	if c := m.record(); err == nil && c.Spec.HostConfig.AutoRemove {
 		err = m.Table.Remove(ctx, &c)
 	}
-	return errors.Join(err, m.finish(first, reply))
+	return errors.Join(err, m.finish(first, ending{reply: reply}))
 }
 
-// finish gives up all that is the container's, and tells who waits.
-func (m *Monitor) finish(first *Conn, last Reply) error {
+// finish gives up all that is the container's and tells who waits for its end. Attached clients hear of it when they have all
+// output; nobody else waits for them.
+func (m *Monitor) finish(first *Conn, e ending) error {
 	err := errors.Join(m.Release(), m.Lock.Close())
 	m.mu.Lock()
-	clients := m.clients
-	m.clients, m.ended, m.last = nil, true, last
+	m.ended, m.last = true, e.reply
+	if first != nil {
+		m.clients[first] = true
+	}
 	m.changed.Broadcast()
 	m.mu.Unlock()
-	if first != nil && clients != nil {
-		clients[first] = true
-	}
 	close(m.over)
-	for c := range clients {
-		_ = c.writeJSON(frameReply, last) // it may be gone
-		_ = c.Close()
-	}
+	m.awaitReaders(e)
+	e.tell(m.takeClients())
 	m.awaitAnswers()
 	return err
 }
@@ -194,17 +197,32 @@ type ending struct {
 
 // send tells the attached clients, when they have all output.
 func (e ending) send(m *Monitor) {
-	m.mu.Lock()
-	clients := m.clients
-	m.clients = map[*Conn]bool{}
-	m.mu.Unlock()
+	clients := m.takeClients()
 	go func() {
 		<-e.copied
-		for c := range clients {
+		e.tell(clients)
+	}()
+}
+
+// tell tells clients, each of which may take its time to read.
+func (e ending) tell(clients map[*Conn]bool) {
+	var telling sync.WaitGroup
+	for c := range clients {
+		telling.Go(func() {
 			_ = c.writeJSON(frameReply, e.reply) // it may be gone
 			_ = c.Close()
-		}
-	}()
+		})
+	}
+	telling.Wait()
+}
+
+// takeClients makes the attached clients the caller's.
+func (m *Monitor) takeClients() map[*Conn]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clients := m.clients
+	m.clients = map[*Conn]bool{}
+	return clients
 }
 
 // once runs the container's process once. An error says that it was not started.
@@ -238,10 +256,9 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	}
 	probes := m.newProbes(process)
 	m.mu.Lock()
-	m.process, m.input = process, io.input()
+	m.process, m.input, m.begun = process, io.input(), true
 	m.changed.Broadcast()
 	m.mu.Unlock()
-	e.copied = m.copyOutput(io, log)
 	err = m.set(ctx, "start", nil, func(s *State) {
 		s.Status, s.Pid, s.ExitCode, s.Error, s.OOMKilled = container.StateRunning, process.Pid(), 0, "", false
 		s.Started, s.Finished, s.Health = time.Now().UTC(), time.Time{}, probes.first()
@@ -250,6 +267,7 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 		_ = process.Signal(syscall.SIGKILL) // it may have ended
 	}
 	m.tellStarted()
+	e.copied = m.copyOutput(io, log) // only now: a client that does not read would keep the line above waiting
 	probes.start(ctx)
 	exit, waitErr := process.Wait(ctx)
 	probes.end()
@@ -277,11 +295,10 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 // tellStarted tells the attached clients that the container has started.
 func (m *Monitor) tellStarted() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	for c := range m.clients {
-		if c.writeJSON(frameReply, Reply{Started: true}) != nil { // small: it never waits long
-			delete(m.clients, c)
-		}
+	clients := maps.Clone(m.clients)
+	m.mu.Unlock()
+	for c := range clients {
+		_ = c.writeJSON(frameReply, Reply{Started: true}) // it may be gone, which attach sees
 	}
 }
 
@@ -289,19 +306,18 @@ func (m *Monitor) tellStarted() {
 func (m *Monitor) end(ctx context.Context, e ending) error {
 	ctx = context.WithoutCancel(ctx)
 	err := m.set(ctx, "die", exitAttribute(e.reply), func(s *State) { s.Status = container.StateExited })
-	m.awaitReaders(e)
 	c := m.record()
 	if err == nil && c.Spec.HostConfig.AutoRemove {
 		err = m.Table.Remove(ctx, &c)
 	} else if removeErr := os.Remove(m.Table.Path(c.ID) + "/" + socketName); !errors.Is(removeErr, fs.ErrNotExist) {
 		err = errors.Join(err, removeErr)
 	}
-	return errors.Join(err, m.finish(nil, e.reply))
+	return errors.Join(err, m.finish(nil, e))
 }
 
 // awaitReaders waits for clients that have not read all output, unless nobody is to wait for them.
 func (m *Monitor) awaitReaders(e ending) {
-	for {
+	for e.copied != nil {
 		select {
 		case <-e.copied:
 			return
@@ -311,20 +327,12 @@ func (m *Monitor) awaitReaders(e ending) {
 		leaving := m.leaving
 		m.mu.Unlock()
 		if leaving {
-			m.dropClients()
+			for c := range m.takeClients() {
+				_ = c.Close()
+			}
 			<-e.copied
 			return
 		}
-	}
-}
-
-func (m *Monitor) dropClients() {
-	m.mu.Lock()
-	clients := m.clients
-	m.clients = map[*Conn]bool{}
-	m.mu.Unlock()
-	for c := range clients {
-		_ = c.Close()
 	}
 }
 
@@ -386,22 +394,24 @@ func (m *Monitor) running() (*executor.Process, error) {
 	return m.process, nil
 }
 
+// coming waits for the process that runs or is being started; nil where the container ends for good.
+func (m *Monitor) coming() *executor.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.process == nil && !m.ended {
+		m.changed.Wait()
+	}
+	return m.process
+}
+
 // stopProcess sends a signal and, when the process lives on for a time, SIGKILL; a negative time is for ever. It returns when
 // the container has ended.
 func (m *Monitor) stopProcess(ctx context.Context, signal syscall.Signal, patience time.Duration) {
-	p, err := m.running()
-	for err != nil { // it is being started, or has ended
-		select {
-		case <-m.over:
-			return
-		case <-time.After(5 * time.Millisecond):
-		}
-		p, err = m.running()
+	p := m.coming()
+	if p == nil {
+		return
 	}
-	if m.record().State.Status == container.StatePaused {
-		_ = p.Resume(ctx) // or it takes no signal
-	}
-	_ = p.Signal(signal) // it may have ended
+	_ = m.signalEnd(ctx, p, signal) // it may have ended
 	var late <-chan time.Time
 	if patience >= 0 {
 		timer := time.NewTimer(patience)
@@ -412,7 +422,34 @@ func (m *Monitor) stopProcess(ctx context.Context, signal syscall.Signal, patien
 	case <-m.over:
 		return
 	case <-late:
-		_ = p.Signal(syscall.SIGKILL) // it may have ended
+		_ = m.signalEnd(ctx, p, syscall.SIGKILL) // it may have ended
 	}
 	<-m.over
+}
+
+// signalEnd sends a signal that is to end the process, which goes on if it is paused: it would not take it otherwise.
+func (m *Monitor) signalEnd(ctx context.Context, p *executor.Process, s syscall.Signal) error {
+	if err := p.Signal(s); err != nil {
+		return err
+	}
+	m.freezing.Lock()
+	defer m.freezing.Unlock()
+	m.killed = m.killed || s == syscall.SIGKILL
+	if m.record().State.Status != container.StatePaused || p.Resume(ctx) != nil {
+		return nil // where it cannot be resumed it has ended
+	}
+	return m.setFrozen(ctx, false)
+}
+
+// setFrozen writes that the container was paused or resumed, unless it has ended since.
+func (m *Monitor) setFrozen(ctx context.Context, paused bool) error {
+	action, status := "unpause", container.StateRunning
+	if paused {
+		action, status = "pause", container.StatePaused
+	}
+	return m.set(ctx, action, nil, func(s *State) {
+		if s.Pid != 0 {
+			s.Status = status
+		}
+	})
 }

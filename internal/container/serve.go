@@ -40,29 +40,52 @@ func (m server) listen(ctx context.Context) (net.Listener, error) {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // by a path that is no more
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			if u, ok := c.(*net.UnixConn); ok {
-				m.count(1)
-				go func() {
-					defer m.count(-1)
-					m.greet(ctx, newConn(u))
-				}()
-			}
-		}
-	}()
+	go accept(l, func(c net.Conn) { m.serve(ctx, c) })
 	return l, nil
 }
 
+// accept serves what connects until the listener is closed: all other errors, of descriptors above all, pass.
+func accept(l net.Listener, serve func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		serve(c)
+	}
+}
+
+// maxAnswering bounds the connections of a monitor at any time.
+const maxAnswering = 512
+
+// serve greets who connects, if there are not too many already.
+func (m server) serve(ctx context.Context, c net.Conn) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		_ = c.Close() // there are no others
+		return
+	}
+	if m.count(1) > maxAnswering {
+		m.count(-1)
+		_ = newConn(u).Refuse(fmt.Errorf("%w: too many connections", errdefs.ErrUnavailable)) // it may be gone
+		return
+	}
+	go func() {
+		defer m.count(-1)
+		m.greet(ctx, newConn(u))
+	}()
+}
+
 // count counts the connections that are being answered.
-func (m server) count(n int) {
+func (m server) count(n int) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.answering += n
+	return m.answering
 }
 
 // greet serves one connection.
@@ -223,27 +246,49 @@ func (m server) stopForGood() {
 	m.markStopped()
 }
 
-// kill sends a signal for a command, after which the container is not restarted, unless the signal is one among others.
+// kill sends a signal for a command, after which the container is not restarted, unless the signal is one among others. One
+// that waits to be restarted takes no other.
 func (m server) kill(ctx context.Context, s syscall.Signal) error {
+	c := m.record()
+	ends := s == syscall.SIGKILL || s == StopSignal(&c)
 	p, err := m.running()
-	if err != nil {
+	if err != nil && !m.restarting() {
 		return err
 	}
-	c := m.record()
-	if s == syscall.SIGKILL || s == StopSignal(&c) {
+	if ends {
 		m.stopForGood()
-		if c.State.Status == container.StatePaused {
-			_ = p.Resume(ctx) // or it takes no signal
+		if p == nil {
+			p = m.coming()
 		}
 	}
-	if err := p.Signal(s); err != nil {
+	if p == nil {
+		return nil
+	}
+	if ends {
+		err = m.signalEnd(ctx, p, s)
+	} else {
+		err = p.Signal(s)
+	}
+	if errdefs.IsNotFound(err) {
+		return nil // it has just ended
+	}
+	if err != nil {
 		return err
 	}
 	return m.Table.Tell(ctx, "kill", &c, map[string]string{"signal": fmt.Sprint(int(s))})
 }
 
+// restarting says that the process ended and the container perhaps has not.
+func (m server) restarting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.begun && m.process == nil && !m.ended
+}
+
 // freeze pauses the container, or lets it go on.
 func (m server) freeze(ctx context.Context, pause bool) error {
+	m.freezing.Lock()
+	defer m.freezing.Unlock()
 	p, err := m.running()
 	if err != nil {
 		return err
@@ -254,16 +299,17 @@ func (m server) freeze(ctx context.Context, pause bool) error {
 		return errorText{fmt.Sprintf("Container %s is already paused", c.ID), errdefs.ErrConflict}
 	case !pause && !paused:
 		return errorText{fmt.Sprintf("Container %s is not paused", c.ID), errdefs.ErrConflict}
+	case pause && m.killed:
+		return errorText{fmt.Sprintf("Container %s is not running", c.ID), errdefs.ErrConflict}
 	case pause:
-		if err := p.Pause(ctx); err != nil {
-			return err
-		}
-		return m.set(ctx, "pause", nil, func(s *State) { s.Status = container.StatePaused })
+		err = p.Pause(ctx)
+	default:
+		err = p.Resume(ctx)
 	}
-	if err := p.Resume(ctx); err != nil {
+	if err != nil {
 		return err
 	}
-	return m.set(ctx, "unpause", nil, func(s *State) { s.Status = container.StateRunning })
+	return m.setFrozen(ctx, pause)
 }
 
 // reload reads the record again, which a command changed.
