@@ -87,8 +87,12 @@ func TestNetworks(t *testing.T) {
 	host.strakeIn("run", "-d", "--name", "other", "busybox", "sleep", "1000")
 	get := []string{"wget", "-q", "-O", "-"}
 	for _, c := range []struct{ network, at, want string }{
-		{"mine", "http://web/", "hello"}, {"mine", "http://www.mine/", "hello"}, {"bridge", "http://198.51.100.1:8080/", "hello"},
-		{"mine", "http://198.51.100.1:8080/", "hello"}, {"bridge", "http://198.51.100.2/", "the world"}, {"container:web", "http://127.0.0.1/", "hello"},
+		{"mine", "http://web/", "hello"},
+		{"mine", "http://www.mine/", "hello"},
+		{"bridge", "http://198.51.100.1:8080/", "hello"},
+		{"mine", "http://198.51.100.1:8080/", "hello"},
+		{"bridge", "http://198.51.100.2/", "the world"},
+		{"container:web", "http://127.0.0.1/", "hello"},
 		{"host", "http://127.0.0.1:8080/", "hello"},
 	} {
 		if got := host.strakeIn(append([]string{"run", "--rm", "--network", c.network, "busybox"}, append(get, c.at)...)...); got != c.want {

@@ -86,9 +86,15 @@ func mergeResources(old *containertypes.Resources, more containertypes.Resources
 		return invalid("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
 	}
 	for _, f := range []struct{ to, from *int64 }{
-		{&old.CPUShares, &more.CPUShares}, {&old.NanoCPUs, &more.NanoCPUs}, {&old.CPUPeriod, &more.CPUPeriod}, {&old.CPUQuota, &more.CPUQuota},
-		{&old.CPURealtimePeriod, &more.CPURealtimePeriod}, {&old.CPURealtimeRuntime, &more.CPURealtimeRuntime},
-		{&old.Memory, &more.Memory}, {&old.MemorySwap, &more.MemorySwap}, {&old.MemoryReservation, &more.MemoryReservation},
+		{&old.CPUShares, &more.CPUShares},
+		{&old.NanoCPUs, &more.NanoCPUs},
+		{&old.CPUPeriod, &more.CPUPeriod},
+		{&old.CPUQuota, &more.CPUQuota},
+		{&old.CPURealtimePeriod, &more.CPURealtimePeriod},
+		{&old.CPURealtimeRuntime, &more.CPURealtimeRuntime},
+		{&old.Memory, &more.Memory},
+		{&old.MemorySwap, &more.MemorySwap},
+		{&old.MemoryReservation, &more.MemoryReservation},
 	} {
 		if *f.from != 0 {
 			*f.to = *f.from
