@@ -32,7 +32,7 @@ deleted (D). What is in volumes, and where volumes are mounted, is not shown.`,
 
 func runDiff(ctx context.Context, s *session, ref, format string) error {
 	if ref == "" {
-		return errors.New("Container name cannot be empty")
+		return errors.New("Container name cannot be empty") //nolint:staticcheck // docker's text
 	}
 	env, err := s.contained(ctx)
 	if err != nil {

@@ -47,7 +47,7 @@ func runRemoveContainers(ctx context.Context, s *session, names []string, opts e
 	return eachContainer(s, names, func(ref string) error {
 		ref = strings.Trim(ref, "/")
 		if ref == "" {
-			return errors.New("Container name cannot be empty")
+			return errors.New("Container name cannot be empty") //nolint:staticcheck // docker's text
 		}
 		o := opts
 		o.Ref = ref
