@@ -66,6 +66,7 @@ func setup(env *testscript.Env) error {
 			env.T().Log(err)
 		}
 	})
+	env.Defer(func() { removeContainers(env) })
 	env.Setenv("REGISTRY", l.Addr().String())
 	env.Setenv("STRAKE_ROOT", filepath.Join(env.WorkDir, ".store"))
 	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
@@ -73,6 +74,21 @@ func setup(env *testscript.Env) error {
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
 	return nil
+}
+
+// removeContainers ends what a script that failed left running.
+func removeContainers(env *testscript.Env) {
+	entries, err := os.ReadDir(filepath.Join(env.Getenv("STRAKE_ROOT"), "containers"))
+	if err != nil {
+		return // there are none
+	}
+	for _, e := range entries {
+		cmd := exec.Command("strake", "rm", "-f", e.Name())
+		cmd.Env = env.Vars
+		if out, err := cmd.CombinedOutput(); err != nil {
+			env.T().Log(fmt.Sprintf("rm -f: %v: %s", err, out))
+		}
+	}
 }
 
 // condition tells what a script may need: root, runtime.

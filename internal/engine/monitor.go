@@ -147,6 +147,9 @@ func startMonitor(env *Env, c *Container, lock *os.File, req container.Request) 
 	cmd.Dir, cmd.Stderr = "/", log
 	cmd.ExtraFiles = []*os.File{other, lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := executor.KeepFiles(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the container's monitor: %w", err), conn.Close())
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the container's monitor: %w", err), conn.Close())
 	}

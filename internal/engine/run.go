@@ -43,7 +43,7 @@ func Run(ctx context.Context, env *Env, opts RunOptions) (RunResult, error) {
 		start.Attach = &opts.Attach
 	}
 	res, err := runMonitored(ctx, env, c, lock, start)
-	return RunResult{ExitCode: res.ExitCode}, err
+	return RunResult(res), err
 }
 
 // runtimeMessage is what the runtime says, in docker's words.

@@ -19,6 +19,9 @@ func CheckStream(*os.File, bool) error { return errLinux }
 // SetSize fails.
 func SetSize(*os.File, Size) error { return errLinux }
 
+// KeepFiles does nothing.
+func KeepFiles() error { return nil }
+
 // Process is that of a container, of which there are none here.
 type Process struct{}
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -557,4 +558,14 @@ func (x *run) kill(ctx context.Context, process *os.Process) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
 	_ = x.runc.destroy(ctx, x.owner.dir, x.spec.ID, x.cgroups()) // cleanUp tries again and reports
+}
+
+// KeepFiles keeps files that this process was started with, as a lock of the script that calls it, from the processes that it starts:
+// those that outlive it would hold them.
+func KeepFiles() error {
+	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return nil // before Linux 5.11
+	}
+	return err
 }
