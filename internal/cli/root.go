@@ -125,7 +125,9 @@ func commands(s *session) []node {
 		{names: "system", about: "Manage Strake", subs: []node{
 			events, info,
 			{names: "df", make: newDiskUsageCommand},
+			{names: "install-unit", make: newInstallUnitCommand},
 			{names: "prune", make: newSystemPruneCommand},
+			{names: "start-containers", make: newSystemStartCommand},
 		}},
 	}...)
 }
