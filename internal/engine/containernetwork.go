@@ -30,9 +30,11 @@ func joinNetworks(ctx context.Context, env *Env, table *container.Table, c *Cont
 		return func() error { return nil }, joinContainer(ctx, table, spec, mode.ConnectedContainer(), others)
 	}
 	// It may have been connected to others since the monitor was started.
-	if now, err := table.ByID(ctx, c.ID); err == nil {
-		c.Spec.Endpoints = now.Spec.Endpoints
+	now, err := table.Locked(ctx, c.ID)
+	if err != nil {
+		return nil, err
 	}
+	c.Spec.Endpoints = now.Spec.Endpoints
 	m := memberOf(c)
 	closeNS := func() error { return nil }
 	if mode.IsHost() {

@@ -46,7 +46,7 @@ func withRoot(ctx context.Context, env *Env, ref string, fn func(c *Container, r
 	}, fn)
 }
 
-func withRunningRoot(ctx context.Context, env *Env, c *Container, open func(ctx context.Context, pid int) (*os.File, error), fn func(c *Container, root *os.File) error) error {
+func withRunningRoot(ctx context.Context, env *Env, c *Container, open func(ctx context.Context, pid int) (*os.File, error), fn func(c *Container, root *os.File) error) (err error) {
 	if c.State.Pid == 0 {
 		return messageError{"Container " + c.ID + " is restarting, wait until the container is running", errdefs.ErrConflict}
 	}
