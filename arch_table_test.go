@@ -39,7 +39,7 @@ var packages = map[string]place{
 
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
-	"executor": {2, "mount userns"},
+	"executor": {2, "flock mount userns"},
 	"layout":   {2, "archive content image reference"},
 	"remote":   {2, "address image reference registry"},
 

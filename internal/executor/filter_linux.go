@@ -181,7 +181,7 @@ func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (f
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout) // half a container is hard to find
 	defer cancel()
 	defer func() {
-		err = errors.Join(err, x.runc.destroy(ctx, x.owner.dir, id, cgroupDirs("", cgroupName(x.owner.dir, id))))
+		err = errors.Join(err, x.owner.cleaned(x.destroy(ctx, id, cgroupDirs("", cgroupName(x.owner.dir, id)))))
 	}()
 	// The container's process keeps the standard streams: they must not be pipes.
 	args := append(x.runtimeArgs(filepath.Join(bundle, "log"), x.runc.cgroups != cgroupNone), "create", "--bundle", bundle, id)

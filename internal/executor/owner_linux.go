@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
+
+	"strake/internal/flock"
 )
 
 // lockSuffix ends the name of an owner's lock file in the state directory; the directory with the name before it holds the
@@ -29,8 +31,9 @@ type owner struct {
 	exe     *os.File  // sealed copy of the runtime; nil where there is none
 	nursing sync.Once // makes nursery
 	nursery *nursery
-	life    io.Closer // the watchdog acts when the last copy of this end of a pipe is closed
-	dog     *exec.Cmd // nil where there is no shell
+	life    io.Closer   // the watchdog acts when the last copy of this end of a pipe is closed
+	dog     *exec.Cmd   // nil where there is no shell
+	left    atomic.Bool // something of a container could not be removed
 }
 
 // newOwner makes an owner under the state directory.
@@ -47,9 +50,12 @@ func newOwner(ctx context.Context, runtime, stateDir string) (*owner, error) {
 		return nil, fmt.Errorf("own containers: %w", err)
 	}
 	// Locked before it has the name that Reap looks for.
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-	if err := errors.Join(err, os.Rename(lock.Name(), o.dir+lockSuffix)); err != nil {
-		return nil, errors.Join(fmt.Errorf("own containers: %w", err), lock.Close())
+	err = flock.Try(lock, flock.Exclusive)
+	if err == nil {
+		err = os.Rename(lock.Name(), o.dir+lockSuffix)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("own containers: %w", err), os.Remove(lock.Name()), lock.Close())
 	}
 	o.lock = lock
 	if err := os.Mkdir(o.dir, 0o700); err != nil {
@@ -158,7 +164,15 @@ func (r *Runc) watches(pid int) bool {
 	return r.owner != nil && r.owner.dog != nil && r.owner.dog.Process.Pid == pid
 }
 
-// close gives the owner up; its containers have ended.
+// cleaned notes whether something could not be removed.
+func (o *owner) cleaned(err error) error {
+	if err != nil {
+		o.left.Store(true)
+	}
+	return err
+}
+
+// close gives the owner up; its containers have ended. What is left is for Reap, by the lock file that stays.
 func (o *owner) close(ctx context.Context) error {
 	var failed []error
 	if o.dog != nil {
@@ -172,9 +186,16 @@ func (o *owner) close(ctx context.Context) error {
 		failed = append(failed, o.exe.Close())
 	}
 	if o.nursery != nil {
-		failed = append(failed, o.nursery.close(ctx))
+		failed = append(failed, o.cleaned(o.nursery.close(ctx)))
 	}
-	failed = append(failed, os.RemoveAll(o.dir), os.Remove(o.dir+lockSuffix), o.lock.Close())
+	if !o.left.Load() {
+		err := os.RemoveAll(o.dir)
+		if err == nil {
+			err = os.Remove(o.dir + lockSuffix)
+		}
+		failed = append(failed, err)
+	}
+	failed = append(failed, o.lock.Close())
 	if err := errors.Join(failed...); err != nil {
 		return fmt.Errorf("give up the ownership of containers: %w", err)
 	}
@@ -210,11 +231,10 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil // alive
-		}
-		return fmt.Errorf("lock %s: %w", lock, err)
+	if err := flock.Try(f, flock.Exclusive); errdefs.IsUnavailable(err) {
+		return nil // alive
+	} else if err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -242,8 +262,8 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 }
 
 // destroy kills whatever lives of a container, and removes its state and its cgroups. It may be gone already.
-func (r *Runc) destroy(ctx context.Context, ownerDir, id string, cgroups []string) error {
-	if err := r.delete(ctx, ownerDir, id); err != nil {
+func (x *run) destroy(ctx context.Context, id string, cgroups []string) error {
+	if err := x.runc.delete(ctx, x.owner.dir, id); err != nil {
 		return err
 	}
 	return removeCgroups(ctx, cgroups)

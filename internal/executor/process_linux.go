@@ -344,7 +344,8 @@ func (x *run) remove(ctx context.Context) error {
 	failed := []error{x.inside(x.stubs.remove), x.stubs.root.Close(), x.inside(x.emptyBundle)}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
-	return errors.Join(append(failed, os.RemoveAll(filepath.Join(x.owner.dir, x.spec.ID)), removeCgroups(ctx, x.cgroups()))...)
+	left := errors.Join(os.RemoveAll(filepath.Join(x.owner.dir, x.spec.ID)), removeCgroups(ctx, x.cgroups()))
+	return errors.Join(append(failed, x.owner.cleaned(left))...)
 }
 
 // Signal sends a signal to the process. It fails with errdefs.ErrNotFound when the process has ended.

@@ -365,7 +365,7 @@ func (x *run) cleanUp(ctx context.Context) error {
 	if x.killed || exists(filepath.Join(x.owner.dir, x.spec.ID)) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 		defer cancel()
-		failed = append(failed, x.runc.destroy(ctx, x.owner.dir, x.spec.ID, x.cgroups()))
+		failed = append(failed, x.owner.cleaned(x.destroy(ctx, x.spec.ID, x.cgroups())))
 	}
 	if x.cgroup != "" {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
@@ -557,7 +557,7 @@ func (x *run) kill(ctx context.Context, process *os.Process) {
 	_ = process.Kill() // it may have ended
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
-	_ = x.runc.destroy(ctx, x.owner.dir, x.spec.ID, x.cgroups()) // cleanUp tries again and reports
+	_ = x.destroy(ctx, x.spec.ID, x.cgroups()) // cleanUp tries again and reports
 }
 
 // KeepFiles keeps files that this process was started with, as a lock of the script that calls it, from the processes that it starts:
