@@ -42,7 +42,7 @@ func runContainerPrune(ctx context.Context, s *session, opts pruneOptions) error
 	if err != nil {
 		return fromEngine(err)
 	}
-	printContainersPruned(s, result.Containers)
+	printDeleted(s, "Containers", result.Containers)
 	fmt.Fprintln(s.Out, "Total reclaimed space:", units.HumanSize(float64(result.Freed)))
 	if opts.dryRun {
 		fmt.Fprintln(s.Err, "Dry run: nothing was removed")
@@ -50,8 +50,9 @@ func runContainerPrune(ctx context.Context, s *session, opts pruneOptions) error
 	return nil
 }
 
-func printContainersPruned(s *session, ids []string) {
-	if len(ids) > 0 {
-		fmt.Fprintf(s.Out, "Deleted Containers:\n%s\n\n", strings.Join(ids, "\n"))
+// printDeleted lists the objects of a kind that went, if any did.
+func printDeleted(s *session, kind string, names []string) {
+	if len(names) > 0 {
+		fmt.Fprintf(s.Out, "Deleted %s:\n%s\n\n", kind, strings.Join(names, "\n"))
 	}
 }

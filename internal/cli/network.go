@@ -173,12 +173,10 @@ func runNetworkPrune(ctx context.Context, s *session, opts pruneOptions) error {
 	if err != nil {
 		return err
 	}
-	names, err := engine.PruneNetworks(ctx, env, conditions(opts.filters))
+	names, err := engine.PruneNetworks(ctx, env, engine.PruneNetworksOptions{Filters: conditions(opts.filters)})
 	if err != nil {
 		return fromEngine(err)
 	}
-	if len(names) > 0 {
-		fmt.Fprintln(s.Out, "Deleted Networks:\n"+strings.Join(names, "\n")+"\n")
-	}
+	printDeleted(s, "Networks", names)
 	return nil
 }

@@ -24,7 +24,7 @@ type pruneOptions struct {
 	filters []string
 }
 
-// pruneFlags adds what the prune commands have in common.
+// flags adds what the prune commands have in common.
 func (o *pruneOptions) flags(cmd *cobra.Command, all, filter string) {
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.all, "all", "a", false, all)
@@ -90,6 +90,7 @@ func runSystemPrune(ctx context.Context, s *session, opts pruneOptions) error {
 		todo.Cache = &engine.PruneCache{All: opts.all, Filters: map[string][]string{"until": filters["until"]}}
 	}
 	todo.Containers = &engine.PruneContainersOptions{Filters: filters}
+	todo.Networks = &engine.PruneNetworksOptions{Filters: filters}
 	if opts.volumes {
 		todo.Volumes = &engine.PruneVolumesOptions{Filters: filters}
 	}
@@ -155,10 +156,9 @@ func (o *pruneOptions) confirm(ctx context.Context, s *session, question string)
 // report lists the images and the build cache that went, and tells how much
 // space there is to gain, and what of it is not there yet.
 func (o *pruneOptions) report(s *session, result engine.PruneResult) error {
-	printContainersPruned(s, result.Containers)
-	if len(result.Volumes) > 0 {
-		fmt.Fprintf(s.Out, "Deleted Volumes:\n%s\n\n", strings.Join(result.Volumes, "\n"))
-	}
+	printDeleted(s, "Containers", result.Containers)
+	printDeleted(s, "Networks", result.Networks)
+	printDeleted(s, "Volumes", result.Volumes)
 	if len(result.Images)+len(result.Leftovers) > 0 {
 		printPruned(s, result)
 	}

@@ -23,11 +23,12 @@ type PruneOptions struct {
 	Cache  *PruneCache  // nil: none
 
 	Containers *PruneContainersOptions // nil: none
+	Networks   *PruneNetworksOptions   // nil: none
+	Volumes    *PruneVolumesOptions    // nil: none
 
-	Volumes *PruneVolumesOptions // nil: none
-	Undo    bool                 // all that is kept for Undo goes too
-	Now     bool                 // nothing is kept for Undo
-	DryRun  bool                 // tell what would go, and remove nothing
+	Undo   bool // all that is kept for Undo goes too
+	Now    bool // nothing is kept for Undo
+	DryRun bool // tell what would go, and remove nothing
 }
 
 // PruneImages say which images to remove.
@@ -51,10 +52,10 @@ type CacheRecord = store.CacheRecord
 
 // PruneResult says what went, in order, or would go.
 type PruneResult struct {
-	Images  []RemoveResult
-	Volumes []string
-
+	Images     []RemoveResult
 	Containers []string // IDs
+	Networks   []string
+	Volumes    []string
 	Cache      []CacheRecord
 	Leftovers  []digest.Digest // blobs that no image, cache or process needed
 	Freed      int64           // bytes on disk
@@ -103,6 +104,14 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 			return PruneResult{}, err
 		}
 	}
+	var networks []string
+	if opts.Networks != nil {
+		opts.Networks.DryRun = opts.DryRun
+		var err error
+		if networks, err = PruneNetworks(ctx, env, *opts.Networks); err != nil {
+			return PruneResult{}, err
+		}
+	}
 	var volumes PruneVolumesResult
 	if opts.Volumes != nil {
 		opts.Volumes.DryRun = opts.DryRun
@@ -116,7 +125,7 @@ func Prune(ctx context.Context, env *Env, opts PruneOptions) (PruneResult, error
 		return PruneResult{}, err
 	}
 	out := PruneResult{
-		Containers: containers.Containers, Volumes: volumes.Volumes, Cache: res.Cache, Leftovers: res.Leftovers,
+		Containers: containers.Containers, Networks: networks, Volumes: volumes.Volumes, Cache: res.Cache, Leftovers: res.Leftovers,
 		Freed: res.Freed + volumes.Freed + containers.Freed, Held: res.Held, Until: env.Settings.UndoWindow,
 	}
 	for _, img := range res.Images {

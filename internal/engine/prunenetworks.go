@@ -11,9 +11,15 @@ import (
 	networktypes "github.com/moby/moby/api/types/network"
 )
 
-// PruneNetworks removes the networks that nothing running is attached to and docker's
-// filters until, label and label! let pass, and returns their names.
-func PruneNetworks(ctx context.Context, env *Env, filters map[string][]string) (names []string, err error) {
+// PruneNetworksOptions say which networks to remove, of those that nothing running is attached to.
+type PruneNetworksOptions struct {
+	Filters map[string][]string // until, label, label!
+	DryRun  bool
+}
+
+// PruneNetworks removes networks that nothing running is attached to, and returns their names; a dry run returns them only.
+func PruneNetworks(ctx context.Context, env *Env, opts PruneNetworksOptions) (names []string, err error) {
+	filters := opts.Filters
 	var before time.Time
 	for _, name := range slices.Sorted(maps.Keys(filters)) {
 		switch {
@@ -28,12 +34,13 @@ func PruneNetworks(ctx context.Context, env *Env, filters map[string][]string) (
 			}
 		}
 	}
-	removed, err := networks(env).Prune(ctx, func(n networktypes.Network) bool {
+	_, err = networks(env).Prune(ctx, func(n networktypes.Network) bool {
 		without := slices.ContainsFunc(filters["label!"], func(v string) bool { return matchLabel(n.Labels, v) })
-		return (before.IsZero() || n.Created.Before(before)) && allLabels(n.Labels, filters["label"]) && !without
-	})
-	for _, n := range removed {
+		if without || !before.IsZero() && !n.Created.Before(before) || !allLabels(n.Labels, filters["label"]) {
+			return false
+		}
 		names = append(names, n.Name)
-	}
+		return !opts.DryRun
+	})
 	return names, err
 }
