@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,7 +17,7 @@ import (
 // chainTree is the tree of a chain of layers, read through their indexes.
 type chainTree struct {
 	fs     *layer.FS
-	layers []*layer.Layer
+	layers layer.Chain
 }
 
 // chain opens the tree of a chain of layers, once per solver.
@@ -29,30 +28,17 @@ func (s *Solver) chain(ctx context.Context, layers []digest.Digest) (tree, error
 	if t, ok := s.trees[id]; ok {
 		return t, nil
 	}
-	t := &chainTree{}
-	for _, id := range layers {
-		files, err := s.layer(ctx, id)
-		if err == nil {
-			var l *layer.Layer
-			if l, err = layer.Open(files); err == nil {
-				t.layers = append(t.layers, l)
-			}
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open the stage: %w", err), t.close())
-		}
+	files, err := s.layers(ctx, layers)
+	if err != nil {
+		return nil, fmt.Errorf("open the stage: %w", err)
 	}
-	t.fs = layer.Union(t.layers)
+	open, err := layer.OpenChain(files)
+	if err != nil {
+		return nil, fmt.Errorf("open the stage: %w", err)
+	}
+	t := &chainTree{layer.Union(open), open}
 	s.trees[id] = t
 	return t, nil
-}
-
-func (t *chainTree) close() error {
-	var errs []error
-	for _, l := range t.layers {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(errs...)
 }
 
 func (t *chainTree) lstat(name string) (node, error) {

@@ -111,6 +111,18 @@ func (s *Solver) layer(ctx context.Context, id digest.Digest) (layer.Files, erro
 	return f, nil
 }
 
+// layers finds all layers of a chain.
+func (s *Solver) layers(ctx context.Context, chain []digest.Digest) ([]layer.Files, error) {
+	list := make([]layer.Files, len(chain))
+	for i, id := range chain {
+		var err error
+		if list[i], err = s.layer(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 // close gives up the staged layers, which nobody reads any more. Those that are
 // not committed are lost.
 func (c *commits) close() error {

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 
-	"strake/internal/archive"
 	"strake/internal/executor"
 	"strake/internal/layer"
 	"strake/internal/rootfs"
@@ -154,15 +153,7 @@ func (m *mounting) layers(ctx context.Context, one Mount) ([]layer.Files, error)
 		files, err := m.solver.contextLayer(ctx, m.work, one)
 		return []layer.Files{files}, err
 	}
-	var layers []layer.Files
-	for _, id := range m.work.Inputs[one.Stage].Layers {
-		files, err := m.solver.layer(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		layers = append(layers, files)
-	}
-	return layers, nil
+	return m.solver.layers(ctx, m.work.Inputs[one.Stage].Layers)
 }
 
 // tmpfs shows an empty file system in memory: the container's, or one that is there for a shell after the command.
@@ -241,7 +232,7 @@ func (m *mounting) fill(ctx context.Context, dir string, one Mount) error {
 		return err
 	}
 	for _, l := range layers {
-		if err := extract(ctx, l, dir); err != nil {
+		if err := rootfs.Extract(ctx, l, dir); err != nil {
 			return fmt.Errorf("fill the cache mount: %w", err)
 		}
 	}
@@ -250,15 +241,6 @@ func (m *mounting) fill(ctx context.Context, dir string, one Mount) error {
 	}
 	uid, gid := userns.Owner(one.UID, one.GID)
 	return errors.Join(os.Chown(dir, uid, gid), os.Chmod(dir, one.Mode))
-}
-
-func extract(ctx context.Context, l layer.Files, dir string) error {
-	tar, err := os.Open(l.Tar)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tar.Close() }() // only read
-	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{IDs: userns.IDs()})
 }
 
 // secret shows a value in a file that is only in memory, in a variable, or both.

@@ -116,13 +116,9 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	var files []layer.Files
-	for _, id := range w.parent().Layers {
-		f, err := s.layer(ctx, id)
-		if err != nil {
-			return err
-		}
-		files = append(files, f)
+	files, err := s.layers(ctx, w.parent().Layers)
+	if err != nil {
+		return err
 	}
 	tmp, err := s.opts.Store.TempDir(ctx)
 	if err != nil {
@@ -190,19 +186,11 @@ func diff(ctx context.Context, upper string, chain []layer.Files, w *archive.Wri
 	if userns.IDs() != 1 {
 		return layer.Diff(ctx, upper, w, layer.DiffOptions{})
 	}
-	layers := make([]*layer.Layer, 0, len(chain))
-	defer func() {
-		for _, l := range layers {
-			err = errors.Join(err, l.Close())
-		}
-	}()
-	for _, files := range chain {
-		l, err := layer.Open(files)
-		if err != nil {
-			return err
-		}
-		layers = append(layers, l)
+	layers, err := layer.OpenChain(chain)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, layers.Close()) }()
 	return layer.Diff(ctx, upper, w, layer.DiffOptions{Owner: layer.Union(layers).Owner})
 }
 

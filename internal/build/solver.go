@@ -96,7 +96,7 @@ func (s *Solver) Close() error {
 	defer s.treesMu.Unlock()
 	var errs []error
 	for id, t := range s.trees {
-		errs = append(errs, t.close())
+		errs = append(errs, t.layers.Close())
 		delete(s.trees, id)
 	}
 	s.shownMu.Lock()

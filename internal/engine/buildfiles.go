@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/archive"
@@ -101,7 +102,7 @@ type resultTree struct {
 
 type resultPart struct {
 	platform ocispec.Platform
-	layers   []*layer.Layer
+	layers   layer.Chain
 	files    *layer.FS
 }
 
@@ -134,29 +135,15 @@ func (x *exporter) open(ctx context.Context, out Output) (t *resultTree, err err
 
 // part opens the layers for one platform; the caller closes them.
 func (x *exporter) part(ctx context.Context, b build.Built) (resultPart, error) {
-	part := resultPart{platform: b.Platform}
-	for _, desc := range b.Layers {
-		files, err := x.env.Store.Layer(ctx, desc.Digest)
-		if err != nil {
-			return part, errors.Join(err, part.close())
-		}
-		l, err := layer.Open(files)
-		if err != nil {
-			return part, errors.Join(err, part.close())
-		}
-		part.layers = append(part.layers, l)
+	ids := make([]digest.Digest, len(b.Layers))
+	for i, desc := range b.Layers {
+		ids[i] = desc.Digest
 	}
-	part.files = layer.Union(part.layers)
-	return part, nil
+	layers, err := openChain(ctx, x.env, ids)
+	return resultPart{b.Platform, layers, layer.Union(layers)}, err
 }
 
-func (p resultPart) close() error {
-	var errs []error
-	for _, l := range p.layers {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(errs...)
-}
+func (p resultPart) close() error { return p.layers.Close() }
 
 func (t *resultTree) close() error {
 	var errs []error

@@ -15,7 +15,6 @@ import (
 
 	"strake/internal/container"
 	"strake/internal/executor"
-	"strake/internal/layer"
 	"strake/internal/mount"
 	"strake/internal/rootfs"
 	"strake/internal/volume"
@@ -215,11 +214,9 @@ func (m *mounting) image(ctx context.Context, i int, spec mounttypes.Mount) (str
 	if err != nil {
 		return "", err
 	}
-	files := make([]layer.Files, len(config.RootFS.DiffIDs))
-	for n, id := range config.RootFS.DiffIDs {
-		if files[n], err = m.env.Store.Layer(ctx, id); err != nil {
-			return "", err
-		}
+	files, err := m.env.Store.Layers(ctx, config.RootFS.DiffIDs)
+	if err != nil {
+		return "", err
 	}
 	place, err := m.place(i)
 	if err != nil {

@@ -38,8 +38,8 @@ type LookOptions struct {
 type view struct {
 	id     digest.Digest
 	config imagespec.DockerOCIImage
-	layers []*layer.Layer // bottom first; none if only the config was asked for
-	files  *layer.FS      // the union
+	layers layer.Chain // bottom first; none if only the config was asked for
+	files  *layer.FS   // the union
 }
 
 // look opens an image; the caller closes it.
@@ -48,28 +48,23 @@ func look(ctx context.Context, env *Env, opts LookOptions) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range v.config.RootFS.DiffIDs {
-		files, err := env.Store.Layer(ctx, id)
-		if err != nil {
-			return nil, errors.Join(err, v.close())
-		}
-		l, err := layer.Open(files)
-		if err != nil {
-			return nil, errors.Join(err, v.close())
-		}
-		v.layers = append(v.layers, l)
+	if v.layers, err = openChain(ctx, env, v.config.RootFS.DiffIDs); err != nil {
+		return nil, err
 	}
 	v.files = layer.Union(v.layers)
 	return v, nil
 }
 
-func (v *view) close() error {
-	var errs []error
-	for _, l := range v.layers {
-		errs = append(errs, l.Close())
+// openChain opens layers of the store; the caller closes them.
+func openChain(ctx context.Context, env *Env, ids []digest.Digest) (layer.Chain, error) {
+	files, err := env.Store.Layers(ctx, ids)
+	if err != nil {
+		return nil, err
 	}
-	return errors.Join(errs...)
+	return layer.OpenChain(files)
 }
+
+func (v *view) close() error { return v.layers.Close() }
 
 // lookAtConfig finds the image and reads its config. Its layers are in the store
 // then, and leased, if they are asked for.

@@ -12,7 +12,6 @@ import (
 
 	"strake/internal/container"
 	"strake/internal/executor"
-	"strake/internal/layer"
 	"strake/internal/mount"
 	"strake/internal/rootfs"
 )
@@ -98,11 +97,9 @@ func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *
 
 // mountContainer mounts a container's root file system in a mount namespace of its own.
 func mountContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (ns *mount.Namespace, undo func() error, err error) {
-	files := make([]layer.Files, len(c.Spec.Layers))
-	for i, id := range c.Spec.Layers {
-		if files[i], err = env.Store.Layer(ctx, id); err != nil {
-			return nil, nil, err
-		}
+	files, err := env.Store.Layers(ctx, c.Spec.Layers)
+	if err != nil {
+		return nil, nil, err
 	}
 	if ns, err = mount.New(ctx); err != nil {
 		return nil, nil, err

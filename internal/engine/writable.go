@@ -3,7 +3,6 @@ package engine
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -19,34 +18,20 @@ type writable struct {
 	lower *layer.FS
 	// stub reports whether a name may be there to be mounted on alone: where it is empty, the container did not make it.
 	stub   func(name string) bool
-	layers []*layer.Layer
+	layers layer.Chain
 }
 
 // openWritable opens what a container wrote. The caller closes it.
 func openWritable(ctx context.Context, env *Env, c *Container) (w *writable, err error) {
 	w = &writable{upper: inDir(containers(env), c, "upper"), stub: containerStubs(c)}
-	for _, id := range c.Spec.Layers {
-		files, err := env.Store.Layer(ctx, id)
-		if err != nil {
-			return nil, errors.Join(err, w.close())
-		}
-		l, err := layer.Open(files)
-		if err != nil {
-			return nil, errors.Join(err, w.close())
-		}
-		w.layers = append(w.layers, l)
+	if w.layers, err = openChain(ctx, env, c.Spec.Layers); err != nil {
+		return nil, err
 	}
 	w.lower = layer.Union(w.layers)
 	return w, nil
 }
 
-func (w *writable) close() error {
-	var errs []error
-	for _, l := range w.layers {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(errs...)
-}
+func (w *writable) close() error { return w.layers.Close() }
 
 // containerStubs knows where the runtime and the configuration mount, and, while the container runs, where something is mounted.
 func containerStubs(c *Container) func(name string) bool {

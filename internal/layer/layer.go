@@ -56,6 +56,31 @@ func Open(files Files) (*Layer, error) {
 	return l, nil
 }
 
+// A Chain is open layers, bottom first.
+type Chain []*Layer
+
+// OpenChain opens layers, all or none; Close closes them.
+func OpenChain(files []Files) (Chain, error) {
+	c := make(Chain, 0, len(files))
+	for _, f := range files {
+		l, err := Open(f)
+		if err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		c = append(c, l)
+	}
+	return c, nil
+}
+
+// Close closes the layers.
+func (c Chain) Close() error {
+	var errs []error
+	for _, l := range c {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
 func openIndex(index []byte) (*Layer, error) {
 	l := &Layer{index: index}
 	l.FS = FS{layers: []*Layer{l}, raw: true}

@@ -185,19 +185,11 @@ func (e *EROFS) chainDirs(ctx context.Context, chain []layer.Files) (dir string,
 
 // writeDirs opens a chain for layer.WriteDirs.
 func writeDirs(ctx context.Context, chain []layer.Files, index *os.File) (count int, err error) {
-	layers := make([]*layer.Layer, 0, len(chain))
-	defer func() {
-		for _, l := range layers {
-			err = errors.Join(err, l.Close())
-		}
-	}()
-	for _, files := range chain {
-		l, err := layer.Open(files)
-		if err != nil {
-			return 0, err
-		}
-		layers = append(layers, l)
+	layers, err := layer.OpenChain(chain)
+	if err != nil {
+		return 0, err
 	}
+	defer func() { err = errors.Join(err, layers.Close()) }()
 	visible, err := layer.Visible(layers)
 	if err != nil {
 		return 0, err

@@ -17,8 +17,10 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strake/internal/archive"
 	"strake/internal/layer"
 	"strake/internal/mount"
+	"strake/internal/userns"
 )
 
 // Mounter mounts chains of layers. Its methods may be called from any goroutine.
@@ -102,4 +104,14 @@ func (m *Mounted) unlock() (err error) {
 	}
 	m.locks = nil
 	return err
+}
+
+// Extract applies one layer to a directory.
+func Extract(ctx context.Context, l layer.Files, dir string) error {
+	tar, err := os.Open(l.Tar)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tar.Close() }() // only read
+	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{IDs: userns.IDs()})
 }

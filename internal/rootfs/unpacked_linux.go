@@ -12,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
-	"strake/internal/archive"
 	"strake/internal/flock"
 	"strake/internal/layer"
 	"strake/internal/mount"
@@ -63,19 +62,13 @@ func (u *Unpacked) Mount(ctx context.Context, o MountOptions) (*Mounted, error) 
 
 // lowers returns the directories of a chain, the top one first, and gives m the locks that keep them there.
 func (u *Unpacked) lowers(ctx context.Context, m *Mounted, chain []layer.Files) (lower []string, err error) {
-	layers := make([]*layer.Layer, 0, len(chain))
-	defer func() {
-		for _, l := range layers {
-			err = errors.Join(err, l.Close())
-		}
-	}()
+	layers, err := layer.OpenChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, layers.Close()) }()
 	first := 0 // the lowest layer that is seen
-	for i, files := range chain {
-		l, err := layer.Open(files)
-		if err != nil {
-			return nil, err
-		}
-		layers = append(layers, l)
+	for i, l := range layers {
 		root, err := statOf(l, ".")
 		if err != nil {
 			return nil, err
@@ -83,9 +76,9 @@ func (u *Unpacked) lowers(ctx context.Context, m *Mounted, chain []layer.Files) 
 		if root.Opaque {
 			first, lower = i, nil
 		}
-		dir, lock, err := u.use(ctx, chain[:i+1], layers[first:])
+		dir, lock, err := u.use(ctx, chain[:i+1], layers[first:i+1])
 		if err != nil {
-			return nil, fmt.Errorf("layer %s: %w", files.DiffID, err)
+			return nil, fmt.Errorf("layer %s: %w", l.Files().DiffID, err)
 		}
 		lower, m.locks = append([]string{dir}, lower...), append(m.locks, lock)
 	}
@@ -175,7 +168,7 @@ func (u *Unpacked) extract(ctx context.Context, layers []*layer.Layer, lock *os.
 	if err := os.Chmod(partial, 0o755); err != nil { //nolint:gosec // the root of an image, in a directory that is closed
 		return err
 	}
-	if err := extractLayer(ctx, layers[len(layers)-1].Files(), partial); err != nil {
+	if err := Extract(ctx, layers[len(layers)-1].Files(), partial); err != nil {
 		return err
 	}
 	if err := overlayMarks(ctx, layers, partial); err != nil {
@@ -188,16 +181,6 @@ func (u *Unpacked) extract(ctx context.Context, layers []*layer.Layer, lock *os.
 		return err
 	}
 	return syncDir(u.dir)
-}
-
-// extractLayer applies one layer to a directory.
-func extractLayer(ctx context.Context, l layer.Files, dir string) error {
-	tar, err := os.Open(l.Tar)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tar.Close() }() // only read
-	return archive.Extract(ctx, tar, dir, archive.ExtractOptions{IDs: userns.IDs()})
 }
 
 // syncDir makes the names in a directory durable.
