@@ -28,7 +28,7 @@ func (s *Solver) chain(ctx context.Context, layers []digest.Digest) (tree, error
 	if t, ok := s.trees[id]; ok {
 		return t, nil
 	}
-	files, err := s.layers(ctx, layers)
+	files, err := chainFiles(ctx, s, layers)
 	if err != nil {
 		return nil, fmt.Errorf("open the stage: %w", err)
 	}

@@ -111,8 +111,8 @@ func (s *Solver) layer(ctx context.Context, id digest.Digest) (layer.Files, erro
 	return f, nil
 }
 
-// layers finds all layers of a chain.
-func (s *Solver) layers(ctx context.Context, chain []digest.Digest) ([]layer.Files, error) {
+// chainFiles finds all layers of a chain.
+func chainFiles(ctx context.Context, s *Solver, chain []digest.Digest) ([]layer.Files, error) {
 	list := make([]layer.Files, len(chain))
 	for i, id := range chain {
 		var err error

@@ -153,7 +153,7 @@ func (m *mounting) layers(ctx context.Context, one Mount) ([]layer.Files, error)
 		files, err := m.solver.contextLayer(ctx, m.work, one)
 		return []layer.Files{files}, err
 	}
-	return m.solver.layers(ctx, m.work.Inputs[one.Stage].Layers)
+	return chainFiles(ctx, m.solver, m.work.Inputs[one.Stage].Layers)
 }
 
 // tmpfs shows an empty file system in memory: the container's, or one that is there for a shell after the command.

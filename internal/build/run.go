@@ -116,7 +116,7 @@ func (r *Run) run(ctx context.Context, w *Work, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	files, err := s.layers(ctx, w.parent().Layers)
+	files, err := chainFiles(ctx, s, w.parent().Layers)
 	if err != nil {
 		return err
 	}

@@ -214,7 +214,7 @@ func (m *mounting) image(ctx context.Context, i int, spec mounttypes.Mount) (str
 	if err != nil {
 		return "", err
 	}
-	files, err := m.env.Store.Layers(ctx, config.RootFS.DiffIDs)
+	files, err := chainFiles(ctx, m.env, config.RootFS.DiffIDs)
 	if err != nil {
 		return "", err
 	}

@@ -57,11 +57,23 @@ func look(ctx context.Context, env *Env, opts LookOptions) (*view, error) {
 
 // openChain opens layers of the store; the caller closes them.
 func openChain(ctx context.Context, env *Env, ids []digest.Digest) (layer.Chain, error) {
-	files, err := env.Store.Layers(ctx, ids)
+	files, err := chainFiles(ctx, env, ids)
 	if err != nil {
 		return nil, err
 	}
 	return layer.OpenChain(files)
+}
+
+// chainFiles finds layers of the store.
+func chainFiles(ctx context.Context, env *Env, ids []digest.Digest) ([]layer.Files, error) {
+	files := make([]layer.Files, len(ids))
+	for i, id := range ids {
+		var err error
+		if files[i], err = env.Store.Layer(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
 }
 
 func (v *view) close() error { return v.layers.Close() }

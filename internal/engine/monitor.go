@@ -97,7 +97,7 @@ func prepareContainer(ctx context.Context, env *Env, table *container.Table, c *
 
 // mountContainer mounts a container's root file system in a mount namespace of its own.
 func mountContainer(ctx context.Context, env *Env, table *container.Table, c *Container) (ns *mount.Namespace, undo func() error, err error) {
-	files, err := env.Store.Layers(ctx, c.Spec.Layers)
+	files, err := chainFiles(ctx, env, c.Spec.Layers)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -105,18 +105,6 @@ func (s *contents) Layer(ctx context.Context, id digest.Digest) (layer.Files, er
 	return f, nil
 }
 
-// Layers does what Layer does, for all of a chain.
-func (s *contents) Layers(ctx context.Context, chain []digest.Digest) ([]layer.Files, error) {
-	files := make([]layer.Files, len(chain))
-	for i, id := range chain {
-		var err error
-		if files[i], err = s.Layer(ctx, id); err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
-}
-
 // HoldLayers leases layers: none of them is removed before Close. It fails with
 // errdefs.ErrNotFound when one is gone already.
 func (s *contents) HoldLayers(ctx context.Context, ids ...digest.Digest) error {
