@@ -29,7 +29,6 @@ var packages = map[string]place{
 	"mount":     {1, ""},
 	"sqldb":     {1, ""},
 	"address":   {1, ""},
-	"auth":      {1, ""},
 	"registry":  {1, ""},
 	"image":     {1, ""},
 	"sshagent":  {1, ""},
@@ -39,6 +38,9 @@ var packages = map[string]place{
 
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
+	"pgdb":     {2, "sqldb"},
+	"hubdb":    {2, "pgdb sqldb"},
+	"jobs":     {2, "sqldb"},
 	"executor": {2, "flock mount userns"},
 	"layout":   {2, "archive content image reference"},
 	"remote":   {2, "address image reference registry"},
@@ -51,7 +53,8 @@ var packages = map[string]place{
 	"volume":    {3, "archive flock layer mount sqldb userns"},
 	"scan":      {3, ""},
 	"sign":      {3, "image"},
-	"hub":       {3, "auth content image registry scan sqldb"},
+	"auth":      {3, "hubdb sqldb"},
+	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},
 
 	"attest":     {4, "scan"},
 	"dockerfile": {4, "build executor image reference"},
@@ -62,13 +65,13 @@ var packages = map[string]place{
 	"browse":    {6, "engine progress"},
 	"cli":       {7, "browse engine engineapi progress reference userns"},
 
-	"conformance": {8, all + " auth hub s3 web"}, // for tests only
+	"conformance": {8, all + " auth hub hubdb jobs pgdb s3 web"}, // for tests only
 }
 
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth content hub registry s3 sqldb web",
+	"strake-hub": "auth content hub hubdb jobs registry s3 sqldb web",
 }
 
 // testOnly are the internal packages that only tests import.
@@ -98,7 +101,7 @@ var importers = map[string]string{
 	"github.com/spf13/cobra":       "cli",
 	"github.com/gdamore/tcell/v3":  "browse",
 	"modernc.org/sqlite":           "sqldb",
-	"github.com/jackc/pgx/v5":      "sqldb",
+	"github.com/jackc/pgx/v5":      "pgdb",
 	"github.com/miekg/dns":         "network",
 	"github.com/minio/minio-go/v7": "s3",
 }

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"strake/internal/auth"
 	"strake/internal/hub"
 	"strake/internal/registry"
 )
@@ -109,7 +110,7 @@ func serve(ctx context.Context, opts options, stdout io.Writer, log *slog.Logger
 		return fmt.Errorf("listen: %w", err)
 	}
 	server := &http.Server{
-		Handler:           logged(registry.NewHandler(h, registry.Options{ReadOnly: opts.readOnly, Log: log}), log),
+		Handler:           logged(auth.Open(registry.NewHandler(h, registry.Options{ReadOnly: opts.readOnly, Log: log})), log),
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,

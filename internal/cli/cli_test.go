@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"strake/internal/auth"
 	"strake/internal/hub"
 	"strake/internal/registry"
 )
@@ -58,7 +59,7 @@ func setup(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: registry.NewHandler(h, registry.Options{})}}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: auth.Open(registry.NewHandler(h, registry.Options{}))}}
 	srv.Start()
 	env.Defer(func() {
 		srv.Close()

@@ -18,9 +18,15 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/auth"
 	"strake/internal/image"
 	"strake/internal/registry"
 )
+
+// caller is the context of a caller who may do everything.
+func caller(t *testing.T) context.Context {
+	return auth.With(t.Context(), auth.Identity{System: true})
+}
 
 // Registry tests what registry.Registry promises. newRegistry returns an empty
 // registry.
@@ -58,7 +64,7 @@ const octets = "application/octet-stream"
 func pushBlob(t *testing.T, r registry.Registry, repo string, b []byte) ocispec.Descriptor {
 	t.Helper()
 	d := image.Bytes(octets, b)
-	if err := r.PushBlob(t.Context(), repo, d, bytes.NewReader(b)); err != nil {
+	if err := r.PushBlob(caller(t), repo, d, bytes.NewReader(b)); err != nil {
 		t.Fatalf("push blob: %v", err)
 	}
 	return d
@@ -72,7 +78,7 @@ func pushImage(t *testing.T, r registry.Registry, repo, tag, text string) (ocisp
 	layer := pushBlob(t, r, repo, []byte("layer of "+text))
 	layer.MediaType = ocispec.MediaTypeImageLayer
 	m := encodeManifest(t, ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{layer}})
-	d, err := r.PutManifest(t.Context(), repo, tag, m)
+	d, err := r.PutManifest(caller(t), repo, tag, m)
 	if err != nil {
 		t.Fatalf("put manifest: %v", err)
 	}
@@ -107,7 +113,7 @@ func wantCode(t *testing.T, what string, err error, codes ...registry.Code) {
 
 func readBlob(t *testing.T, r registry.Registry, repo string, dgst digest.Digest, offset int64) []byte {
 	t.Helper()
-	blob, err := r.OpenBlob(t.Context(), repo, dgst, offset)
+	blob, err := r.OpenBlob(caller(t), repo, dgst, offset)
 	if err != nil {
 		t.Fatalf("open blob: %v", err)
 	}
@@ -122,7 +128,7 @@ func registryBlob(t *testing.T, r registry.Registry) {
 	b := bytes.Repeat([]byte("0123456789"), 100_000)
 	d := pushBlob(t, r, "a/b", b)
 	pushBlob(t, r, "a/b", b) // again
-	got, err := r.StatBlob(t.Context(), "a/b", d.Digest)
+	got, err := r.StatBlob(caller(t), "a/b", d.Digest)
 	if err != nil || got.Size != d.Size || got.Digest != d.Digest {
 		t.Errorf("stat: %+v, %v", got, err)
 	}
@@ -131,7 +137,7 @@ func registryBlob(t *testing.T, r registry.Registry) {
 			t.Errorf("from %d: %d other bytes", offset, len(got))
 		}
 	}
-	blob, err := r.OpenBlob(t.Context(), "a/b", d.Digest, d.Size+1)
+	blob, err := r.OpenBlob(caller(t), "a/b", d.Digest, d.Size+1)
 	if err == nil {
 		_ = blob.Close()
 	}
@@ -147,9 +153,9 @@ func registryBlobEmpty(t *testing.T, r registry.Registry) {
 
 func registryBlobMismatch(t *testing.T, r registry.Registry) {
 	d := image.Bytes(octets, []byte("expected"))
-	err := r.PushBlob(t.Context(), "a", d, strings.NewReader("anything"))
+	err := r.PushBlob(caller(t), "a", d, strings.NewReader("anything"))
 	wantCode(t, "push other bytes", err, registry.DigestInvalid)
-	_, err = r.StatBlob(t.Context(), "a", d.Digest)
+	_, err = r.StatBlob(caller(t), "a", d.Digest)
 	want(t, "stat", err, errdefs.IsNotFound)
 }
 
@@ -157,25 +163,25 @@ func registryBlobMismatch(t *testing.T, r registry.Registry) {
 func registryBlobOtherRepository(t *testing.T, r registry.Registry) {
 	d := pushBlob(t, r, "secret", []byte("secret"))
 	pushBlob(t, r, "open", []byte("open"))
-	_, err := r.StatBlob(t.Context(), "open", d.Digest)
+	_, err := r.StatBlob(caller(t), "open", d.Digest)
 	want(t, "stat", err, errdefs.IsNotFound)
-	_, err = r.OpenBlob(t.Context(), "open", d.Digest, 0)
+	_, err = r.OpenBlob(caller(t), "open", d.Digest, 0)
 	want(t, "open", err, errdefs.IsNotFound)
-	_, err = r.MountBlob(t.Context(), "mine", "open", d.Digest)
+	_, err = r.MountBlob(caller(t), "mine", "open", d.Digest)
 	want(t, "mount", err, errdefs.IsNotFound)
-	err = r.PushBlob(t.Context(), "open", ocispec.Descriptor{Digest: d.Digest, Size: d.Size}, strings.NewReader("unseen"))
+	err = r.PushBlob(caller(t), "open", ocispec.Descriptor{Digest: d.Digest, Size: d.Size}, strings.NewReader("unseen"))
 	wantCode(t, "claim by digest", err, registry.DigestInvalid)
-	_, err = r.StatBlob(t.Context(), "open", d.Digest)
+	_, err = r.StatBlob(caller(t), "open", d.Digest)
 	want(t, "stat after claim", err, errdefs.IsNotFound)
 	config := d
 	config.MediaType = ocispec.MediaTypeImageConfig
 	m := encodeManifest(t, ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{}})
-	_, err = r.PutManifest(t.Context(), "open", "t", m)
+	_, err = r.PutManifest(caller(t), "open", "t", m)
 	wantCode(t, "manifest that refers to it", err, registry.ManifestBlobUnknown)
 }
 
 func registryUnknown(t *testing.T, r registry.Registry) {
-	ctx, dgst := t.Context(), digest.FromString("unknown")
+	ctx, dgst := caller(t), digest.FromString("unknown")
 	_, err := r.StatBlob(ctx, "a", dgst)
 	want(t, "stat blob", err, errdefs.IsNotFound)
 	_, err = r.OpenBlob(ctx, "a", dgst, 0)
@@ -196,7 +202,7 @@ func registryUnknown(t *testing.T, r registry.Registry) {
 }
 
 func registryHostileNames(t *testing.T, r registry.Registry) {
-	ctx, dgst := t.Context(), digest.FromString("x")
+	ctx, dgst := caller(t), digest.FromString("x")
 	for _, repo := range []string{"", "..", "a/../b", "/a", "a/", "a//b", "A", "a b", "a%2e", "a\x00", "a/blobs/..", strings.Repeat("a", 256)} {
 		_, err := r.StatBlob(ctx, repo, dgst)
 		wantCode(t, fmt.Sprintf("repository %q", repo), err, registry.NameInvalid)
@@ -219,7 +225,7 @@ func registryHostileNames(t *testing.T, r registry.Registry) {
 func registryUpload(t *testing.T, r registry.Registry) {
 	b := bytes.Repeat([]byte("chunk"), 2_000_000)
 	d := image.Bytes(octets, b)
-	up, err := r.StartUpload(t.Context(), "a")
+	up, err := r.StartUpload(caller(t), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +239,7 @@ func registryUpload(t *testing.T, r registry.Registry) {
 	if up.Offset() != d.Size {
 		t.Errorf("offset %d, want %d", up.Offset(), d.Size)
 	}
-	got, err := up.Commit(t.Context(), d.Digest)
+	got, err := up.Commit(caller(t), d.Digest)
 	if err := errors.Join(err, up.Close()); err != nil || got.Size != d.Size {
 		t.Fatalf("commit: %+v, %v", got, err)
 	}
@@ -243,7 +249,7 @@ func registryUpload(t *testing.T, r registry.Registry) {
 }
 
 func registryUploadResume(t *testing.T, r registry.Registry) {
-	ctx, b := t.Context(), []byte("one two three")
+	ctx, b := caller(t), []byte("one two three")
 	up, err := r.StartUpload(ctx, "a")
 	if err != nil {
 		t.Fatal(err)
@@ -280,7 +286,7 @@ func registryUploadResume(t *testing.T, r registry.Registry) {
 }
 
 func registryUploadMismatch(t *testing.T, r registry.Registry) {
-	up, err := r.StartUpload(t.Context(), "a")
+	up, err := r.StartUpload(caller(t), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,49 +294,49 @@ func registryUploadMismatch(t *testing.T, r registry.Registry) {
 		t.Fatal(err)
 	}
 	dgst := digest.FromString("others")
-	_, err = up.Commit(t.Context(), dgst)
+	_, err = up.Commit(caller(t), dgst)
 	wantCode(t, "commit", err, registry.DigestInvalid)
 	if err := up.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.StatBlob(t.Context(), "a", dgst)
+	_, err = r.StatBlob(caller(t), "a", dgst)
 	want(t, "stat", err, errdefs.IsNotFound)
 }
 
 func registryUploadCancel(t *testing.T, r registry.Registry) {
-	up, err := r.StartUpload(t.Context(), "a")
+	up, err := r.StartUpload(caller(t), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := up.Write([]byte("bytes")); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(up.Cancel(t.Context()), up.Close()); err != nil {
+	if err := errors.Join(up.Cancel(caller(t)), up.Close()); err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.ResumeUpload(t.Context(), "a", up.ID())
+	_, err = r.ResumeUpload(caller(t), "a", up.ID())
 	wantCode(t, "resume", err, registry.BlobUploadUnknown)
 }
 
 func registryMount(t *testing.T, r registry.Registry) {
 	b := []byte("mounted")
 	d := pushBlob(t, r, "from/here", b)
-	got, err := r.MountBlob(t.Context(), "to/there", "from/here", d.Digest)
+	got, err := r.MountBlob(caller(t), "to/there", "from/here", d.Digest)
 	if err != nil || got.Size != d.Size {
 		t.Fatalf("mount: %+v, %v", got, err)
 	}
-	if err := r.DeleteBlob(t.Context(), "from/here", d.Digest); err != nil {
+	if err := r.DeleteBlob(caller(t), "from/here", d.Digest); err != nil {
 		t.Fatal(err)
 	}
 	if got := readBlob(t, r, "to/there", d.Digest, 0); !bytes.Equal(got, b) {
 		t.Error("other bytes")
 	}
-	_, err = r.MountBlob(t.Context(), "to/there", "nowhere", digest.FromString("x"))
+	_, err = r.MountBlob(caller(t), "to/there", "nowhere", digest.FromString("x"))
 	want(t, "mount what is not there", err, errdefs.IsNotFound)
 }
 
 func registryManifest(t *testing.T, r registry.Registry) {
-	ctx := t.Context()
+	ctx := caller(t)
 	d, m := pushImage(t, r, "a", "v1", "first")
 	for _, ref := range []string{"v1", d.Digest.String()} {
 		got, err := r.GetManifest(ctx, "a", ref)
@@ -371,14 +377,14 @@ func registryManifestRefused(t *testing.T, r registry.Registry) {
 		"digest":           strings.Replace(good, config.Digest.String(), "sha256:../../x", 1),
 		"deep":             strings.Replace(good, `"layers"`, `"x":`+strings.Repeat("[", 5000)+strings.Repeat("]", 5000)+`,"layers"`, 1),
 	} {
-		_, err := r.PutManifest(t.Context(), "a", "t", registry.Manifest{MediaType: ocispec.MediaTypeImageManifest, Bytes: []byte(b)})
+		_, err := r.PutManifest(caller(t), "a", "t", registry.Manifest{MediaType: ocispec.MediaTypeImageManifest, Bytes: []byte(b)})
 		wantCode(t, name, err, registry.ManifestInvalid)
 	}
 	lacking := image.Bytes(ocispec.MediaTypeImageLayer, []byte("lacking"))
 	m := encodeManifest(t, ocispec.Manifest{Config: config, Layers: []ocispec.Descriptor{lacking}})
-	_, err := r.PutManifest(t.Context(), "a", "t", m)
+	_, err := r.PutManifest(caller(t), "a", "t", m)
 	wantCode(t, "blob that is not there", err, registry.ManifestBlobUnknown)
-	_, err = r.StatManifest(t.Context(), "a", "t")
+	_, err = r.StatManifest(caller(t), "a", "t")
 	want(t, "tag after refusals", err, errdefs.IsNotFound)
 }
 
@@ -393,7 +399,7 @@ func registryIndex(t *testing.T, r registry.Registry) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = r.PutManifest(t.Context(), "a", "multi", registry.Manifest{MediaType: x.MediaType, Bytes: b})
+		_, err = r.PutManifest(caller(t), "a", "multi", registry.Manifest{MediaType: x.MediaType, Bytes: b})
 		return err
 	}
 	if err := put(); err != nil {
@@ -411,12 +417,12 @@ func registryReferrers(t *testing.T, r registry.Registry) {
 		ArtifactType: "text/signature", Config: empty, Layers: []ocispec.Descriptor{}, Subject: &subject,
 		Annotations: map[string]string{"k": "v", "K": "w"},
 	})
-	d, err := r.PutManifest(t.Context(), "a", "", m)
+	d, err := r.PutManifest(caller(t), "a", "", m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for artifactType, n := range map[string]int{"": 1, "text/signature": 1, "text/other": 0} {
-		got, err := collect(r.Referrers(t.Context(), "a", subject.Digest, artifactType))
+		got, err := collect(r.Referrers(caller(t), "a", subject.Digest, artifactType))
 		if err != nil || len(got) != n {
 			t.Fatalf("type %q: %d, %v, want %d", artifactType, len(got), err, n)
 		}
@@ -424,14 +430,14 @@ func registryReferrers(t *testing.T, r registry.Registry) {
 			t.Errorf("type %q: %+v", artifactType, got[0])
 		}
 	}
-	got, err := collect(r.Referrers(t.Context(), "a", digest.FromString("nothing"), ""))
+	got, err := collect(r.Referrers(caller(t), "a", digest.FromString("nothing"), ""))
 	if err != nil || len(got) != 0 {
 		t.Errorf("of nothing: %v, %v", got, err)
 	}
 }
 
 func registryLists(t *testing.T, r registry.Registry) {
-	ctx := t.Context()
+	ctx := caller(t)
 	_, m := pushImage(t, r, "b/c", "v1", "x")
 	pushBlob(t, r, "a", []byte("a"))
 	pushBlob(t, r, "z", []byte("z"))
@@ -475,7 +481,7 @@ func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
 }
 
 func registryDelete(t *testing.T, r registry.Registry) {
-	ctx := t.Context()
+	ctx := caller(t)
 	d, m := pushImage(t, r, "a", "v1", "x")
 	if _, err := r.PutManifest(ctx, "a", "v2", m); err != nil {
 		t.Fatal(err)
@@ -510,7 +516,7 @@ func registryParallel(t *testing.T, r registry.Registry) {
 	for i := range 8 {
 		wg.Go(func() {
 			repo := fmt.Sprintf("r%d", i%3)
-			if err := r.PushBlob(context.WithoutCancel(t.Context()), repo, d, bytes.NewReader(b)); err != nil {
+			if err := r.PushBlob(context.WithoutCancel(caller(t)), repo, d, bytes.NewReader(b)); err != nil {
 				t.Errorf("push: %v", err)
 			}
 		})

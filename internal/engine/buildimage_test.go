@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"strake/internal/auth"
 	"strake/internal/hub"
 	"strake/internal/registry"
 )
@@ -31,7 +32,7 @@ func TestPushedNameMoves(t *testing.T) {
 	}
 	var second BuildResult
 	var name string
-	serve, once := registry.NewHandler(reg, registry.Options{}), sync.Once{}
+	serve, once := auth.Open(registry.NewHandler(reg, registry.Options{})), sync.Once{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/1") {
 			once.Do(func() { //nolint:contextcheck // the second build is not the request's

@@ -4,6 +4,8 @@
 // store holds each blob once; the database holds the links: which repository
 // holds which blobs and manifests, and what its tags name. A blob is readable
 // through a repository only where the link exists, whoever knows its digest.
+// Every method asks what the caller, the auth.Identity in its context, may do;
+// what they may not read does not exist for them.
 // Bytes are written before the link to them, so a crash leaves bytes without a
 // link at worst.
 package hub
@@ -11,23 +13,21 @@ package hub
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/auth"
 	"strake/internal/content"
+	"strake/internal/hubdb"
 	"strake/internal/registry"
 	"strake/internal/sqldb"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
 
 // octetStream is the media type of blobs, whose own nobody tells the registry.
 const octetStream = "application/octet-stream"
@@ -55,16 +55,9 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	db, err := sqldb.Open(ctx, sqldb.Options{Path: filepath.Join(opts.Dir, "hub.db")})
+	db, err := hubdb.Open(ctx, filepath.Join(opts.Dir, "hub.db"))
 	if err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
-	}
-	steps, err := fs.Sub(migrations, "migrations")
-	if err == nil {
-		err = db.Migrate(ctx, steps)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open hub: %w", err), db.Close())
 	}
 	h := &Hub{db: db, content: store, parked: map[string]*parked{}}
 	if err := h.expireUploads(ctx); err != nil {
@@ -94,7 +87,8 @@ func makeRepository(ctx context.Context, tx *sql.Tx, repo string) (int64, error)
 	if !registry.HasCode(err, registry.NameUnknown) {
 		return id, err
 	}
-	err = tx.QueryRowContext(ctx, `INSERT INTO repositories (name) VALUES ($1) RETURNING id`, repo).Scan(&id)
+	err = tx.QueryRowContext(ctx, `INSERT INTO repositories (name, namespace, created) VALUES ($1, $2, $3) RETURNING id`,
+		repo, auth.Namespace(repo), time.Now().Unix()).Scan(&id)
 	return id, err
 }
 
@@ -104,21 +98,53 @@ func linkBlob(ctx context.Context, tx *sql.Tx, repo string, desc ocispec.Descrip
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO blobs (repository, digest, size) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-		id, desc.Digest.String(), desc.Size)
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO blobs (repository, digest, size, linked) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (repository, digest) DO UPDATE SET linked = excluded.linked`, id, desc.Digest.String(), desc.Size, time.Now().Unix())
 	return err
 }
 
-// findBlob describes a blob that repo holds.
+// allow returns what the caller may do with repo, or fails unless that is need
+// at least. Nobody learns by it whether a repository exists.
+func allow(ctx context.Context, tx *sql.Tx, repo string, need auth.Role) (auth.Role, error) {
+	id := auth.From(ctx)
+	role, err := auth.RoleOf(ctx, tx, id, repo)
+	switch {
+	case err != nil || role >= need:
+		return role, err
+	case id.Anonymous():
+		return role, registry.Errorf(registry.Unauthorized, "authentication required")
+	case need == auth.Read:
+		return role, registry.Errorf(registry.NameUnknown, "repository name not known to registry")
+	}
+	return role, registry.Errorf(registry.Denied, "requested access to the resource is denied")
+}
+
+// findBlob describes a blob that repo holds. Who may only read does not see
+// blobs of which no manifest is published.
 func findBlob(ctx context.Context, tx *sql.Tx, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst}
-	err := tx.QueryRowContext(ctx, `
+	role, err := allow(ctx, tx, repo, auth.Read)
+	if err != nil {
+		return desc, err
+	}
+	err = tx.QueryRowContext(ctx, `
 		SELECT b.size FROM blobs b JOIN repositories r ON r.id = b.repository
-		WHERE r.name = $1 AND b.digest = $2`, repo, dgst.String()).Scan(&desc.Size)
+		WHERE r.name = $1 AND b.digest = $2 AND ($3 = 1 OR EXISTS (
+		  SELECT 1 FROM refs f JOIN manifests m ON m.repository = f.repository AND m.digest = f.manifest
+		  WHERE f.repository = b.repository AND f.child = b.digest AND m.held = 0))`, repo, dgst.String(), maySeeHeld(role)).Scan(&desc.Size)
 	if errors.Is(err, sql.ErrNoRows) {
 		return desc, registry.Errorf(registry.BlobUnknown, "blob unknown to registry")
 	}
 	return desc, err
+}
+
+// maySeeHeld is 1 for who may see manifests that are held for a review.
+func maySeeHeld(role auth.Role) int {
+	if role >= auth.Write {
+		return 1
+	}
+	return 0
 }
 
 // manifestRow is a manifest and how it is known.
@@ -128,20 +154,25 @@ type manifestRow struct {
 }
 
 // findManifest finds the manifest that ref, a tag or a digest, names in repo.
+// Who may only read does not see what is held for a review.
 func findManifest(ctx context.Context, tx *sql.Tx, repo, ref string) (manifestRow, error) {
 	query := `
 		SELECT m.repository, m.digest, m.size, m.media_type
 		FROM repositories r JOIN manifests m ON m.repository = r.id
-		WHERE r.name = $1 AND m.digest = $2`
+		WHERE r.name = $1 AND m.digest = $2 AND m.held <= $3`
 	if !registry.IsDigest(ref) {
 		query = `
 		SELECT m.repository, m.digest, m.size, m.media_type
 		FROM repositories r JOIN tags t ON t.repository = r.id
 		JOIN manifests m ON m.repository = t.repository AND m.digest = t.digest
-		WHERE r.name = $1 AND t.name = $2`
+		WHERE r.name = $1 AND t.name = $2 AND m.held <= $3`
 	}
 	var row manifestRow
-	err := tx.QueryRowContext(ctx, query, repo, ref).
+	role, err := allow(ctx, tx, repo, auth.Read)
+	if err != nil {
+		return row, err
+	}
+	err = tx.QueryRowContext(ctx, query, repo, ref, maySeeHeld(role)).
 		Scan(&row.repository, &row.desc.Digest, &row.desc.Size, &row.desc.MediaType)
 	if errors.Is(err, sql.ErrNoRows) {
 		return row, registry.Errorf(registry.ManifestUnknown, "manifest unknown")

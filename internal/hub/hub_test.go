@@ -5,6 +5,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/auth"
 	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/registry"
@@ -30,12 +31,12 @@ func TestHub(t *testing.T) {
 
 // TestUploadAcrossRestart resumes an upload in another Hub on the same data.
 func TestUploadAcrossRestart(t *testing.T) {
-	dir := t.TempDir()
+	dir, ctx := t.TempDir(), auth.With(t.Context(), auth.Identity{System: true})
 	first, err := hub.Open(t.Context(), hub.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	up, err := first.StartUpload(t.Context(), "a")
+	up, err := first.StartUpload(ctx, "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func TestUploadAcrossRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := open(t, dir)
-	up, err = second.ResumeUpload(t.Context(), "a", up.ID())
+	up, err = second.ResumeUpload(ctx, "a", up.ID())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,7 @@ func TestUploadAcrossRestart(t *testing.T) {
 	if _, err := up.Write([]byte("after")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := up.Commit(t.Context(), digest.FromString("before, after")); err != nil {
+	if _, err := up.Commit(ctx, digest.FromString("before, after")); err != nil {
 		t.Fatal(err)
 	}
 	if err := up.Close(); err != nil {

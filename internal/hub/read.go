@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/auth"
 	"strake/internal/content"
 	"strake/internal/registry"
 )
@@ -130,6 +131,10 @@ func scanAll(rows *sql.Rows, scan func() error) (err error) {
 // Repositories implements registry.Lister.
 func (h *Hub) Repositories(ctx context.Context, last string) iter.Seq2[string, error] {
 	return h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
+		if id := auth.From(ctx); !id.System && !id.Admin {
+			return tx.QueryContext(ctx, `SELECT r.name FROM repositories r WHERE r.name > $2 AND `+auth.Readable+` ORDER BY r.name LIMIT $3`,
+				id.Account, last, pageSize)
+		}
 		return tx.QueryContext(ctx, `SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2`, last, pageSize)
 	})
 }
@@ -140,11 +145,17 @@ func (h *Hub) Tags(ctx context.Context, repo, last string) iter.Seq2[string, err
 		if err := registry.CheckName(repo); err != nil {
 			return nil, err
 		}
+		role, err := allow(ctx, tx, repo, auth.Read)
+		if err != nil {
+			return nil, err
+		}
 		id, err := repositoryID(ctx, tx, repo)
 		if err != nil {
 			return nil, err
 		}
-		return tx.QueryContext(ctx, `SELECT name FROM tags WHERE repository = $1 AND name > $2 ORDER BY name LIMIT $3`, id, last, pageSize)
+		return tx.QueryContext(ctx, `
+			SELECT t.name FROM tags t JOIN manifests m ON m.repository = t.repository AND m.digest = t.digest
+			WHERE t.repository = $1 AND t.name > $2 AND m.held <= $3 ORDER BY t.name LIMIT $4`, id, last, maySeeHeld(role), pageSize)
 	})
 }
 
@@ -170,11 +181,15 @@ func (h *Hub) referrers(ctx context.Context, repo string, dgst digest.Digest, ar
 	}
 	err = h.db.View(ctx, func(tx *sql.Tx) error {
 		descs = nil
+		role, err := allow(ctx, tx, repo, auth.Read)
+		if err != nil {
+			return err
+		}
 		rows, err := tx.QueryContext(ctx, `
 			SELECT m.digest, m.size, m.media_type, m.artifact_type, m.annotations
 			FROM repositories r JOIN manifests m ON m.repository = r.id
-			WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($3 = '' OR m.artifact_type = $3)
-			ORDER BY m.digest`, repo, dgst.String(), artifactType)
+			WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($3 = '' OR m.artifact_type = $3) AND m.held <= $4
+			ORDER BY m.digest`, repo, dgst.String(), artifactType, maySeeHeld(role))
 		if err != nil {
 			return err
 		}

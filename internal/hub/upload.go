@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/auth"
 	"strake/internal/content"
 	"strake/internal/registry"
 )
@@ -58,6 +59,9 @@ func (h *Hub) StartUpload(ctx context.Context, repo string) (registry.Upload, er
 	if err := registry.CheckName(repo); err != nil {
 		return nil, err
 	}
+	if err := h.mayWrite(ctx, repo); err != nil {
+		return nil, err
+	}
 	id := newID()
 	w, err := h.content.Writer(ctx, uploadRef(id), content.WriterOptions{})
 	if err != nil {
@@ -79,6 +83,9 @@ func (h *Hub) ResumeUpload(ctx context.Context, repo, id string) (registry.Uploa
 		return nil, err
 	}
 	err := h.db.View(ctx, func(tx *sql.Tx) error {
+		if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
+			return err
+		}
 		var one int
 		return tx.QueryRowContext(ctx, `SELECT 1 FROM uploads WHERE id = $1 AND repository = $2`, id, repo).Scan(&one)
 	})

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/auth"
 	"strake/internal/content"
 	"strake/internal/image"
 	"strake/internal/registry"
@@ -22,6 +24,9 @@ import (
 // stored already: who knows a digest has not the blob for that.
 func (h *Hub) PushBlob(ctx context.Context, repo string, desc ocispec.Descriptor, r io.Reader) error {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(desc.Digest)); err != nil {
+		return err
+	}
+	if err := h.mayWrite(ctx, repo); err != nil {
 		return err
 	}
 	ref := uploadRef(newID())
@@ -103,8 +108,11 @@ func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Dige
 		return desc, err
 	}
 	err = h.db.Update(ctx, func(tx *sql.Tx) error {
-		if desc, err = findBlob(ctx, tx, from, dgst); err != nil {
+		if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
 			return err
+		}
+		if desc, err = findBlob(ctx, tx, from, dgst); err != nil {
+			return registry.Errorf(registry.BlobUnknown, "blob unknown to registry")
 		}
 		return linkBlob(ctx, tx, repo, desc)
 	})
@@ -169,7 +177,7 @@ func (h *Hub) PutManifest(ctx context.Context, repo, tag string, m registry.Mani
 	}
 	// The children are looked for twice: here, so that a manifest that is to be
 	// refused leaves no bytes, and in the transaction, so that they are there.
-	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkChildren(ctx, tx, repo, info.children) }); err != nil {
+	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkPush(ctx, tx, repo, info.children) }); err != nil {
 		return info.desc, err
 	}
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
@@ -179,25 +187,48 @@ func (h *Hub) PutManifest(ctx context.Context, repo, tag string, m registry.Mani
 }
 
 func putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifestInfo) error {
+	if err := checkPush(ctx, tx, repo, info.children); err != nil {
+		return err
+	}
 	id, err := makeRepository(ctx, tx, repo)
 	if err != nil {
 		return err
 	}
-	if err := checkChildren(ctx, tx, repo, info.children); err != nil {
+	d, now, pusher := info.desc, time.Now().Unix(), auth.From(ctx).Name
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (repository, digest) DO UPDATE SET pushed = excluded.pushed`,
+		id, d.Digest.String(), d.Size, d.MediaType, info.subject.String(), d.ArtifactType, string(info.annotations), now, pusher)
+	if err != nil {
 		return err
 	}
-	d := info.desc
-	_, err = tx.ExecContext(ctx, `
-		INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
-		id, d.Digest.String(), d.Size, d.MediaType, info.subject.String(), d.ArtifactType, string(info.annotations))
-	if err != nil || tag == "" {
+	for _, child := range info.children {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO refs (repository, manifest, child) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+			id, d.Digest.String(), child.Digest.String()); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE repositories SET pushed = $2 WHERE id = $1`, id, now); err != nil || tag == "" {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO tags (repository, name, digest) VALUES ($1, $2, $3)
-		ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest`, id, tag, d.Digest.String())
+		INSERT INTO tags (repository, name, digest, pushed, pusher) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest, pushed = excluded.pushed, pusher = excluded.pusher`,
+		id, tag, d.Digest.String(), now, pusher)
 	return err
+}
+
+// mayWrite fails unless the caller may write to repo.
+func (h *Hub) mayWrite(ctx context.Context, repo string) error {
+	return h.db.View(ctx, func(tx *sql.Tx) error { _, err := allow(ctx, tx, repo, auth.Write); return err })
+}
+
+// checkPush fails unless the caller may write to repo and repo holds children.
+func checkPush(ctx context.Context, tx *sql.Tx, repo string, children []ocispec.Descriptor) error {
+	if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
+		return err
+	}
+	return checkChildren(ctx, tx, repo, children)
 }
 
 // checkChildren fails with MANIFEST_BLOB_UNKNOWN unless repo holds children, in
@@ -244,7 +275,7 @@ func (h *Hub) DeleteBlob(ctx context.Context, repo string, dgst digest.Digest) e
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return err
 	}
-	return h.delete(ctx, registry.Errorf(registry.BlobUnknown, "blob unknown to registry"), `
+	return h.delete(ctx, repo, registry.Errorf(registry.BlobUnknown, "blob unknown to registry"), `
 		DELETE FROM blobs WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repo, dgst.String())
 }
 
@@ -253,7 +284,7 @@ func (h *Hub) DeleteManifest(ctx context.Context, repo string, dgst digest.Diges
 	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(dgst.String())); err != nil {
 		return err
 	}
-	return h.delete(ctx, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
+	return h.delete(ctx, repo, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
 		DELETE FROM manifests WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repo, dgst.String())
 }
 
@@ -262,13 +293,16 @@ func (h *Hub) DeleteTag(ctx context.Context, repo, tag string) error {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckTag(tag)); err != nil {
 		return err
 	}
-	return h.delete(ctx, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
+	return h.delete(ctx, repo, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
 		DELETE FROM tags WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND name = $2`, repo, tag)
 }
 
-// delete runs a statement that deletes one row, or fails with missing.
-func (h *Hub) delete(ctx context.Context, missing error, query string, args ...any) error {
+// delete runs a statement that deletes one row of repo, or fails with missing.
+func (h *Hub) delete(ctx context.Context, repo string, missing error, query string, args ...any) error {
 	return h.db.Update(ctx, func(tx *sql.Tx) error {
+		if _, err := allow(ctx, tx, repo, auth.Admin); err != nil {
+			return err
+		}
 		res, err := tx.ExecContext(ctx, query, args...)
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"strake/internal/auth"
 	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/image"
@@ -38,7 +39,7 @@ func testMirrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	api := registry.NewHandler(h, registry.Options{})
+	api := auth.Open(registry.NewHandler(h, registry.Options{}))
 	good := mem.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		served.Add(1)
 		api.ServeHTTP(w, r)

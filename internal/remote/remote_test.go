@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"strake/internal/auth"
 	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/reference"
@@ -27,7 +28,7 @@ func newHub(t *testing.T, wrap func(http.Handler) http.Handler) string {
 			t.Errorf("close hub: %v", err)
 		}
 	})
-	handler := registry.NewHandler(h, registry.Options{})
+	handler := auth.Open(registry.NewHandler(h, registry.Options{}))
 	if wrap != nil {
 		handler = wrap(handler)
 	}
@@ -88,7 +89,7 @@ func TestRegistry(t *testing.T) {
 func TestProxy(t *testing.T) {
 	conformance.Registry(t, func(t *testing.T) registry.Registry {
 		upstream := newRegistry(t, newHub(t, nil))
-		return newRegistry(t, serve(t, registry.NewHandler(upstream, registry.Options{})))
+		return newRegistry(t, serve(t, auth.Open(registry.NewHandler(upstream, registry.Options{}))))
 	})
 }
 

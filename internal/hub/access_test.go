@@ -1,0 +1,74 @@
+package hub_test
+
+import (
+	"bytes"
+	"context"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/auth"
+	"strake/internal/registry"
+)
+
+// What the caller may not read does not exist; who did not log in is asked to.
+func TestAccess(t *testing.T) {
+	h := open(t, t.TempDir())
+	system := auth.With(t.Context(), auth.Identity{System: true})
+	other := auth.With(t.Context(), auth.Identity{Account: 7, Name: "other"})
+	blob, m := []byte("{}"), registry.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	m.Bytes = []byte(`{"schemaVersion":2,"mediaType":"` + m.MediaType + `","config":{"mediaType":"` + desc.MediaType + `","digest":"` + desc.Digest.String() + `","size":2},"layers":[]}`)
+	if err := h.PushBlob(system, "ann/app", desc, bytes.NewReader(blob)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.PutManifest(system, "ann/app", "1", m); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func(ctx context.Context, repo string) error{
+		"StatBlob":     func(ctx context.Context, repo string) error { _, err := h.StatBlob(ctx, repo, desc.Digest); return err },
+		"OpenBlob":     func(ctx context.Context, repo string) error { _, err := h.OpenBlob(ctx, repo, desc.Digest, 0); return err },
+		"StatManifest": func(ctx context.Context, repo string) error { _, err := h.StatManifest(ctx, repo, "1"); return err },
+		"GetManifest":  func(ctx context.Context, repo string) error { _, err := h.GetManifest(ctx, repo, "1"); return err },
+		"Tags": func(ctx context.Context, repo string) error {
+			for _, err := range h.Tags(ctx, repo, "") {
+				return err
+			}
+			return nil
+		},
+		"Referrers": func(ctx context.Context, repo string) error {
+			for _, err := range h.Referrers(ctx, repo, desc.Digest, "") {
+				return err
+			}
+			return nil
+		},
+		"PushBlob":       func(ctx context.Context, repo string) error { return h.PushBlob(ctx, repo, desc, bytes.NewReader(blob)) },
+		"StartUpload":    func(ctx context.Context, repo string) error { _, err := h.StartUpload(ctx, repo); return err },
+		"ResumeUpload":   func(ctx context.Context, repo string) error { _, err := h.ResumeUpload(ctx, repo, "x"); return err },
+		"MountBlob":      func(ctx context.Context, repo string) error { _, err := h.MountBlob(ctx, repo, "b", desc.Digest); return err },
+		"PutManifest":    func(ctx context.Context, repo string) error { _, err := h.PutManifest(ctx, repo, "2", m); return err },
+		"DeleteBlob":     func(ctx context.Context, repo string) error { return h.DeleteBlob(ctx, repo, desc.Digest) },
+		"DeleteManifest": func(ctx context.Context, repo string) error { return h.DeleteManifest(ctx, repo, digest.FromBytes(m.Bytes)) },
+		"DeleteTag":      func(ctx context.Context, repo string) error { return h.DeleteTag(ctx, repo, "1") },
+	} {
+		there, absent := call(t.Context(), "ann/app"), call(t.Context(), "ann/none")
+		if !registry.HasCode(there, registry.Unauthorized) || !registry.HasCode(absent, registry.Unauthorized) {
+			t.Errorf("%s, anonymous: %v; of what is not there: %v", name, there, absent)
+		}
+		there, absent = call(other, "ann/app"), call(other, "ann/none")
+		if there == nil || absent == nil || there.Error() != absent.Error() {
+			t.Errorf("%s, without a role: %v; of what is not there: %v", name, there, absent)
+		}
+	}
+	var names []string
+	for name, err := range h.Repositories(other, "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	if len(names) > 0 {
+		t.Errorf("others see %v", names)
+	}
+}

@@ -1,0 +1,36 @@
+// Package hubdb opens the Hub's database and holds its schema.
+//
+// The packages that make up the Hub share one database, so that a change that
+// concerns several of them, as a tag that is set and its line in the audit log,
+// is one transaction. Each file of migrations belongs to one part of the Hub.
+package hubdb
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"strake/internal/sqldb"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Open opens the SQLite database at path, which is made if it is not there, and
+// brings it up to date.
+func Open(ctx context.Context, path string) (*sqldb.DB, error) {
+	db, err := sqldb.Open(ctx, sqldb.Options{Path: path})
+	if err != nil {
+		return nil, err
+	}
+	steps, err := fs.Sub(migrations, "migrations")
+	if err == nil {
+		err = db.Migrate(ctx, steps)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the Hub's database: %w", err), db.Close())
+	}
+	return db, nil
+}
