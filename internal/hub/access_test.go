@@ -27,8 +27,11 @@ func TestAccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, call := range map[string]func(ctx context.Context, repo string) error{
-		"StatBlob":     func(ctx context.Context, repo string) error { _, err := h.StatBlob(ctx, repo, desc.Digest); return err },
-		"OpenBlob":     func(ctx context.Context, repo string) error { _, err := h.OpenBlob(ctx, repo, desc.Digest, 0); return err },
+		"StatBlob": func(ctx context.Context, repo string) error { _, err := h.StatBlob(ctx, repo, desc.Digest); return err },
+		"OpenBlob": func(ctx context.Context, repo string) error {
+			_, err := h.OpenBlob(ctx, repo, desc.Digest, 0)
+			return err
+		},
 		"StatManifest": func(ctx context.Context, repo string) error { _, err := h.StatManifest(ctx, repo, "1"); return err },
 		"GetManifest":  func(ctx context.Context, repo string) error { _, err := h.GetManifest(ctx, repo, "1"); return err },
 		"Tags": func(ctx context.Context, repo string) error {
@@ -43,14 +46,21 @@ func TestAccess(t *testing.T) {
 			}
 			return nil
 		},
-		"PushBlob":       func(ctx context.Context, repo string) error { return h.PushBlob(ctx, repo, desc, bytes.NewReader(blob)) },
-		"StartUpload":    func(ctx context.Context, repo string) error { _, err := h.StartUpload(ctx, repo); return err },
-		"ResumeUpload":   func(ctx context.Context, repo string) error { _, err := h.ResumeUpload(ctx, repo, "x"); return err },
-		"MountBlob":      func(ctx context.Context, repo string) error { _, err := h.MountBlob(ctx, repo, "b", desc.Digest); return err },
-		"PutManifest":    func(ctx context.Context, repo string) error { _, err := h.PutManifest(ctx, repo, "2", m); return err },
-		"DeleteBlob":     func(ctx context.Context, repo string) error { return h.DeleteBlob(ctx, repo, desc.Digest) },
-		"DeleteManifest": func(ctx context.Context, repo string) error { return h.DeleteManifest(ctx, repo, digest.FromBytes(m.Bytes)) },
-		"DeleteTag":      func(ctx context.Context, repo string) error { return h.DeleteTag(ctx, repo, "1") },
+		"PushBlob": func(ctx context.Context, repo string) error {
+			return h.PushBlob(ctx, repo, desc, bytes.NewReader(blob))
+		},
+		"StartUpload":  func(ctx context.Context, repo string) error { _, err := h.StartUpload(ctx, repo); return err },
+		"ResumeUpload": func(ctx context.Context, repo string) error { _, err := h.ResumeUpload(ctx, repo, "x"); return err },
+		"MountBlob": func(ctx context.Context, repo string) error {
+			_, err := h.MountBlob(ctx, repo, "b", desc.Digest)
+			return err
+		},
+		"PutManifest": func(ctx context.Context, repo string) error { _, err := h.PutManifest(ctx, repo, "2", m); return err },
+		"DeleteBlob":  func(ctx context.Context, repo string) error { return h.DeleteBlob(ctx, repo, desc.Digest) },
+		"DeleteManifest": func(ctx context.Context, repo string) error {
+			return h.DeleteManifest(ctx, repo, digest.FromBytes(m.Bytes))
+		},
+		"DeleteTag": func(ctx context.Context, repo string) error { return h.DeleteTag(ctx, repo, "1") },
 	} {
 		there, absent := call(t.Context(), "ann/app"), call(t.Context(), "ann/none")
 		if !registry.HasCode(there, registry.Unauthorized) || !registry.HasCode(absent, registry.Unauthorized) {
