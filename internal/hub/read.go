@@ -17,6 +17,7 @@ import (
 	"strake/internal/auth"
 	"strake/internal/content"
 	"strake/internal/registry"
+	"strake/internal/sqldb"
 )
 
 // pageSize is how many rows of a list one query reads.
@@ -89,11 +90,11 @@ func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last
 		for {
 			var names []string
 			err := h.db.View(ctx, func(tx *sql.Tx) error {
-				rows, err := read(tx, last) //nolint:sqlclosecheck // scanAll closes them
+				rows, err := read(tx, last) //nolint:sqlclosecheck // ScanAll closes them
 				if err != nil {
 					return err
 				}
-				return scanAll(rows, func() error {
+				return sqldb.ScanAll(rows, func() error {
 					var name string
 					err := rows.Scan(&name)
 					names = append(names, name)
@@ -115,17 +116,6 @@ func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last
 			}
 		}
 	}
-}
-
-// scanAll calls scan for every row and closes rows.
-func scanAll(rows *sql.Rows, scan func() error) (err error) {
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		if err := scan(); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
 }
 
 // Repositories implements registry.Lister.
@@ -193,7 +183,7 @@ func (h *Hub) referrers(ctx context.Context, repo string, dgst digest.Digest, ar
 		if err != nil {
 			return err
 		}
-		return scanAll(rows, func() error {
+		return sqldb.ScanAll(rows, func() error {
 			var d ocispec.Descriptor
 			var annotations string
 			if err := rows.Scan(&d.Digest, &d.Size, &d.MediaType, &d.ArtifactType, &annotations); err != nil {

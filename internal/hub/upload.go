@@ -16,6 +16,7 @@ import (
 	"strake/internal/auth"
 	"strake/internal/content"
 	"strake/internal/registry"
+	"strake/internal/sqldb"
 )
 
 // Between the requests of an upload its writer is parked for a while: taken up
@@ -221,11 +222,11 @@ func (h *Hub) expireUploads(ctx context.Context) error {
 	var ids []string
 	err := h.db.Update(ctx, func(tx *sql.Tx) error {
 		ids = nil
-		rows, err := tx.QueryContext(ctx, `DELETE FROM uploads WHERE created < $1 RETURNING id`, time.Now().Add(-uploadLife).Unix()) //nolint:sqlclosecheck // scanAll closes them
+		rows, err := tx.QueryContext(ctx, `DELETE FROM uploads WHERE created < $1 RETURNING id`, time.Now().Add(-uploadLife).Unix()) //nolint:sqlclosecheck // ScanAll closes them
 		if err != nil {
 			return err
 		}
-		return scanAll(rows, func() error {
+		return sqldb.ScanAll(rows, func() error {
 			var id string
 			err := rows.Scan(&id)
 			ids = append(ids, id)

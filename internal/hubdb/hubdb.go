@@ -12,16 +12,23 @@ import (
 	"fmt"
 	"io/fs"
 
+	"strake/internal/pgdb"
 	"strake/internal/sqldb"
 )
 
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Open opens the SQLite database at path, which is made if it is not there, and
-// brings it up to date.
-func Open(ctx context.Context, path string) (*sqldb.DB, error) {
-	db, err := sqldb.Open(ctx, sqldb.Options{Path: path})
+// Open opens a database and brings it up to date: the SQLite file of that path,
+// which is made if it is not there, or the PostgreSQL database of that URL.
+func Open(ctx context.Context, database string) (*sqldb.DB, error) {
+	var db *sqldb.DB
+	var err error
+	if pgdb.IsURL(database) {
+		db, err = pgdb.Open(ctx, database)
+	} else {
+		db, err = sqldb.Open(ctx, sqldb.Options{Path: database})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -17,16 +18,18 @@ import (
 // Any number of processes may call it at once. It fails with
 // errdefs.ErrFailedPrecondition when a newer program has migrated the database.
 func (db *DB) Migrate(ctx context.Context, fsys fs.FS) error {
-	names, err := migrations(fsys)
+	names, err := migrations(fsys, db.dialect)
 	if err != nil {
 		return fmt.Errorf("migrate database: %w", err)
 	}
 	have := 0
-	if err = db.Get(ctx, versionQuery, nil, &have); err == nil {
+	if db.dialect == PostgreSQL {
+		err = retry(ctx, func() error { return db.migratePostgreSQL(ctx, fsys, names) })
+	} else if err = db.Get(ctx, sqliteVersion.get, nil, &have); err == nil {
 		err = checkVersion(have, len(names))
 	}
-	if err == nil && have < len(names) {
-		err = db.Update(ctx, func(tx *sql.Tx) error { return migrate(ctx, tx, fsys, names) })
+	if err == nil && db.dialect == SQLite && have < len(names) {
+		err = db.Update(ctx, func(tx *sql.Tx) error { return migrate(ctx, tx, fsys, names, sqliteVersion) })
 	}
 	if err != nil {
 		return fmt.Errorf("migrate database %q: %w", db.path, err)
@@ -34,8 +37,8 @@ func (db *DB) Migrate(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
-// migrations lists the migration files, in their order.
-func migrations(fsys fs.FS) ([]string, error) {
+// migrations lists the migration files for a dialect, in their order.
+func migrations(fsys fs.FS, dialect Dialect) ([]string, error) {
 	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, err
@@ -43,7 +46,14 @@ func migrations(fsys fs.FS) ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		name := e.Name()
-		if path.Ext(name) != ".sql" {
+		stem, ok := strings.CutSuffix(name, ".sql")
+		if !ok {
+			continue
+		}
+		if of := path.Ext(stem); of != "" && of != "."+string(dialect) {
+			if of != "."+string(SQLite) && of != "."+string(PostgreSQL) {
+				return nil, fmt.Errorf("%s: a migration for %q: %w", name, of[1:], errdefs.ErrInvalidArgument)
+			}
 			continue
 		}
 		number, _, _ := strings.Cut(name, "_")
@@ -55,8 +65,22 @@ func migrations(fsys fs.FS) ([]string, error) {
 	return names, nil
 }
 
-// versionQuery is how many migrations were applied.
-const versionQuery = "PRAGMA user_version"
+// version says how the count of applied migrations is kept.
+type version struct {
+	get, set  string // set: with %d in it
+	translate func(string) string
+}
+
+var (
+	sqliteVersion = version{
+		get: "PRAGMA user_version", set: "PRAGMA user_version = %d",
+		translate: func(s string) string { return s },
+	}
+	pgVersion = version{
+		get: "SELECT version FROM schema_version", set: "UPDATE schema_version SET version = %d",
+		translate: toPostgreSQL,
+	}
+)
 
 func checkVersion(n, known int) error {
 	if n > known {
@@ -67,9 +91,9 @@ func checkVersion(n, known int) error {
 }
 
 // migrate applies what is missing inside tx. Another process may have done so.
-func migrate(ctx context.Context, tx *sql.Tx, fsys fs.FS, names []string) error {
+func migrate(ctx context.Context, tx *sql.Tx, fsys fs.FS, names []string, v version) error {
 	have := 0
-	if err := tx.QueryRowContext(ctx, versionQuery).Scan(&have); err != nil {
+	if err := tx.QueryRowContext(ctx, v.get).Scan(&have); err != nil {
 		return err
 	}
 	if err := checkVersion(have, len(names)); err != nil {
@@ -80,13 +104,48 @@ func migrate(ctx context.Context, tx *sql.Tx, fsys fs.FS, names []string) error 
 		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, string(b)); err != nil {
+		if _, err := tx.ExecContext(ctx, v.translate(string(b))); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	if have == len(names) {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", len(names)))
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(v.set, len(names)))
 	return err
+}
+
+// migrationLock is the key of the advisory lock under which one process at a
+// time migrates a PostgreSQL database: "strake" in ASCII.
+const migrationLock = 0x737472616b65
+
+// migratePostgreSQL applies what is missing. Each statement of its transaction
+// sees what was committed before it, so who waited for the lock sees what the
+// one before it has done.
+func (db *DB) migratePostgreSQL(ctx context.Context, fsys fs.FS, names []string) error {
+	return transact(ctx, db.writer, &sql.TxOptions{Isolation: sql.LevelReadCommitted}, func(tx *sql.Tx) error {
+		for _, query := range []string{
+			fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", migrationLock),
+			"CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)",
+			"INSERT INTO schema_version (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM schema_version)",
+		} {
+			if _, err := tx.ExecContext(ctx, query); err != nil {
+				return err
+			}
+		}
+		return migrate(ctx, tx, fsys, names, pgVersion)
+	})
+}
+
+var (
+	identity = regexp.MustCompile(`\bINTEGER PRIMARY KEY\b`)
+	blob     = regexp.MustCompile(`\bBLOB\b`)
+	text     = regexp.MustCompile(`\bTEXT\b`)
+)
+
+// toPostgreSQL is a migration for PostgreSQL.
+func toPostgreSQL(s string) string {
+	s = identity.ReplaceAllString(s, "BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY")
+	s = text.ReplaceAllString(s, `TEXT COLLATE "C"`)
+	return blob.ReplaceAllString(s, "BYTEA")
 }

@@ -12,8 +12,11 @@ import (
 
 // Rehearse calls fn in a writing transaction of a copy of the database, in
 // memory, as it is at this moment. Nobody waits for it and it waits for nobody;
-// what fn changes is gone when Rehearse returns.
+// what fn changes is gone when Rehearse returns. Of SQLite only.
 func (db *DB) Rehearse(ctx context.Context, fn func(tx *sql.Tx) error) (err error) {
+	if err := db.needSQLite(); err != nil {
+		return fmt.Errorf("copy database: %w", err)
+	}
 	conn, err := db.reader.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("copy database: %w", err)

@@ -9,13 +9,18 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"modernc.org/sqlite"
 )
 
 // Altered lists the tables and indexes, as "table images", whose definitions are
 // not those that the migrations give: of a database that Migrate has brought up
-// to date, those that are damaged. What is stored in them is not looked at.
+// to date, those that are damaged. What is stored in them is not looked at. Of
+// SQLite only.
 func (db *DB) Altered(ctx context.Context, fsys fs.FS) ([]string, error) {
+	if err := db.needSQLite(); err != nil {
+		return nil, fmt.Errorf("check schema: %w", err)
+	}
 	want, err := migrated(ctx, fsys)
 	if err != nil {
 		return nil, fmt.Errorf("check schema: %w", err)
@@ -33,8 +38,11 @@ func (db *DB) Altered(ctx context.Context, fsys fs.FS) ([]string, error) {
 
 // Redefine gives the tables and indexes that are there the definitions that the
 // migrations give them, and returns those that had others. It changes no row of
-// theirs. What is not known by its name stays as it is.
+// theirs. What is not known by its name stays as it is. Of SQLite only.
 func (db *DB) Redefine(ctx context.Context, fsys fs.FS) (mended []string, err error) {
+	if err := db.needSQLite(); err != nil {
+		return nil, fmt.Errorf("mend schema: %w", err)
+	}
 	want, err := migrated(ctx, fsys)
 	if err != nil {
 		return nil, fmt.Errorf("mend schema: %w", err)
@@ -80,7 +88,7 @@ func redefine(ctx context.Context, tx *sql.Tx, want, have map[string]definition)
 
 // migrated is what the migrations define in an empty database.
 func migrated(ctx context.Context, fsys fs.FS) (defined map[string]definition, err error) {
-	names, err := migrations(fsys)
+	names, err := migrations(fsys, SQLite)
 	if err != nil {
 		return nil, err
 	}
@@ -91,13 +99,21 @@ func migrated(ctx context.Context, fsys fs.FS) (defined map[string]definition, e
 	pool := sql.OpenDB(c)
 	defer func() { err = errors.Join(err, pool.Close()) }()
 	err = transact(ctx, pool, nil, func(tx *sql.Tx) error {
-		if err := migrate(ctx, tx, fsys, names); err != nil {
+		if err := migrate(ctx, tx, fsys, names, sqliteVersion); err != nil {
 			return err
 		}
 		defined, err = definitions(ctx, tx)
 		return err
 	})
 	return defined, err
+}
+
+// needSQLite fails with errdefs.ErrNotImplemented for other databases.
+func (db *DB) needSQLite() error {
+	if db.dialect != SQLite {
+		return fmt.Errorf("a database of %s: %w", db.dialect, errdefs.ErrNotImplemented)
+	}
+	return nil
 }
 
 // definition is a row of the schema.
