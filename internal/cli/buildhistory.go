@@ -82,6 +82,9 @@ func runListBuilds(ctx context.Context, s *session, opts listBuildsOptions) erro
 
 func buildDuration(r engine.BuildRecord) string {
 	d := r.Completed.Sub(r.Created)
+	if r.Completed.IsZero() {
+		d = time.Since(r.Created)
+	}
 	if d < time.Minute {
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	}
@@ -251,6 +254,7 @@ func runRemoveBuilds(ctx context.Context, s *session, refs []string) error {
 	var list []engine.BuildRecord
 	if len(refs) == 0 {
 		list, err = engine.BuildHistory(ctx, env)
+		list = slices.DeleteFunc(list, func(r engine.BuildRecord) bool { return r.Status == engine.BuildRunning })
 	}
 	for _, ref := range refs {
 		r, findErr := engine.FindBuild(ctx, env, ref)
@@ -259,10 +263,5 @@ func runRemoveBuilds(ctx context.Context, s *session, refs []string) error {
 	if err != nil {
 		return fromEngine(err)
 	}
-	for _, r := range list {
-		if err := engine.RemoveBuilds(ctx, env, r.Ref); err != nil {
-			return fromEngine(err)
-		}
-	}
-	return nil
+	return fromEngine(engine.RemoveBuilds(ctx, env, list...))
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,14 +23,16 @@ import (
 	"strake/internal/progress"
 )
 
-// States of a build that is over.
+// States of a build.
 const (
+	BuildRunning   = "Running"
 	BuildCompleted = "Completed"
 	BuildFailed    = "Error"
 	BuildCanceled  = "Canceled"
 )
 
-// BuildRecord is what is known of a build that is over.
+// BuildRecord is what is known of a build that is over, or that has printed something and
+// goes on: its Completed is zero.
 type BuildRecord struct {
 	Ref        string
 	Name       string // of the context and the target, or the Dockerfile's
@@ -44,6 +47,8 @@ type BuildRecord struct {
 	ID         digest.Digest `json:",omitempty"`
 	Steps      []BuildStep   // in the order in which they began
 	Misses     []Explanation `json:",omitempty"` // why steps were not in the cache
+
+	unfinished bool // of a journal: the build goes on, or its process died
 }
 
 // BuildStep is one step of a build.
@@ -65,10 +70,13 @@ type recorder struct {
 	steps  map[string]int // by ID: place in the record
 	logs   []*stepLog
 	size   int // of logs
+
+	journal buildJournal
 }
 
-func newRecorder(opts BuildOptions) *recorder {
-	r := &recorder{steps: map[string]int{}, record: BuildRecord{
+// newRecorder makes the recorder of a build, whose journal begin makes.
+func newRecorder(opts BuildOptions, begin beginJournal) *recorder {
+	r := &recorder{steps: map[string]int{}, journal: buildJournal{begin: begin}, record: BuildRecord{
 		Ref: strings.ToLower(rand.Text())[:25], Context: build.Redact(opts.Context), Dockerfile: "Dockerfile", Target: opts.Target,
 		Created: time.Now(), Images: opts.Names,
 	}}
@@ -105,6 +113,7 @@ func (r *recorder) watch(opts *BuildOptions) {
 	opts.Explain = func(x Explanation) {
 		r.mu.Lock()
 		r.record.Misses = append(r.record.Misses, kept(x))
+		r.journal.missed(kept(x))
 		r.mu.Unlock()
 		if explained != nil {
 			explained(x)
@@ -131,22 +140,38 @@ func (r *recorder) event(e progress.Event) {
 	if !ok {
 		at = len(r.record.Steps)
 		r.steps[e.ID] = at
-		r.record.Steps = append(r.record.Steps, BuildStep{Name: e.Name, Started: e.Time})
-		r.logs = append(r.logs, &stepLog{})
+		r.add(BuildStep{Name: e.Name, Started: e.Time})
+		r.journal.step(at, r.record.Steps[at])
 	}
 	step := &r.record.Steps[at]
 	switch e.State {
 	case progress.Logged, progress.Warned:
-		before := r.logs[at].size()
-		_, _ = r.logs[at].Write(e.Log) // into memory
-		r.size += r.logs[at].size() - before
-		r.bound()
+		r.print(at, e.Log)
+		if e.State == progress.Logged && r.journal.to == nil {
+			r.journal.open(r)
+		} else {
+			r.journal.log(r, at, e.Log)
+		}
 	case progress.Cached, progress.Done, progress.Failed:
 		step.Completed, step.Cached = e.Time, e.State == progress.Cached
 		if e.Err != nil {
 			step.Error = e.Err.Error()
 		}
+		r.journal.step(at, *step)
 	}
+}
+
+// add begins a step.
+func (r *recorder) add(step BuildStep) {
+	r.record.Steps, r.logs = append(r.record.Steps, step), append(r.logs, &stepLog{})
+}
+
+// print keeps what a step prints.
+func (r *recorder) print(at int, text []byte) {
+	before := r.logs[at].size()
+	_, _ = r.logs[at].Write(text) // into memory
+	r.size += r.logs[at].size() - before
+	r.bound()
 }
 
 // bound forgets the output of steps that are done, the first to end first, where
@@ -187,33 +212,59 @@ func (r *recorder) save(ctx context.Context, env *Env, result BuildResult, build
 			r.record.Status = BuildCanceled
 		}
 	}
-	var log bytes.Buffer
-	for i, l := range r.logs {
-		text, cut := l.text()
-		log.Write(text)
-		r.record.Steps[i].LogBytes, r.record.Steps[i].LogCut = len(text), cut
-	}
-	value, err := json.Marshal(r.record)
+	value, err := json.Marshal(r.measured())
 	if err != nil {
 		return fmt.Errorf("keep the record of the build: %w", err)
 	}
-	return env.Store.SaveBuild(context.WithoutCancel(ctx), r.record.Ref, value, log.Bytes())
+	err = env.Store.SaveBuild(context.WithoutCancel(ctx), r.record.Ref, value, r.text())
+	if failed := r.journal.close(); err != nil {
+		return errors.Join(err, failed) // otherwise the record has all of it
+	}
+	return nil
 }
 
-// BuildHistory is the records of the builds that are over, the newest first. Some
+// text is what all steps printed, as far as it is kept.
+func (r *recorder) text() []byte {
+	var log bytes.Buffer
+	for _, l := range r.logs {
+		text, _ := l.text()
+		log.Write(text)
+	}
+	return log.Bytes()
+}
+
+// measured is the record, with what is in text of each step.
+func (r *recorder) measured() BuildRecord {
+	for i, l := range r.logs {
+		text, cut := l.text()
+		r.record.Steps[i].LogBytes, r.record.Steps[i].LogCut = len(text), cut
+	}
+	return r.record
+}
+
+// BuildHistory is the records of the builds, those that go on first, then the newest. Some
 // of the oldest are removed as others come.
 func BuildHistory(ctx context.Context, env *Env) ([]BuildRecord, error) {
 	values, err := env.Store.Builds(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var list []BuildRecord
+	list, err := unfinishedBuilds(ctx, env)
+	if err != nil {
+		return nil, err
+	}
 	for _, value := range values {
 		var r BuildRecord
 		if json.Unmarshal(value, &r) == nil && r.Ref != "" && filepath.Base(r.Ref) == r.Ref { // a crash may have cut it
 			list = append(list, r)
 		}
 	}
+	slices.SortStableFunc(list, func(a, b BuildRecord) int {
+		if running := b.Status == BuildRunning; running != (a.Status == BuildRunning) {
+			return map[bool]int{true: 1, false: -1}[running]
+		}
+		return b.Completed.Compare(a.Completed)
+	})
 	return list, nil
 }
 
@@ -254,9 +305,27 @@ func FindBuild(ctx context.Context, env *Env, ref string) (BuildRecord, error) {
 	return BuildRecord{}, fmt.Errorf("%d records begin with %q: %w", len(found), ref, errdefs.ErrInvalidArgument)
 }
 
-// BuildLogs tells the events of a build that is over again, step by step.
-func BuildLogs(_ context.Context, env *Env, r BuildRecord, tell func(progress.Event)) error {
+// logOf is all that is kept of what the steps of a build printed, and its record at that time.
+func logOf(ctx context.Context, env *Env, r BuildRecord) (BuildRecord, []byte, error) {
+	if r.unfinished {
+		replayed, err := replayBuild(env, r.Ref)
+		if err != nil {
+			return r, nil, err
+		}
+		if replayed != nil {
+			return replayed.settled(r.Status, r.Completed), replayed.text(), nil
+		}
+		if r, err = FindBuild(ctx, env, r.Ref); err != nil { // it ended meanwhile
+			return r, nil, err
+		}
+	}
 	log, err := env.Store.BuildLog(r.Ref)
+	return r, log, err
+}
+
+// BuildLogs tells the events of a build again, step by step.
+func BuildLogs(ctx context.Context, env *Env, r BuildRecord, tell func(progress.Event)) error {
+	r, log, err := logOf(ctx, env, r)
 	if err != nil {
 		return err
 	}
@@ -276,6 +345,8 @@ func BuildLogs(_ context.Context, env *Env, r BuildRecord, tell func(progress.Ev
 			e.State, e.Err = progress.Failed, fmt.Errorf("%s", step.Error)
 		case step.Cached:
 			e.State = progress.Cached
+		case step.Completed.IsZero() && r.Status == BuildRunning:
+			continue
 		case step.Completed.IsZero():
 			e.State, e.Time = progress.Canceled, step.Started
 		default:
@@ -286,11 +357,11 @@ func BuildLogs(_ context.Context, env *Env, r BuildRecord, tell func(progress.Ev
 	return nil
 }
 
-// StepLog is what a step of a build that is over printed. It is named by its place
+// StepLog is what a step of a build printed. It is named by its place
 // among the steps, from 1, or by a part of its name that no other has. It fails
 // with errdefs.ErrNotFound.
-func StepLog(_ context.Context, env *Env, r BuildRecord, name string) ([]byte, error) {
-	log, err := env.Store.BuildLog(r.Ref)
+func StepLog(ctx context.Context, env *Env, r BuildRecord, name string) ([]byte, error) {
+	r, log, err := logOf(ctx, env, r)
 	if err != nil {
 		return nil, err
 	}
@@ -313,10 +384,14 @@ func StepLog(_ context.Context, env *Env, r BuildRecord, name string) ([]byte, e
 	return nil, fmt.Errorf("%d steps have %q in their names, such as %s: %w", len(found), name, strings.Join(names[:2], " and "), errdefs.ErrInvalidArgument)
 }
 
-// RemoveBuilds removes the records of builds, and their logs.
-func RemoveBuilds(_ context.Context, env *Env, refs ...string) error {
-	for _, ref := range refs {
-		if err := env.Store.RemoveBuild(ref); err != nil {
+// RemoveBuilds removes the records of builds, and their logs. It fails with
+// errdefs.ErrFailedPrecondition for one that goes on.
+func RemoveBuilds(_ context.Context, env *Env, list ...BuildRecord) error {
+	for _, r := range list {
+		if r.Status == BuildRunning {
+			return fmt.Errorf("build %s is running: %w", r.Ref, errdefs.ErrFailedPrecondition)
+		}
+		if err := env.Store.RemoveBuild(r.Ref); err != nil {
 			return err
 		}
 	}

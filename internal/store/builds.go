@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"strake/internal/flock"
 )
 
 // Bounds of the history of builds; what is over them goes, the oldest first.
@@ -21,14 +23,15 @@ const (
 )
 
 // builds keeps what was built: a file builds/<id>.json for each build, and
-// <id>.log, with what its steps printed. Losing the last of them to a loss of
-// power costs nothing that is needed, so nothing here waits for the disk.
+// <id>.log, with what its steps printed; before those, <id>.live, its journal while it
+// goes on, which stays of a build whose process died. Losing the last of them to a loss
+// of power costs nothing that is needed, so nothing here waits for the disk.
 type builds struct{ root string }
 
 func (b *builds) dir() string { return filepath.Join(b.root, "builds") }
 
-// SaveBuild keeps the record of a build, and its log unless that is empty, and
-// removes old ones that are too many. id is a file name. The record appears
+// SaveBuild keeps the record of a build, and its log unless that is empty, removes
+// its journal, and old builds that are too many. id is a file name. The record appears
 // whole or not at all.
 func (b *builds) SaveBuild(ctx context.Context, id string, value, log []byte) error {
 	if err := ctx.Err(); err != nil {
@@ -44,6 +47,9 @@ func (b *builds) SaveBuild(ctx context.Context, id string, value, log []byte) er
 	}
 	if err == nil {
 		err = os.Rename(path+".new", path+".json")
+	}
+	if err == nil {
+		err = remove(path + ".live")
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("keep the record of the build: %w", err), b.RemoveBuild(id))
@@ -87,10 +93,18 @@ func (b *builds) RemoveBuild(id string) error {
 	if id == "" || filepath.Base(id) != id {
 		return fmt.Errorf("build %q: %w", id, errdefs.ErrInvalidArgument)
 	}
-	for _, end := range []string{".json", ".log", ".new"} {
-		if err := os.Remove(filepath.Join(b.dir(), id+end)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, end := range []string{".json", ".live", ".log", ".new"} {
+		if err := remove(filepath.Join(b.dir(), id+end)); err != nil {
 			return fmt.Errorf("remove the record of the build: %w", err)
 		}
+	}
+	return nil
+}
+
+// remove removes a file that may not be there.
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }
@@ -102,6 +116,7 @@ type kept struct {
 	bytes  int64
 	disk   int64 // bytes that they take
 	record bool
+	live   bool // it has a journal and no record
 }
 
 // list lists the builds, the newest first.
@@ -129,6 +144,7 @@ func (b *builds) list() ([]kept, error) {
 		if end == ".json" || !k.record {
 			k.time, k.record = info.ModTime(), end == ".json"
 		}
+		k.live = !k.record && (k.live || end == ".live")
 	}
 	list := make([]kept, 0, len(byID))
 	for _, k := range byID {
@@ -148,12 +164,27 @@ func (b *builds) ids() (ids []string, err error) {
 	return ids, err
 }
 
-// finished lists the builds that have a record, the oldest first.
+// finished lists the builds that have a record, or a journal and no process, the oldest first.
 func (b *builds) finished() ([]kept, error) {
 	list, err := b.list()
-	list = slices.DeleteFunc(list, func(k kept) bool { return !k.record })
-	slices.Reverse(list)
-	return list, err
+	over := list[:0]
+	for _, k := range list {
+		running, heldErr := b.running(k)
+		if !running && (k.record || k.live) {
+			over = append(over, k)
+		}
+		err = errors.Join(err, heldErr)
+	}
+	slices.Reverse(over)
+	return over, err
+}
+
+// running reports whether the process of a build lives.
+func (b *builds) running(k kept) (bool, error) {
+	if !k.live {
+		return false, nil
+	}
+	return flock.Held(filepath.Join(b.dir(), k.id+".live"), flock.Shared)
 }
 
 // trim removes what is over the bounds, and what a build left that died while its
@@ -166,7 +197,14 @@ func (b *builds) trim() error {
 	var count int
 	var bytes int64
 	for _, k := range list {
-		over := !k.record && time.Since(k.time) > time.Hour
+		running, err := b.running(k)
+		if err != nil {
+			return fmt.Errorf("history of builds: %w", err)
+		}
+		if running {
+			continue
+		}
+		over := !k.record && !k.live && time.Since(k.time) > time.Hour
 		if !over {
 			count, bytes = count+1, bytes+k.bytes
 			over = count > maxBuilds || count > 1 && bytes > maxBuildBytes
