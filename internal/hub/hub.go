@@ -34,13 +34,15 @@ const octetStream = "application/octet-stream"
 
 // Options say where a Hub lives.
 type Options struct {
-	Dir string // of the database and the content; made if it is not there
+	Dir   string // of the database and the content; made if it is not there
+	Hooks Hooks
 }
 
 // Hub is a registry. It is safe for concurrent use.
 type Hub struct {
 	db      *sqldb.DB
 	content *content.Dir
+	hooks   Hooks
 
 	mu     sync.Mutex
 	parked map[string]*parked // writers between two requests, by upload ID
@@ -59,7 +61,7 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	h := &Hub{db: db, content: store, parked: map[string]*parked{}}
+	h := &Hub{db: db, content: store, hooks: opts.Hooks, parked: map[string]*parked{}}
 	if err := h.expireUploads(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open hub: %w", err), h.Close())
 	}
@@ -93,7 +95,7 @@ func makeRepository(ctx context.Context, tx *sql.Tx, repo string) (int64, error)
 }
 
 // linkBlob makes repo hold a blob whose bytes are stored.
-func linkBlob(ctx context.Context, tx *sql.Tx, repo string, desc ocispec.Descriptor) error {
+func (hooks Hooks) linkBlob(ctx context.Context, tx *sql.Tx, repo string, desc ocispec.Descriptor) error {
 	id, err := makeRepository(ctx, tx, repo)
 	if err != nil {
 		return err
@@ -101,7 +103,10 @@ func linkBlob(ctx context.Context, tx *sql.Tx, repo string, desc ocispec.Descrip
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO blobs (repository, digest, size, linked) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (repository, digest) DO UPDATE SET linked = excluded.linked`, id, desc.Digest.String(), desc.Size, time.Now().Unix())
-	return err
+	if err != nil {
+		return err
+	}
+	return hooks.Call(ctx, tx, Change{Kind: BlobLinked, Repository: repo, ID: id, Desc: desc})
 }
 
 // allow returns what the caller may do with repo, or fails unless that is need
@@ -134,9 +139,17 @@ func findBlob(ctx context.Context, tx *sql.Tx, repo string, dgst digest.Digest) 
 		  SELECT 1 FROM refs f JOIN manifests m ON m.repository = f.repository AND m.digest = f.manifest
 		  WHERE f.repository = b.repository AND f.child = b.digest AND m.held = 0))`, repo, dgst.String(), maySeeHeld(role)).Scan(&desc.Size)
 	if errors.Is(err, sql.ErrNoRows) {
-		return desc, registry.Errorf(registry.BlobUnknown, "blob unknown to registry")
+		return desc, errBlobUnknown()
 	}
 	return desc, err
+}
+
+func errBlobUnknown() *registry.Error {
+	return registry.Errorf(registry.BlobUnknown, "blob unknown to registry")
+}
+
+func errManifestUnknown() *registry.Error {
+	return registry.Errorf(registry.ManifestUnknown, "manifest unknown")
 }
 
 // maySeeHeld is 1 for who may see manifests that are held for a review.
@@ -164,7 +177,8 @@ func findManifest(ctx context.Context, tx *sql.Tx, repo, ref string) (manifestRo
 		query = `
 		SELECT m.repository, m.digest, m.size, m.media_type
 		FROM repositories r JOIN tags t ON t.repository = r.id
-		JOIN manifests m ON m.repository = t.repository AND m.digest = t.digest
+		JOIN manifests m ON m.repository = t.repository
+		AND m.digest = CASE WHEN $3 = 1 AND t.pending <> '' THEN t.pending ELSE t.digest END
 		WHERE r.name = $1 AND t.name = $2 AND m.held <= $3`
 	}
 	var row manifestRow
@@ -175,7 +189,7 @@ func findManifest(ctx context.Context, tx *sql.Tx, repo, ref string) (manifestRo
 	err = tx.QueryRowContext(ctx, query, repo, ref, maySeeHeld(role)).
 		Scan(&row.repository, &row.desc.Digest, &row.desc.Size, &row.desc.MediaType)
 	if errors.Is(err, sql.ErrNoRows) {
-		return row, registry.Errorf(registry.ManifestUnknown, "manifest unknown")
+		return row, errManifestUnknown()
 	}
 	return row, err
 }

@@ -60,7 +60,7 @@ func (h *Hub) StartUpload(ctx context.Context, repo string) (registry.Upload, er
 	if err := registry.CheckName(repo); err != nil {
 		return nil, err
 	}
-	if err := h.mayWrite(ctx, repo); err != nil {
+	if err := h.mayTakeIn(ctx, repo, ocispec.Descriptor{}); err != nil {
 		return nil, err
 	}
 	id := newID()

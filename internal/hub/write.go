@@ -26,7 +26,7 @@ func (h *Hub) PushBlob(ctx context.Context, repo string, desc ocispec.Descriptor
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(desc.Digest)); err != nil {
 		return err
 	}
-	if err := h.mayWrite(ctx, repo); err != nil {
+	if err := h.mayTakeIn(ctx, repo, desc); err != nil {
 		return err
 	}
 	ref := uploadRef(newID())
@@ -97,7 +97,7 @@ func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst di
 		if bad != nil {
 			return nil //nolint:nilerr // the upload is gone all the same; bad is returned below
 		}
-		return linkBlob(ctx, tx, repo, desc)
+		return h.hooks.linkBlob(ctx, tx, repo, desc)
 	})
 	return errors.Join(bad, err)
 }
@@ -112,9 +112,9 @@ func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Dige
 			return err
 		}
 		if desc, err = findBlob(ctx, tx, from, dgst); err != nil {
-			return registry.Errorf(registry.BlobUnknown, "blob unknown to registry")
+			return errBlobUnknown()
 		}
-		return linkBlob(ctx, tx, repo, desc)
+		return h.hooks.linkBlob(ctx, tx, repo, desc)
 	})
 	return desc, err
 }
@@ -183,10 +183,10 @@ func (h *Hub) PutManifest(ctx context.Context, repo, tag string, m registry.Mani
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
 		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
 	}
-	return info.desc, h.db.Update(ctx, func(tx *sql.Tx) error { return putManifest(ctx, tx, repo, tag, info) })
+	return info.desc, h.db.Update(ctx, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tag, info) })
 }
 
-func putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifestInfo) error {
+func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifestInfo) error {
 	if err := checkPush(ctx, tx, repo, info.children); err != nil {
 		return err
 	}
@@ -195,6 +195,10 @@ func putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifes
 		return err
 	}
 	d, now, pusher := info.desc, time.Now().Unix(), auth.From(ctx).Name
+	known, err := holdsManifest(ctx, tx, id, d.Digest)
+	if err != nil {
+		return err
+	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (repository, digest) DO UPDATE SET pushed = excluded.pushed`,
@@ -208,19 +212,27 @@ func putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifes
 			return err
 		}
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE repositories SET pushed = $2 WHERE id = $1`, id, now); err != nil || tag == "" {
+	if err := untrash(ctx, tx, id, d.Digest); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `
-		INSERT INTO tags (repository, name, digest, pushed, pusher) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest, pushed = excluded.pushed, pusher = excluded.pusher`,
-		id, tag, d.Digest.String(), now, pusher)
-	return err
+	if _, err := tx.ExecContext(ctx, `UPDATE repositories SET pushed = $2 WHERE id = $1`, id, now); err != nil {
+		return err
+	}
+	if err := hooks.Call(ctx, tx, Change{Kind: ManifestPut, Repository: repo, ID: id, Desc: d, Fresh: !known}); err != nil || tag == "" {
+		return err
+	}
+	return hooks.setTag(ctx, tx, place{id, repo}, tag, d, "set")
 }
 
-// mayWrite fails unless the caller may write to repo.
-func (h *Hub) mayWrite(ctx context.Context, repo string) error {
-	return h.db.View(ctx, func(tx *sql.Tx) error { _, err := allow(ctx, tx, repo, auth.Write); return err })
+// mayTakeIn fails unless the caller may write the blob desc to repo; its digest
+// may be empty and its size 0 when nobody knows them yet.
+func (h *Hub) mayTakeIn(ctx context.Context, repo string, desc ocispec.Descriptor) error {
+	return h.db.View(ctx, func(tx *sql.Tx) error {
+		if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
+			return err
+		}
+		return h.hooks.Call(ctx, tx, Change{Kind: Incoming, Repository: repo, Desc: desc})
+	})
 }
 
 // checkPush fails unless the caller may write to repo and repo holds children.
@@ -275,41 +287,53 @@ func (h *Hub) DeleteBlob(ctx context.Context, repo string, dgst digest.Digest) e
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return err
 	}
-	return h.delete(ctx, repo, registry.Errorf(registry.BlobUnknown, "blob unknown to registry"), `
-		DELETE FROM blobs WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repo, dgst.String())
+	return h.delete(ctx, repo, errBlobUnknown(), func(tx *sql.Tx, at place) error {
+		desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst}
+		err := tx.QueryRowContext(ctx, `DELETE FROM blobs WHERE repository = $1 AND digest = $2 RETURNING size`, at.id, dgst.String()).Scan(&desc.Size)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errBlobUnknown()
+		}
+		if err != nil {
+			return err
+		}
+		return h.hooks.Call(ctx, tx, Change{Kind: BlobDeleted, Repository: repo, ID: at.id, Desc: desc})
+	})
 }
 
-// DeleteManifest implements registry.Deleter.
+// DeleteManifest implements registry.Deleter. It can be undone: see Journal.
 func (h *Hub) DeleteManifest(ctx context.Context, repo string, dgst digest.Digest) error {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(dgst.String())); err != nil {
 		return err
 	}
-	return h.delete(ctx, repo, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
-		DELETE FROM manifests WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND digest = $2`, repo, dgst.String())
+	return h.delete(ctx, repo, errManifestUnknown(), func(tx *sql.Tx, at place) error {
+		return h.hooks.deleteManifest(ctx, tx, at, dgst)
+	})
 }
 
-// DeleteTag implements registry.Deleter.
+// DeleteTag implements registry.Deleter. It can be undone: see Journal.
 func (h *Hub) DeleteTag(ctx context.Context, repo, tag string) error {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckTag(tag)); err != nil {
 		return err
 	}
-	return h.delete(ctx, repo, registry.Errorf(registry.ManifestUnknown, "manifest unknown"), `
-		DELETE FROM tags WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND name = $2`, repo, tag)
+	return h.delete(ctx, repo, errManifestUnknown(), func(tx *sql.Tx, at place) error {
+		return h.hooks.deleteTag(ctx, tx, at, tag, "delete")
+	})
 }
 
-// delete runs a statement that deletes one row of repo, or fails with missing.
-func (h *Hub) delete(ctx context.Context, repo string, missing error, query string, args ...any) error {
+// delete runs what deletes from repo for who may; of a repository that is not
+// there it answers as of what is not in one.
+func (h *Hub) delete(ctx context.Context, repo string, missing *registry.Error, run func(tx *sql.Tx, at place) error) error {
 	return h.db.Update(ctx, func(tx *sql.Tx) error {
 		if _, err := allow(ctx, tx, repo, auth.Admin); err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, query, args...)
+		id, err := repositoryID(ctx, tx, repo)
+		if registry.HasCode(err, registry.NameUnknown) {
+			return missing
+		}
 		if err != nil {
 			return err
 		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, missing)
-		}
-		return nil
+		return run(tx, place{id, repo})
 	})
 }

@@ -57,6 +57,7 @@ CREATE TABLE tags (
   repository BIGINT NOT NULL,
   name       TEXT   NOT NULL,
   digest     TEXT   NOT NULL,
+  pending    TEXT   NOT NULL DEFAULT '', -- what was pushed since and waits for a review: who may write sees it instead
   pushed     BIGINT NOT NULL DEFAULT 0,
   pusher     TEXT   NOT NULL DEFAULT '',
   pulled     BIGINT NOT NULL DEFAULT 0,
