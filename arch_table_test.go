@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan sign sqldb sshagent store userns volume"
+const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan secret sign sqldb sshagent store userns volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -31,6 +31,7 @@ var packages = map[string]place{
 	"address":   {1, ""},
 	"registry":  {1, ""},
 	"image":     {1, ""},
+	"secret":    {1, ""},
 	"sshagent":  {1, ""},
 	"progress":  {1, ""},
 	"reference": {1, ""},
@@ -47,16 +48,16 @@ var packages = map[string]place{
 
 	"rootfs":    {3, "archive flock layer mount userns"},
 	"store":     {3, "archive content flock image layer reference sqldb userns"},
-	"build":     {3, "address archive content executor image layer progress rootfs userns"},
+	"build":     {3, "address archive content executor image layer progress rootfs secret userns"},
 	"container": {3, "executor flock layer rootfs sqldb"},
 	"network":   {3, "flock sqldb userns"},
 	"volume":    {3, "archive flock layer mount sqldb userns"},
-	"scan":      {3, ""},
+	"scan":      {3, "archive layer secret"},
 	"sign":      {3, "image"},
 	"auth":      {3, "hubdb sqldb"},
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},
 
-	"attest":     {4, "scan"},
+	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
 	"web":        {4, "auth hub"},
 

@@ -25,6 +25,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/secret"
 )
 
 // Media and predicate types.
@@ -156,20 +158,15 @@ const Redacted = "xxxxx"
 const minValue = 8
 
 var (
-	secretName  = regexp.MustCompile(`(?i)(^|[^a-z])(apikey|auth|credentials?|key|password|pword|passwd|secret|token)s?([^a-z]|$)`)
 	urlUserInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s"']+@`)
 	assignment  = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*=`)
 	// word is a word of a shell: parts that are quoted in some way or not at all.
 	word = regexp.MustCompile(`(?s)^(?:(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'\\])+|["'][^\n]*)`)
 )
 
-// LooksSecret reports whether a variable of this name holds a secret, by the rule
-// of BuildKit's linter.
-func LooksSecret(name string) bool { return secretName.MatchString(name) }
-
 // Clean is the value of a variable without secrets.
 func Clean(name, value string) string {
-	if value != "" && LooksSecret(name) {
+	if value != "" && secret.Variable(name) {
 		return Redacted
 	}
 	return cleanURLs(value)
@@ -194,7 +191,7 @@ func cleanAssignments(text string) string {
 	for at := assignment.FindStringIndex(text); at != nil; at = assignment.FindStringIndex(text) {
 		name, rest := text[at[0]:at[1]-1], text[at[1]:]
 		out.WriteString(text[:at[1]])
-		if value := word.FindString(rest); value != "" && LooksSecret(name) {
+		if value := word.FindString(rest); value != "" && secret.Variable(name) {
 			out.WriteString(Redacted)
 			rest = rest[len(value):]
 		}

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/secret"
 )
 
 // buildType names the schema of the parameters, which is BuildKit's.
@@ -71,7 +73,7 @@ func cleanURI(uri string) string {
 		fields := strings.Split(query, "&")
 		for i, field := range fields {
 			name, _, _ := strings.Cut(field, "=")
-			if LooksSecret(strings.ReplaceAll(name, "-", "_")) || strings.HasSuffix(strings.ToLower(name), "sig") || strings.HasSuffix(strings.ToLower(name), "signature") {
+			if secret.Variable(strings.ReplaceAll(name, "-", "_")) || strings.HasSuffix(strings.ToLower(name), "sig") || strings.HasSuffix(strings.ToLower(name), "signature") {
 				fields[i] = name + "=" + Redacted
 			}
 		}

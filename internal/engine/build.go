@@ -22,6 +22,7 @@ import (
 	"strake/internal/mount"
 	"strake/internal/progress"
 	"strake/internal/rootfs"
+	"strake/internal/secret"
 )
 
 // BuildOptions say what to build.
@@ -195,7 +196,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	}
 	if err == nil {
 		x.made.Finished, x.made.Materials = time.Now(), bases.materials()
-		x.made.Source = file.Redacted(attest.LooksSecret, attest.Redacted)
+		x.made.Source = file.Redacted(secret.Variable, attest.Redacted)
 		x.made.Config = input.config(x.made.Materials)
 		err = x.finish(ctx, opts)
 	}
