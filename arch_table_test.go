@@ -92,6 +92,7 @@ var shared = map[string]string{
 	"golang.org/x/term":                      "the terminal half of golang.org/x/sys",
 	"github.com/moby/sys/user":               "the format of passwd and group files, which COPY --chown and USER read",
 	"github.com/docker/go-units":             "how docker writes and reads sizes and durations",
+	"golang.org/x/crypto":                    "the part of the standard library's cryptography that is not in it: argon2 in auth, the SSH agent in sshagent",
 	"golang.org/x/sync":                      "the part of package sync that is not yet in the standard library",
 }
 

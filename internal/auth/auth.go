@@ -51,6 +51,7 @@ type Identity struct {
 	Scopes   []Scope // what the token allows; nil: all that the account may
 	System   bool    // the server itself, or a Hub without accounts: everything is allowed
 	Address  string  // where the request came from, for the log
+	Token    string  // public part of the token that it came with; empty: a password or a session
 }
 
 // Anonymous reports whether nobody logged in.

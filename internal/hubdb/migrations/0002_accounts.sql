@@ -11,6 +11,7 @@ CREATE TABLE accounts (
   reviewer     BIGINT NOT NULL DEFAULT 0,  -- decides what is published
   verified     BIGINT NOT NULL DEFAULT 0,  -- publishes without review
   disabled     BIGINT NOT NULL DEFAULT 0,
+  epoch        BIGINT NOT NULL DEFAULT 0,  -- counts up when all that was given out must end: a new password, disabled
   created      BIGINT NOT NULL
 );
 CREATE UNIQUE INDEX accounts_subject ON accounts (subject) WHERE subject <> '';
@@ -48,19 +49,22 @@ CREATE TABLE grants (
   UNIQUE (repository, account),
   UNIQUE (repository, team)
 );
+CREATE INDEX grants_account ON grants (account);
+CREATE INDEX grants_team ON grants (team);
 
--- Personal and robot tokens. A robot is a token of an organization or of a user that logs in by a name of its own.
+-- What logs in instead of a password. A robot is a token of an account that logs in by a name of its own, ACCOUNT+NAME.
+-- A login is what a client keeps instead of a password (docker's identity token).
 CREATE TABLE tokens (
   id      TEXT   NOT NULL PRIMARY KEY, -- public part
   account BIGINT NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+  kind    TEXT   NOT NULL,             -- personal, robot, login
   name    TEXT   NOT NULL,
-  robot   BIGINT NOT NULL DEFAULT 0,
   hash    TEXT   NOT NULL,             -- sha256 of the secret part, in hex
   scopes  TEXT   NOT NULL DEFAULT '',  -- JSON of []auth.Scope; '' is all that the account may
   created BIGINT NOT NULL,
   expires BIGINT NOT NULL DEFAULT 0,
-  used    BIGINT NOT NULL DEFAULT 0,
-  UNIQUE (account, name)
+  used    BIGINT NOT NULL DEFAULT 0,   -- last time, to the hour
+  UNIQUE (account, kind, name)
 );
 
 -- Logins of browsers.
@@ -70,13 +74,16 @@ CREATE TABLE sessions (
   created BIGINT NOT NULL,
   expires BIGINT NOT NULL
 );
+CREATE INDEX sessions_account ON sessions (account);
 
 -- Failed logins, by who is tried and from where.
 CREATE TABLE failures (
-  key   TEXT   NOT NULL PRIMARY KEY,
+  key   TEXT   NOT NULL PRIMARY KEY, -- digest of an address, or of a name and an address
   count BIGINT NOT NULL,
+  last  BIGINT NOT NULL,
   until BIGINT NOT NULL -- no other try before
 );
+CREATE INDEX failures_last ON failures (last);
 
 -- Keys that sign registry tokens; the newest signs, all verify.
 CREATE TABLE signing_keys (
@@ -94,7 +101,7 @@ CREATE TABLE settings (
 CREATE TABLE audit (
   id      INTEGER PRIMARY KEY,
   at      BIGINT NOT NULL,
-  actor   TEXT   NOT NULL, -- name of an account, '' is the server itself
+  actor   TEXT   NOT NULL, -- name of an account or robot, '' is the server itself
   address TEXT   NOT NULL, -- where the request came from
   action  TEXT   NOT NULL, -- such as tag.set
   object  TEXT   NOT NULL, -- such as team/app:1.2

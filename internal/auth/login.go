@@ -1,0 +1,125 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/sqldb"
+)
+
+// errWrong is all that a failed login says: not whether the name, the password
+// or the account is the reason.
+var errWrong = fmt.Errorf("incorrect username or password: %w", errdefs.ErrUnauthenticated)
+
+// Authenticate returns who logs in with a name and a password, or with the name
+// and a token; the address in the context is where from. It fails with
+// errdefs.ErrUnauthenticated, after the same work whatever is wrong, and with a
+// *TooManyError for who guesses.
+func Authenticate(ctx context.Context, db *sqldb.DB, name, secret string) (Identity, error) {
+	if !IsToken(secret) {
+		r, err := verify(ctx, db, name, secret)
+		return r.id, err
+	}
+	r, err := useToken(ctx, db, secret)
+	if errors.Is(err, errLogin) || err == nil && r.id.Name != name {
+		return Identity{}, errWrong
+	}
+	r.id.Address = From(ctx).Address
+	return r.id, err
+}
+
+// AuthenticateToken is Authenticate for a token that comes without a name.
+func AuthenticateToken(ctx context.Context, db *sqldb.DB, secret string) (Identity, error) {
+	r, err := useToken(ctx, db, secret)
+	if errors.Is(err, errLogin) {
+		return Identity{}, errWrong
+	}
+	r.id.Address = From(ctx).Address
+	return r.id, err
+}
+
+// verify checks a password. Failures are looked at and counted while it is this
+// login's turn, so that who sends a thousand at once gains nothing by it.
+func verify(ctx context.Context, db *sqldb.DB, name, password string) (r identityRow, err error) {
+	address := From(ctx).Address
+	err = inTurn(ctx, func() error {
+		if err := checkFailures(ctx, db, name, address); err != nil {
+			return err
+		}
+		var row int64
+		var hash string
+		err := db.Get(ctx, `SELECT id, password FROM accounts WHERE name = $1 AND disabled = 0`, []any{name}, &row, &hash)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if !samePassword(hash, password) {
+			return errors.Join(errWrong, noteFailure(ctx, db, name, address))
+		}
+		if r, err = readIdentity(ctx, db, row, ""); err != nil {
+			return err
+		}
+		return forgetFailures(ctx, db, name, address)
+	})
+	if err != nil {
+		return identityRow{}, err
+	}
+	r.id.Address = address
+	return r, nil
+}
+
+// SessionLife is how long a browser stays logged in.
+const SessionLife = 7 * 24 * time.Hour
+
+// StartSession logs a browser in as who, and returns what its cookie holds.
+func StartSession(ctx context.Context, db *sqldb.DB, who Identity) (cookie string, err error) {
+	if who.Account == 0 || who.Token != "" {
+		return "", fmt.Errorf("browsers log in with a password, not with a token: %w", errdefs.ErrPermissionDenied)
+	}
+	cookie = rand.Text() + rand.Text()
+	now := time.Now()
+	err = db.Update(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE account = $1 AND expires < $2`, who.Account, now.Unix()); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (hash, account, created, expires) VALUES ($1, $2, $3, $4)`,
+			hashSecret(cookie), who.Account, now.Unix(), now.Add(SessionLife).Unix())
+		if err != nil {
+			return err
+		}
+		return Audit(With(ctx, who), tx, "login", who.Name, map[string]string{"client": "browser"})
+	})
+	return cookie, err
+}
+
+// Session returns whose browser shows a cookie; errdefs.ErrUnauthenticated when
+// nobody's.
+func Session(ctx context.Context, db *sqldb.DB, cookie string) (Identity, error) {
+	var account int64
+	err := db.Get(ctx, `SELECT account FROM sessions WHERE hash = $1 AND expires > $2`, []any{hashSecret(cookie), time.Now().Unix()}, &account)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Identity{}, errLogin
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	r, err := readIdentity(ctx, db, account, "")
+	if err != nil {
+		return Identity{}, err
+	}
+	r.id.Address = From(ctx).Address
+	return r.id, nil
+}
+
+// EndSession logs a browser out.
+func EndSession(ctx context.Context, db *sqldb.DB, cookie string) error {
+	return db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE hash = $1`, hashSecret(cookie))
+		return err
+	})
+}
