@@ -1,7 +1,9 @@
 package executor
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,13 +14,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
 // A process that moves to another cgroup makes the kernel wait for all processors, for 10 ms and more; a thread that moves itself does
 // not. So where cgroups are of version 1, and the runtime leaves them alone if asked, the thread that starts it goes to the container's
 // cgroups for that long: the runtime and all its children are born there. An owner's containers share their cgroups but those of
-// devices, by which the processes of one are found.
+// devices, by which the processes of one are found; a container that Start starts has all of them to itself.
 
 // cgroupName names a container's cgroup by its owner's directory and its ID, and the owner's own for the ID "". It lies at the top
 // unless asked otherwise, so that nothing is left when it is removed.
@@ -30,16 +33,16 @@ func cgroupName(ownerDir, id string) string {
 	return name
 }
 
-// nursery is the cgroups of version 1 in which an owner's containers are started.
+// nursery is cgroups of version 1 in which containers are started.
 type nursery struct {
 	dirs         []string // one in each hierarchy
-	devices      string   // that of devices; each container has one inside
+	devices      string   // that of devices; where containers share a nursery, each has one inside
 	enter, leave []int    // descriptors: what is written to them moves the thread to dirs, and back to where it came from
 }
 
-// newNursery makes an owner's. It fails where the directories of the process's own cgroups are not where they should be, as in a container
-// that is shown a part of them.
-func newNursery(ctx context.Context, ownerDir string) (_ *nursery, err error) {
+// newNursery makes one of a name at the top. It fails where the directories of the process's own cgroups are not where they should be, as
+// in a container that is shown a part of them.
+func newNursery(ctx context.Context, name string) (_ *nursery, err error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil, err
@@ -62,7 +65,7 @@ func newNursery(ctx context.Context, ownerDir string) (_ *nursery, err error) {
 		if part[2] == "/.." || strings.HasPrefix(part[2], "/../") {
 			return nil, fmt.Errorf("the cgroup %s is out of sight", part[2])
 		}
-		if err := n.add(strings.Split(part[1], ","), top, filepath.Join(top, part[2]), cgroupName(ownerDir, "")); err != nil {
+		if err := n.add(strings.Split(part[1], ","), top, filepath.Join(top, part[2]), name); err != nil {
 			return nil, err
 		}
 	}
@@ -129,22 +132,31 @@ func allowDevices(dir string) error {
 	return nil
 }
 
-// within calls start while the calling thread, which is locked, is in the nursery and in dir, a cgroup inside that of devices that it makes.
-func (n *nursery) within(dir string, start func() error) (err error) {
-	if err := unix.Mkdir(dir, 0o755); err != nil {
-		return fmt.Errorf("make the cgroup %s: %w", dir, err)
-	}
-	inner, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open the cgroup %s: %w", dir, err)
-	}
-	defer func() {
-		err = errors.Join(err, move(n.leave), unix.Close(inner))
-	}()
-	if err := errors.Join(move(n.enter), move([]int{inner})); err != nil {
+// within calls start while the calling thread, which is locked, is in the nursery.
+func (n *nursery) within(start func() error) (err error) {
+	defer func() { err = errors.Join(err, move(n.leave)) }()
+	if err := move(n.enter); err != nil {
 		return err
 	}
 	return start()
+}
+
+// inner is within for a container that shares the nursery: it has dir, a cgroup inside that of devices, to itself, which is made.
+func (n *nursery) inner(dir string, start func() error) (err error) {
+	if err := unix.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make the cgroup %s: %w", dir, err)
+	}
+	own, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the cgroup %s: %w", dir, err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(own)) }()
+	return n.within(func() error {
+		if err := move([]int{own}); err != nil {
+			return err
+		}
+		return start()
+	})
 }
 
 // move moves the calling thread to the cgroups whose tasks files are open.
@@ -167,6 +179,33 @@ func (n *nursery) close(ctx context.Context) error {
 		err = errors.Join(err, unix.Close(fd))
 	}
 	return err
+}
+
+// tellCgroup tells crun, which was told to leave cgroups alone, which ones the container has: for what pauses it, limits it or runs
+// one more process in it.
+func tellCgroup(ownerDir, id string) error {
+	path := filepath.Join(ownerDir, id, "status")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var status map[string]any
+	numbers := json.NewDecoder(bytes.NewReader(text))
+	numbers.UseNumber()
+	if err := numbers.Decode(&status); err != nil {
+		return err
+	}
+	if _, ok := status["cgroup-path"]; !ok {
+		return fmt.Errorf("%s has no cgroup-path: %w", path, errdefs.ErrUnknown)
+	}
+	status["cgroup-path"] = "/" + cgroupName(ownerDir, id)
+	if text, err = json.Marshal(status); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // cgroupDirs returns where the runtime makes a cgroup in parent, and where it might have if it knew more hierarchies.

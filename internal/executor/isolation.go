@@ -35,6 +35,10 @@ type Isolation struct {
 }
 
 // needsCgroups reports whether the runtime has to make the container's cgroups.
+func (s *Spec) needsCgroups() bool {
+	return s.Insecure || s.CgroupParent != "" || len(s.Devices) > 0 || s.Isolation.needsCgroups()
+}
+
 func (i *Isolation) needsCgroups() bool {
-	return i.Privileged || i.WritableCgroups || i.Resources != nil || len(i.Devices)+len(i.DeviceRules) > 0 || i.CgroupNamespace != ""
+	return i.Privileged || i.WritableCgroups || i.Resources != nil || len(i.Devices)+len(i.DeviceRules) > 0
 }

@@ -80,14 +80,19 @@ func (o *owner) seal(r *Runc) {
 // shared returns the owner's nursery, made when it is first asked for; nil where the runtime makes the cgroups, or says why it cannot.
 func (o *owner) shared(ctx context.Context, r *Runc) *nursery {
 	o.nursing.Do(func() {
-		if !r.isCrun || r.cgroups != cgroupLegacy && r.cgroups != cgroupHybrid {
+		if !r.hasNurseries() {
 			return
 		}
-		if n, err := newNursery(ctx, o.dir); err == nil {
+		if n, err := newNursery(ctx, cgroupName(o.dir, "")); err == nil {
 			o.nursery = n
 		}
 	})
 	return o.nursery
+}
+
+// hasNurseries reports whether the runtime leaves cgroups alone, and they are such that it matters.
+func (r *Runc) hasNurseries() bool {
+	return r.isCrun && (r.cgroups == cgroupLegacy || r.cgroups == cgroupHybrid)
 }
 
 // safeDir fails unless a path is a directory, no link to one, that nobody else can put files in. One that is shared may also be

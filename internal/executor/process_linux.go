@@ -41,16 +41,9 @@ type Process struct {
 // *os.File, which the process gets as they are; with Terminal it gets a terminal, whose other side is Console. Signals are
 // ignored. What a Start that was killed left in the bundle is removed first. The caller calls Wait. It makes this process the one that orphans of its descendants go to.
 func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
-	spec, err = complete(spec)
+	own, spec, err := r.begin(ctx, spec)
 	if err != nil {
 		return nil, err
-	}
-	own, err := r.own(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if spec.NS == nil {
-		spec.NS = r.ns
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the parent of a container: %w", err)
@@ -66,6 +59,9 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 			}
 		}
 	}()
+	if !spec.needsCgroups() && r.hasNurseries() {
+		x.alone, _ = newNursery(ctx, cgroupName(own.dir, spec.ID)) // or the runtime makes them, or says why it cannot
+	}
 	if err := x.inside(func() error { return errors.Join(x.emptyBundle(), x.prepare(ctx)) }); err != nil {
 		return p, err
 	}
@@ -75,7 +71,7 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 // start runs the runtime.
 func (p *Process) start() (err error) {
 	x := p.x
-	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone), "run", "--detach", "--pid-file", x.file(pidFile), "--bundle", x.spec.Bundle)
+	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone && x.alone == nil), "run", "--detach", "--pid-file", x.file(pidFile), "--bundle", x.spec.Bundle)
 	var listener *net.UnixListener
 	if x.spec.Terminal {
 		dir, err := os.Open(x.spec.Bundle) // the path of a socket must be short
@@ -103,7 +99,7 @@ func (p *Process) start() (err error) {
 	} else if err := setStreams(cmd, x.spec.Stdin, x.spec.Stdout, x.spec.Stderr); err != nil {
 		return err
 	}
-	if err := x.inside(cmd.Start); err != nil {
+	if err := x.inside(func() error { return x.start(cmd) }); err != nil {
 		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
 	}
 	received := make(chan error, 1)
@@ -125,6 +121,9 @@ func (p *Process) start() (err error) {
 	text, err := os.ReadFile(x.file(pidFile))
 	if err == nil {
 		p.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	if err == nil && x.alone != nil {
+		err = tellCgroup(x.owner.dir, x.spec.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("start container: what the runtime says of its process: %w", err)
@@ -344,7 +343,12 @@ func (x *run) remove(ctx context.Context) error {
 	failed := []error{x.inside(x.stubs.remove), x.stubs.root.Close(), x.inside(x.emptyBundle)}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
-	left := errors.Join(os.RemoveAll(filepath.Join(x.owner.dir, x.spec.ID)), removeCgroups(ctx, x.cgroups()))
+	left := os.RemoveAll(filepath.Join(x.owner.dir, x.spec.ID))
+	if x.alone != nil {
+		left = errors.Join(left, x.alone.close(ctx))
+	} else {
+		left = errors.Join(left, removeCgroups(ctx, x.cgroups()))
+	}
 	return errors.Join(append(failed, x.owner.cleaned(left))...)
 }
 

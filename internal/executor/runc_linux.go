@@ -131,19 +131,12 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
 	}
-	spec, err := complete(spec)
+	own, spec, err := r.begin(ctx, spec)
 	if err != nil {
 		return 0, err
-	}
-	own, err := r.own(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if spec.NS == nil {
-		spec.NS = r.ns
 	}
 	run := &run{runc: r, spec: spec, owner: own, log: filepath.Join(spec.Bundle, "runtime.log")}
-	if spec.AsStep && !spec.Insecure && spec.CgroupParent == "" && !spec.Isolation.needsCgroups() && len(spec.Devices) == 0 {
+	if spec.AsStep && !spec.needsCgroups() && spec.Isolation.CgroupNamespace == "" {
 		if n := own.shared(ctx, r); n != nil {
 			run.cgroup = filepath.Join(n.devices, cgroupName(own.dir, spec.ID))
 		}
@@ -158,6 +151,29 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	return code, err
 }
 
+// begin completes a Spec, and returns who is to own its container.
+func (r *Runc) begin(ctx context.Context, spec Spec) (*owner, Spec, error) {
+	spec, err := complete(spec)
+	if err != nil {
+		return nil, spec, err
+	}
+	own, err := r.own(ctx)
+	if err == nil && spec.NS == nil {
+		spec.NS, err = r.namespace(ctx)
+	}
+	return own, spec, err
+}
+
+// namespace is where the runtime runs if the caller has no namespace for it; nil is the host's.
+func (r *Runc) namespace(ctx context.Context) (ns *mount.Namespace, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ns == nil && r.hidesControllers() {
+		r.ns, err = mount.New(context.WithoutCancel(ctx))
+	}
+	return r.ns, err
+}
+
 // own returns the owner of the containers of r.
 func (r *Runc) own(ctx context.Context) (*owner, error) {
 	r.mu.Lock()
@@ -167,11 +183,6 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 		own, err := newOwner(ctx, r.path, r.stateDir)
 		if err != nil {
 			return nil, err
-		}
-		if r.hidesControllers() {
-			if r.ns, err = mount.New(context.WithoutCancel(ctx)); err != nil {
-				return nil, errors.Join(err, own.close(ctx))
-			}
 		}
 		own.seal(r)
 		r.owner = own
@@ -233,8 +244,9 @@ type run struct {
 	owner  *owner
 	log    string // file to which the runtime tells what went wrong
 	stubs  stubMaker
-	cgroup string // made for the container, in its owner's nursery; "" = the runtime makes them
-	killed bool   // the runtime was, or failed: it may not have cleaned up
+	cgroup string   // made for the container, in its owner's nursery; "" = it has more than that
+	alone  *nursery // the container's own; nil = the runtime makes its cgroups
+	killed bool     // the runtime was, or failed: it may not have cleaned up
 
 	process *specs.Process // as the runtime is told
 }
@@ -372,6 +384,9 @@ func (x *run) cleanUp(ctx context.Context) error {
 		defer cancel()
 		failed = append(failed, removeCgroup(ctx, x.cgroup))
 	}
+	if x.alone != nil {
+		failed = append(failed, x.owner.cleaned(x.alone.close(ctx)))
+	}
 	return errors.Join(failed...)
 }
 
@@ -455,12 +470,16 @@ func (x *run) cgroups() []string {
 	return cgroupDirs(x.spec.CgroupParent, cgroupName(x.owner.dir, x.spec.ID))
 }
 
-// start starts the runtime.
-func (x *run) start(cmd *exec.Cmd) error {
-	if x.cgroup == "" {
+// start starts the runtime, in the container's cgroups where they are there already.
+func (x *run) start(cmd *exec.Cmd) (err error) {
+	switch {
+	case x.alone != nil:
+		err = x.alone.within(cmd.Start)
+	case x.cgroup != "":
+		err = x.owner.nursery.inner(x.cgroup, cmd.Start)
+	default:
 		return cmd.Start()
 	}
-	err := x.owner.nursery.within(x.cgroup, cmd.Start)
 	if err != nil && cmd.Process != nil {
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()         // killed

@@ -195,7 +195,7 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 			Type: "RLIMIT_" + strings.ToUpper(l.Name), Soft: uint64(l.Soft), Hard: uint64(l.Hard),
 		})
 	}
-	if x.runc.cgroups != cgroupNone && x.cgroup == "" {
+	if x.runc.cgroups != cgroupNone && x.cgroup == "" && x.alone == nil {
 		config.Linux.CgroupsPath = path.Join("/", s.CgroupParent, cgroupName(x.owner.dir, s.ID))
 	}
 	if x.runc.cgroups == cgroupUnified {
