@@ -56,17 +56,18 @@ var packages = map[string]place{
 	"sign":      {3, "image"},
 	"auth":      {3, "hubdb sqldb"},
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},
+	"catalog":   {3, "auth registry sqldb"},
 
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
-	"web":        {4, "auth hub"},
+	"web":        {5, "auth catalog hub registry sqldb"},
 
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},
 	"browse":    {6, "engine progress"},
 	"cli":       {7, "browse engine engineapi progress reference userns"},
 
-	"conformance": {8, all + " auth hub hubdb jobs pgdb s3 web"}, // for tests only
+	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb s3 web"}, // for tests only
 }
 
 // commands are the packages in cmd/ and what they may import.

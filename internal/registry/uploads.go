@@ -1,9 +1,9 @@
 package registry
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,59 +14,32 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// startUpload answers end-4a, end-4b, end-4c and end-11.
-func startUpload(c *call) error {
-	query := c.r.URL.Query()
-	if alg := query.Get("digest-algorithm"); alg != "" && alg != string(digest.SHA256) && alg != string(digest.SHA512) {
-		return Errorf(DigestInvalid, "digests of the algorithm %.40q are not supported, but sha256 and sha512", alg)
-	}
-	if mount := query.Get("mount"); mount != "" {
+// startUpload answers end-4a, end-4b and end-11.
+func (c *call) startUpload() error {
+	ctx, query := c.r.Context(), c.r.URL.Query()
+	if mount := query.Get("mount"); mount != "" && query.Get("from") != "" {
 		done, err := c.mount(digest.Digest(mount), query.Get("from"))
 		if done || err != nil {
 			return err
 		}
-	} else if dgst := digest.Digest(query.Get("digest")); dgst != "" {
-		return c.pushBlob(dgst)
+	} else if dgst := digest.Digest(query.Get("digest")); dgst != "" && c.r.ContentLength >= 0 {
+		if err := CheckDigest(dgst); err != nil {
+			return err
+		}
+		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: c.r.ContentLength}
+		if err := c.reg.PushBlob(ctx, c.repo, desc, c.r.Body); err != nil {
+			return err
+		}
+		return created(c, "blobs", dgst)
 	}
-	up, err := c.reg.StartUpload(c.r.Context(), c.repo)
+	up, err := c.reg.StartUpload(ctx, c.repo)
 	if err != nil {
 		return err
 	}
 	if err := up.Close(); err != nil {
 		return err
 	}
-	if c.opts.MinChunk > 0 {
-		c.w.Header().Set("Oci-Chunk-Min-Length", strconv.FormatInt(c.opts.MinChunk, 10))
-	}
 	return c.uploadAnswer(up, http.StatusAccepted)
-}
-
-// pushBlob takes the request's body for the blob dgst.
-func (c *call) pushBlob(dgst digest.Digest) error {
-	if err := CheckDigest(dgst); err != nil {
-		return err
-	}
-	ctx := c.r.Context()
-	if c.r.ContentLength >= 0 {
-		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: c.r.ContentLength}
-		if err := c.reg.PushBlob(ctx, c.repo, desc, c.body(c.r.Body)); err != nil {
-			return err
-		}
-		return c.created("blobs", dgst)
-	}
-	up, err := c.reg.StartUpload(ctx, c.repo)
-	if err != nil {
-		return err
-	}
-	if err = c.receive(up); err == nil {
-		_, err = up.Commit(ctx, dgst)
-	} else { // nobody knows its name to resume it
-		err = errors.Join(err, up.Cancel(context.WithoutCancel(ctx)))
-	}
-	if err := errors.Join(err, up.Close()); err != nil {
-		return err
-	}
-	return c.created("blobs", dgst)
 }
 
 // mount reports whether it mounted dgst and answered. What cannot be mounted is
@@ -75,12 +48,12 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 	if err := CheckDigest(dgst); err != nil {
 		return false, err
 	}
-	if !validName(from) { // or none: which one may hold it is for the client to say
-		return false, nil
+	if err := CheckName(from); err != nil {
+		return false, err
 	}
 	_, err := c.reg.MountBlob(c.r.Context(), c.repo, from, dgst)
 	if err == nil {
-		return true, c.created("blobs", dgst)
+		return true, created(c, "blobs", dgst)
 	}
 	for _, kind := range []error{errdefs.ErrNotFound, errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated, errdefs.ErrNotImplemented} {
 		if errors.Is(err, kind) {
@@ -91,11 +64,13 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 }
 
 // created answers 201 for a blob or manifest.
-func (c *call) created(kind string, dgst digest.Digest) error {
+func created(c *call, kind string, dgst digest.Digest) error {
 	h := c.w.Header()
 	h.Set("Location", "/v2/"+c.repo+"/"+kind+"/"+dgst.String())
 	h.Set("Docker-Content-Digest", dgst.String())
-	return c.empty(http.StatusCreated)
+	h.Set("Content-Length", "0")
+	c.w.WriteHeader(http.StatusCreated)
+	return nil
 }
 
 // uploadAnswer tells where the upload goes on and how far it is.
@@ -104,11 +79,9 @@ func (c *call) uploadAnswer(up Upload, status int) error {
 	h.Set("Location", "/v2/"+c.repo+"/blobs/uploads/"+url.PathEscape(up.ID()))
 	h.Set("Range", fmt.Sprintf("0-%d", max(up.Offset()-1, 0)))
 	h.Set("Docker-Upload-Uuid", up.ID())
-	if status == http.StatusNoContent {
-		c.w.WriteHeader(status)
-		return nil
-	}
-	return c.empty(status)
+	h.Set("Content-Length", "0")
+	c.w.WriteHeader(status)
+	return nil
 }
 
 func (c *call) resume() (Upload, error) {
@@ -120,7 +93,7 @@ func (c *call) resume() (Upload, error) {
 
 const uploadIDChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-func uploadStatus(c *call) error {
+func (c *call) uploadStatus() error {
 	up, err := c.withUpload(func(Upload) error { return nil })
 	if err != nil {
 		return err
@@ -142,7 +115,28 @@ func (c *call) receive(up Upload) error {
 			return fmt.Errorf("chunk starts at %d, the upload is at %d: %w", first, up.Offset(), errdefs.ErrOutOfRange)
 		}
 	}
-	return c.copyBody(up)
+	body := &bodyReader{r: c.r.Body}
+	if _, err := copyBody(up, body); err != nil {
+		if body.err != nil {
+			return Errorf(BlobUploadInvalid, "receive chunk: %w", err)
+		}
+		return fmt.Errorf("store chunk: %w", err)
+	}
+	return nil
+}
+
+// bodyReader keeps a failure to read apart from one to write.
+type bodyReader struct {
+	r   io.Reader
+	err error
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.err = err
+	}
+	return n, err
 }
 
 // parseContentRange parses "<first>-<last>", with or without a unit before.
@@ -165,7 +159,7 @@ func (c *call) withUpload(fn func(up Upload) error) (up Upload, err error) {
 	return up, fn(up)
 }
 
-func patchUpload(c *call) error {
+func (c *call) patchUpload() error {
 	up, err := c.withUpload(c.receive)
 	if err != nil {
 		return err
@@ -173,7 +167,7 @@ func patchUpload(c *call) error {
 	return c.uploadAnswer(up, http.StatusAccepted)
 }
 
-func finishUpload(c *call) error {
+func (c *call) finishUpload() error {
 	dgst := digest.Digest(c.r.URL.Query().Get("digest"))
 	if err := CheckDigest(dgst); err != nil {
 		return err
@@ -188,10 +182,10 @@ func finishUpload(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.created("blobs", dgst)
+	return created(c, "blobs", dgst)
 }
 
-func cancelUpload(c *call) error {
+func (c *call) cancelUpload() error {
 	_, err := c.withUpload(func(up Upload) error { return up.Cancel(c.r.Context()) })
 	if err != nil {
 		return err
