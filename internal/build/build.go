@@ -186,6 +186,10 @@ type Options struct {
 	// goroutines at once.
 	Fetched func(Fetched)
 
+	// Connect is the command that is Connect with the arguments HOST and PORT: git and
+	// ssh reach servers by it. Where it is nil, git speaks HTTP alone.
+	Connect func() ([]string, error)
+
 	Secrets Secrets // nil: there are none
 	Agents  Agents  // nil: none is lent
 	Strict  bool    // what warns of secrets fails

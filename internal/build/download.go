@@ -224,13 +224,21 @@ func sameTag(a, b string) bool {
 }
 
 // outbound makes the way out of one download: to no link-local address, and
-// from a public host not on to a private one. Through a proxy, what the proxy
-// reaches is its own business.
+// from a public host not on to a private one. Where the user has a proxy, that finds
+// the addresses of names; one that is told by number is not asked for.
 func outbound() *http.Transport {
 	var mu sync.Mutex
 	first, private := "", false
+	user := userProxy()
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: 3 * time.Minute,
+		Proxy: func(req *http.Request) (*url.URL, error) {
+			through, err := user(req.URL)
+			if ip, parseErr := netip.ParseAddr(req.URL.Hostname()); parseErr == nil && address.LinkLocal(ip) {
+				return nil, fmt.Errorf("%s: nothing is fetched from link-local addresses", ip)
+			}
+			return through, err
+		},
+		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: 3 * time.Minute,
 		MaxResponseHeaderBytes: 256 << 10,
 	}
 	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -56,7 +56,7 @@ func (g *Git) Prepare(ctx context.Context, w *Work) (Step, error) {
 	if err != nil {
 		return Step{}, err
 	}
-	ref, err := g.resolve(ctx, &gitRun{Git: g, dir: dir, auth: auth})
+	ref, err := g.resolve(ctx, &gitRun{Git: g, dir: dir, connect: w.solver.opts.Connect, auth: auth})
 	if err != nil {
 		return Step{}, fmt.Errorf("failed to load cache key: %w", err)
 	}
@@ -167,7 +167,7 @@ func (g *Git) make(ctx context.Context, w *Work, auth authorization, ref gitRef,
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	git := &gitRun{Git: g, dir: dir, log: w.Log, auth: auth}
+	git := &gitRun{Git: g, dir: dir, connect: w.solver.opts.Connect, log: w.Log, auth: auth}
 	if err := git.checkout(ctx, ref); err != nil {
 		return err
 	}

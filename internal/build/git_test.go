@@ -75,7 +75,7 @@ func (s *gitServer) commit(t *testing.T, repo string, files ...string) string {
 
 func solveGit(t *testing.T, s *dirStore, g Git) (Result, []string, error) {
 	t.Helper()
-	res, err := NewSolver(Options{Store: s}).Solve(t.Context(), &Vertex{Op: &g})
+	res, err := NewSolver(Options{Store: s, Connect: connectTest}).Solve(t.Context(), &Vertex{Op: &g})
 	if err != nil {
 		return res, nil, err
 	}

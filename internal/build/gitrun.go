@@ -25,10 +25,11 @@ const maxGitOutput = 16 << 20
 // gitRun runs git for one repository. The checkout is dir/tree.
 type gitRun struct {
 	*Git
-	dir   string
-	log   io.Writer
-	proxy string // its address while git speaks to the repository; "" is the user's
-	auth  authorization
+	dir     string
+	log     io.Writer
+	proxy   *gitProxy                // while git speaks to the repository
+	connect func() ([]string, error) // Options.Connect
+	auth    authorization
 }
 
 // checkout fetches what ref names and checks it out.
@@ -145,23 +146,40 @@ func (g *gitRun) remote(ctx context.Context, args ...string) (string, error) {
 	return out, nil
 }
 
-// guarded runs git with a gitProxy, unless the user has a proxy: what that reaches is
-// its own business.
+// guarded runs git with a gitProxy.
 func (g *gitRun) guarded(ctx context.Context, args ...string) (string, error) {
-	if _, is := userProxy(); is {
-		return g.run(ctx, args...)
-	}
 	p, err := newGitProxy(ctx)
 	if err != nil {
 		return "", err
 	}
 	with := *g
-	with.proxy = p.url
+	with.proxy = p
+	if err := g.writeConnector(); err != nil {
+		return "", errors.Join(err, p.close())
+	}
 	out, err := with.run(ctx, args...)
 	if refused := p.close(); refused != nil && ctx.Err() == nil {
 		return "", refused // which is why git fails
 	}
 	return out, err
+}
+
+// connector is a script that runs Connect with two arguments, for git takes no more.
+func (g *gitRun) connector() string { return filepath.Join(g.dir, "connect") }
+
+func (g *gitRun) writeConnector() error {
+	if g.connect == nil {
+		return nil
+	}
+	command, err := g.connect()
+	if err != nil {
+		return err
+	}
+	script := "#!/bin/sh\nexec"
+	for _, arg := range command {
+		script += " '" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	return os.WriteFile(g.connector(), []byte(script+" \"$@\"\n"), 0o700)
 }
 
 // run runs git in the checkout and returns what it writes.
@@ -221,11 +239,15 @@ func (g *gitRun) clean() string {
 // environment is all that git sees of ours. No configuration but this is read;
 // nothing is asked; no protocol reaches files or programs of this machine.
 func (g *gitRun) environment() []string {
+	protocols := "http:https"
+	if g.connect != nil {
+		protocols += ":git:ssh"
+	}
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.DevNull, "LC_ALL=C", "GIT_ADVICE=0",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull, "GIT_ATTR_NOSYSTEM=1",
 		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true",
-		"GIT_ALLOW_PROTOCOL=git:http:https:ssh", "GIT_CEILING_DIRECTORIES=" + g.dir,
+		"GIT_ALLOW_PROTOCOL=" + protocols, "GIT_CEILING_DIRECTORIES=" + g.dir,
 		"GIT_SSH_COMMAND=" + g.ssh(),
 		"SSH_AUTH_SOCK=" + g.Agent,
 	}
@@ -236,11 +258,9 @@ func (g *gitRun) environment() []string {
 		{"gc.auto", "0"},
 		{"maintenance.auto", "false"},
 	}
-	if g.proxy == "" {
-		user, _ := userProxy()
-		env = append(env, user...)
-	} else {
-		config = append(config, [2]string{"http.proxy", g.proxy}, [2]string{"http.proxyAuthMethod", "basic"})
+	if g.proxy != nil {
+		env = append(env, connectVariable+"="+g.proxy.url(asksForAnyData), "GIT_PROXY_COMMAND="+g.connector())
+		config = append(config, [2]string{"http.proxy", g.proxy.url(asksForHTTP)}, [2]string{"http.proxyAuthMethod", "basic"})
 	}
 	config = append(config, g.auth.gitConfig()...)
 	if clean := g.clean(); clean != g.Remote {
@@ -258,6 +278,7 @@ func (g *gitRun) ssh() string {
 	learnt := strings.NewReplacer("%", "%%", "'", `'\''`).Replace(filepath.Join(g.dir, "known_hosts"))
 	return "ssh -F " + os.DevNull + " -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o IdentityFile=none" +
 		` -o 'UserKnownHostsFile="` + learnt + `"'` +
+		` -o 'ProxyCommand="$GIT_PROXY_COMMAND" %h %p'` +
 		" -o 'GlobalKnownHostsFile=~/.ssh/known_hosts ~/.ssh/known_hosts2 /etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2'"
 }
 

@@ -79,6 +79,7 @@ func commands(s *session) []node {
 	return append(containerCommands(), []node{
 		{names: build.names, make: build.make, subs: []node{buildHistory()}},
 		{names: engine.MonitorCommand, make: newMonitorCommand},
+		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
 		copying, events, history, importing, info, layers, load, pull, push, save, tag, tags,
 		{names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},

@@ -168,7 +168,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	defer closing(&err, run.close)
 	options := build.Options{
 		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Fetched: bases.fetched, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
-		Secrets: given.secrets, Agents: given.agents, Strict: given.Strict, Shell: opts.Shell,
+		Connect: connectGit, Secrets: given.secrets, Agents: given.agents, Strict: given.Strict, Shell: opts.Shell,
 	}
 	solver := build.NewSolver(options)
 	defer closing(&err, solver.Close)
