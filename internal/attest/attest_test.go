@@ -100,3 +100,18 @@ func TestSBOM(t *testing.T) {
 		}
 	}
 }
+
+func TestPackageURLs(t *testing.T) {
+	for want, p := range map[string]scan.Package{
+		"pkg:deb/debian/a@1":                                {Type: scan.TypeDeb, Name: "a", Version: "1"},
+		"pkg:npm/%40types/node@20.1.0":                      {Type: scan.TypeNPM, Name: "@types/node", Version: "20.1.0"},
+		"pkg:golang/github.com/a/b@v1.2.3":                  {Type: scan.TypeGo, Name: "github.com/a/b", Version: "1.2.3"},
+		"pkg:golang/stdlib@1.26.8":                          {Type: scan.TypeGo, Name: "stdlib", Version: "1.26.8"},
+		"pkg:maven/com.fasterxml.jackson.core/databind@2.9": {Type: scan.TypeMaven, Name: "com.fasterxml.jackson.core:databind", Version: "2.9"},
+		"pkg:pypi/jinja2@3.0":                               {Type: scan.TypePyPI, Name: "jinja2", Version: "3.0"},
+	} {
+		if got := packageURL(p, ""); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

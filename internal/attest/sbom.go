@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spdx/tools-golang/spdx/v2/common"
@@ -56,6 +57,9 @@ func relation(a common.ElementID, kind string, b common.ElementID) *v2_3.Relatio
 
 // packageURL is the package URL of a package.
 func packageURL(p scan.Package, distro string) string {
+	if !p.Distribution() {
+		return languageURL(p)
+	}
 	if distro == "" {
 		distro = map[string]string{scan.TypeDeb: "debian", scan.TypeAPK: "alpine"}[p.Type]
 	}
@@ -71,4 +75,22 @@ func packageURL(p scan.Package, distro string) string {
 		return text
 	}
 	return text + "?" + query.Encode()
+}
+
+// languageURL is the package URL of a language's package: a namespace and a name, where it has both.
+func languageURL(p scan.Package) string {
+	name, version := p.Name, p.Version
+	switch p.Type {
+	case scan.TypeMaven:
+		name = strings.Replace(name, ":", "/", 1)
+	case scan.TypeGo:
+		if name != "stdlib" {
+			version = "v" + version
+		}
+	}
+	parts := strings.Split(name, "/")
+	for i := range parts {
+		parts[i] = strings.ReplaceAll(url.PathEscape(parts[i]), "@", "%40")
+	}
+	return "pkg:" + p.Type + "/" + strings.Join(parts, "/") + "@" + url.PathEscape(version)
 }

@@ -59,7 +59,7 @@ func (d *FileDifference) Path() string {
 // Difference is a property that two images do not share.
 type Difference struct {
 	Kind     layer.ChangeKind
-	Name     string // of a package, with its architecture; of a part of the config: "User", "Env PATH"
+	Name     string // of a package, with its architecture, or its type where it is a language's; of a part of the config: "User", "Env PATH"
 	Old, New string // the version; the value
 }
 
@@ -163,7 +163,9 @@ func packageVersions(v *view) (map[string]string, error) {
 	versions := map[string]string{}
 	for _, p := range list {
 		name := p.Name
-		if p.Arch != "" {
+		if !p.Distribution() {
+			name = p.Type + "/" + name
+		} else if p.Arch != "" {
 			name += ":" + p.Arch
 		}
 		if other, ok := versions[name]; ok {

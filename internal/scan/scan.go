@@ -1,20 +1,20 @@
-// Package scan finds what is installed in an image.
+// Package scan finds what is installed in an image, and secrets that are in it.
 //
-// A package is what a distribution's package manager recorded as installed: dpkg
-// in /var/lib/dpkg/status and, in images without dpkg, status.d beside it; apk in
-// /lib/apk/db/installed. The records come from images, which may be hostile:
-// what is read is bounded, and symlinks are the file system's business to follow.
+// A package is what a package manager recorded as installed: of a distribution
+// (dpkg, apk), of a language (npm, pip, gem, composer, NuGet), or what a program
+// says that it was made of (Go, Rust, Java archives). A layer is looked at once, as
+// it is, and gives a Record; Merge makes of the records of a chain what the image
+// has. An ecosystem is a family of packages as OSV names it: "npm", "Debian:12".
+//
+// The records come from images, which may be hostile: what is read, kept and
+// unpacked is bounded, and nothing of an image is run.
 package scan
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"path"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -22,186 +22,139 @@ import (
 
 // Types of packages, as package URLs have them.
 const (
-	TypeDeb = "deb"
-	TypeAPK = "apk"
+	TypeDeb      = "deb"
+	TypeAPK      = "apk"
+	TypeNPM      = "npm"
+	TypePyPI     = "pypi"
+	TypeGo       = "golang"
+	TypeMaven    = "maven"
+	TypeGem      = "gem"
+	TypeCargo    = "cargo"
+	TypeComposer = "composer"
+	TypeNuGet    = "nuget"
 )
+
+// ecosystems are OSV's names for the types that need no distribution for theirs.
+var ecosystems = map[string]string{
+	TypeNPM: "npm", TypePyPI: "PyPI", TypeGo: "Go", TypeMaven: "Maven", TypeGem: "RubyGems", TypeCargo: "crates.io", TypeComposer: "Packagist", TypeNuGet: "NuGet",
+}
 
 // Package is one installed package.
 type Package struct {
-	Type    string // TypeDeb or TypeAPK
-	Name    string
-	Version string
-	Arch    string
-	Source  string // the source package that it was built of; Name if the record has none
+	Type    string `json:"type"` // TypeDeb, ...
+	Name    string `json:"name"` // of Maven: group:artifact
+	Version string `json:"version"`
+	Arch    string `json:"arch,omitempty"`
+	// Source is the package that it was built of, and its version: those of the
+	// package itself if the record has none.
+	Source        string `json:"source,omitempty"`
+	SourceVersion string `json:"sourceVersion,omitempty"`
+
+	Ecosystem string `json:"ecosystem,omitempty"` // "" is one that is not known
+	File      string `json:"file,omitempty"`      // where it was found
+	Layer     int    `json:"layer,omitempty"`     // of the chain, from 1 at the bottom
 }
 
-// Bounds on what is read of one image.
+// Distribution tells whether the package is one of the image's distribution.
+func (p *Package) Distribution() bool { return p.Type == TypeDeb || p.Type == TypeAPK }
+
+// Bounds on what is read of one layer.
 const (
-	maxBytes    = 64 << 20 // of all records
-	maxLine     = 1 << 20  // of one line
+	maxBytes    = 64 << 20 // of all records of distributions
+	maxLine     = 1 << 20  // of one line of them
 	maxPackages = 200_000
-	maxFiles    = 50_000 // records in status.d
+	maxFiles    = 50_000  // records in status.d
+	maxNames    = 200_000 // of what a layer hides
+	maxText     = 512     // bytes of a name or a version
 )
 
-// Packages lists the installed packages, by type, name, architecture and
-// version. An image without records has none. A database of rpm is not read: the
-// other packages come with an error of the kind NotImplemented then. Records that
-// are larger than any real one fail with ResourceExhausted.
+// Packages lists the packages that a whole file system has installed, by type, name,
+// architecture, version and file. An image without records has none. A database of
+// rpm is not read: the other packages come with an error of the kind NotImplemented
+// then. Records that are larger than any real one fail with ResourceExhausted.
 func Packages(fsys fs.FS) ([]Package, error) {
-	r := reader{fsys: fsys, left: maxBytes}
-	err := r.all()
+	r, err := walk(fsys, false)
 	if err != nil {
 		return nil, fmt.Errorf("find packages: %w", err)
 	}
-	slices.SortFunc(r.found, func(a, b Package) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Version, b.Version))
-	})
-	for _, name := range []string{"var/lib/rpm", "usr/lib/sysimage/rpm"} {
-		for _, db := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
-			if _, err := fs.Stat(fsys, path.Join(name, db)); err == nil {
-				return r.found, fmt.Errorf("packages of rpm, in /%s: %w", path.Join(name, db), errdefs.ErrNotImplemented)
-			}
-		}
+	im := Merge([]Record{r})
+	for i := range im.Packages {
+		im.Packages[i].Layer = 0
 	}
-	return r.found, nil
+	return im.Packages, im.Unread()
 }
 
-// reader collects packages within the bounds.
-type reader struct {
-	fsys  fs.FS
-	left  int64 // bytes that may still be read
-	found []Package
+// Unread is what is known to be missing from the packages, an error of the kind
+// NotImplemented, or nil.
+func (im *Image) Unread() error {
+	var errs []error
+	for _, name := range im.RPM {
+		errs = append(errs, fmt.Errorf("packages of rpm, in /%s: %w", name, errdefs.ErrNotImplemented))
+	}
+	return errors.Join(errs...)
 }
 
-func (r *reader) all() error {
-	if err := r.file("var/lib/dpkg/status", dpkgField, dpkgInstalled); err != nil {
-		return err
-	}
-	if err := r.statusDir("var/lib/dpkg/status.d"); err != nil {
-		return err
-	}
-	for _, name := range []string{"lib/apk/db/installed", "usr/lib/apk/db/installed"} {
-		err := r.file(name, apkField, func(*Package, string) bool { return true })
-		if err != nil || slices.ContainsFunc(r.found, func(p Package) bool { return p.Type == TypeAPK }) {
-			return err // the second may be the first, by a symlink
-		}
-	}
-	return nil
+func comparePackages(a, b Package) int {
+	return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Version, b.Version), cmp.Compare(a.File, b.File))
 }
 
-// statusDir reads the records of images without dpkg, one file each.
-func (r *reader) statusDir(dir string) error {
-	entries, err := fs.ReadDir(r.fsys, dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if len(entries) > maxFiles {
-		return fmt.Errorf("%s: %d files: %w", dir, len(entries), errdefs.ErrResourceExhausted)
-	}
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".md5sums") {
-			continue
-		}
-		if err := r.file(path.Join(dir, e.Name()), dpkgField, dpkgInstalled); err != nil {
-			return err
-		}
-	}
-	return nil
+// sound tells whether a name or version is one, and not the work of somebody who
+// wants something else to be done with it.
+func sound(text string) bool {
+	return text != "" && len(text) <= maxText && strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0xfffd }) < 0
 }
 
-// field puts a line of a record into p, and returns what it says of its status.
-type field func(p *Package, line string) (status string)
-
-// file reads the records of a file, which empty lines divide. A file that is not
-// there, or is none, has none.
-func (r *reader) file(name string, set field, installed func(p *Package, status string) bool) (err error) {
-	f, err := r.fsys.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// addPackage appends a package that has a sound name and version.
+func addPackage(list []Package, p Package) []Package {
+	if !sound(p.Name) || !sound(p.Version) || len(p.Arch) > maxText || len(p.Source) > maxText || len(p.SourceVersion) > maxText {
+		return list
 	}
-	if err != nil {
-		return err
+	if p.Ecosystem == "" {
+		p.Ecosystem = ecosystems[p.Type]
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	bounded := &io.LimitedReader{R: f, N: r.left + 1}
-	lines := bufio.NewScanner(bounded)
-	lines.Buffer(nil, maxLine)
-	var p Package
-	status := ""
-	end := func() error {
-		if p.Name != "" && p.Version != "" && installed(&p, status) {
-			p.Source = cmp.Or(p.Source, p.Name)
-			r.found = append(r.found, p)
-		}
-		p, status = Package{}, ""
-		if len(r.found) > maxPackages {
-			return fmt.Errorf("%s: more than %d packages: %w", name, maxPackages, errdefs.ErrResourceExhausted)
-		}
-		return nil
-	}
-	for lines.Scan() {
-		line := lines.Text()
-		if line != "" {
-			status = cmp.Or(set(&p, line), status)
-		} else if err := end(); err != nil {
-			return err
-		}
-	}
-	err = lines.Err()
-	if r.left = bounded.N - 1; r.left < 0 || errors.Is(err, bufio.ErrTooLong) {
-		return fmt.Errorf("%s is too large: %w", name, errdefs.ErrResourceExhausted)
-	}
-	return errors.Join(err, end())
+	return append(list, p)
 }
 
-// dpkgField reads a line of dpkg's, "Field: value"; values go on in lines that
-// begin with white space.
-func dpkgField(p *Package, line string) (status string) {
-	key, value, ok := strings.Cut(line, ":")
-	if !ok || line[0] == ' ' || line[0] == '\t' {
+func tooLarge(name string) error {
+	return fmt.Errorf("%s is too large: %w", name, errdefs.ErrResourceExhausted)
+}
+
+// Release says which distribution a system is.
+type Release struct {
+	ID      string `json:"id,omitempty"`      // "debian"
+	Version string `json:"version,omitempty"` // "12", "3.19.1"
+	Name    string `json:"name,omitempty"`    // "Debian GNU/Linux 12 (bookworm)"
+	Code    string `json:"code,omitempty"`    // "bookworm"
+	LTS     bool   `json:"lts,omitempty"`
+}
+
+// debians are the versions of Debian's releases that do not say theirs until they are stable.
+var debians = map[string]string{"bullseye": "11", "bookworm": "12", "trixie": "13", "forky": "14"}
+
+// ecosystem is OSV's name for the packages of the distribution, of a type, or "".
+func (r *Release) ecosystem(kind string) string {
+	if r == nil {
 		return ""
 	}
-	value = strings.TrimSpace(value)
-	switch strings.ToLower(key) {
-	case "package":
-		p.Type, p.Name = TypeDeb, value
-	case "version":
-		p.Version = value
-	case "architecture":
-		p.Arch = value
-	case "source":
-		p.Source, _, _ = strings.Cut(value, " ")
-	case "status":
-		return value
-	}
-	return ""
-}
-
-// dpkgInstalled tells whether a package's files are there: its status is what was
-// wanted, an error flag and what it is. Images without dpkg have none.
-func dpkgInstalled(_ *Package, status string) bool {
-	words := strings.Fields(status)
-	return len(words) < 3 || words[2] != "config-files" && words[2] != "not-installed"
-}
-
-// apkField reads a line of apk's, "X:value".
-func apkField(p *Package, line string) string {
-	key, value, _ := strings.Cut(line, ":")
-	switch key {
-	case "P":
-		p.Type, p.Name = TypeAPK, value
-	case "V":
-		p.Version = value
-	case "A":
-		p.Arch = value
-	case "o":
-		p.Source = value
+	switch {
+	case kind == TypeDeb && (r.ID == "debian" || r.ID == "raspbian"):
+		if version := cmp.Or(r.Version, debians[r.Code]); version != "" {
+			version, _, _ = strings.Cut(version, ".")
+			return "Debian:" + version
+		}
+	case kind == TypeDeb && r.ID == "ubuntu" && r.Version != "":
+		if r.LTS {
+			return "Ubuntu:" + r.Version + ":LTS"
+		}
+		return "Ubuntu:" + r.Version
+	case kind == TypeAPK && r.ID == "alpine":
+		if parts := strings.FieldsFunc(r.Version, func(c rune) bool { return c == '.' || c == '_' }); len(parts) >= 2 {
+			return "Alpine:v" + parts[0] + "." + parts[1]
+		}
+	case kind == TypeAPK && r.ID == "wolfi":
+		return "Wolfi"
+	case kind == TypeAPK && r.ID == "chainguard":
+		return "Chainguard"
 	}
 	return ""
 }

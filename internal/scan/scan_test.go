@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -49,26 +48,47 @@ o:busybox
 
 func file(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 
+func deb(name, version, arch, source, sourceVersion string) Package {
+	return Package{Type: TypeDeb, Name: name, Version: version, Arch: arch, Source: source, SourceVersion: sourceVersion}
+}
+
 func TestPackages(t *testing.T) {
-	libc := Package{TypeDeb, "libc6", "2.36-9+deb12u8", "amd64", "glibc"}
-	held := Package{TypeDeb, "held", "2:3~rc1-4", "all", "held"}
-	musl := Package{TypeAPK, "musl", "1.2.5-r0", "x86_64", "musl"}
-	client := Package{TypeAPK, "ssl_client", "1.36.1-r29", "x86_64", "busybox"}
+	apk := func(name, version, source string) Package {
+		return Package{Type: TypeAPK, Name: name, Version: version, Arch: "x86_64", Source: source, SourceVersion: version}
+	}
+	libc := deb("libc6", "2.36-9+deb12u8", "amd64", "glibc", "2.36-9")
+	held := deb("held", "2:3~rc1-4", "all", "held", "2:3~rc1-4")
+	musl, client := apk("musl", "1.2.5-r0", "musl"), apk("ssl_client", "1.36.1-r29", "busybox")
+	in := func(ecosystem, name string, list ...Package) []Package {
+		for i := range list {
+			list[i].Ecosystem, list[i].File = ecosystem, name
+		}
+		return list
+	}
 	for name, c := range map[string]struct {
 		files fstest.MapFS
 		want  []Package
 	}{
-		"nothing": {nil, nil},
-		"dpkg":    {fstest.MapFS{"var/lib/dpkg/status": file(dpkgStatus)}, []Package{held, libc}},
-		"apk":     {fstest.MapFS{"lib/apk/db/installed": file(apkInstalled)}, []Package{musl, client}},
-		"both":    {fstest.MapFS{"usr/lib/apk/db/installed": file(apkInstalled), "var/lib/dpkg/status": file(dpkgStatus)}, []Package{musl, client, held, libc}},
+		"nothing": {nil, []Package{}},
+		"dpkg": {
+			fstest.MapFS{"var/lib/dpkg/status": file(dpkgStatus), "etc/os-release": file("ID=debian\nVERSION_ID=\"12\"\n")},
+			in("Debian:12", "var/lib/dpkg/status", held, libc),
+		},
+		"apk": {
+			fstest.MapFS{"lib/apk/db/installed": file(apkInstalled), "usr/lib/os-release": file("ID=alpine\nVERSION_ID=3.19.1\n")},
+			in("Alpine:v3.19", "lib/apk/db/installed", musl, client),
+		},
+		"both": {
+			fstest.MapFS{"usr/lib/apk/db/installed": file(apkInstalled), "var/lib/dpkg/status": file(dpkgStatus)},
+			append(in("", "usr/lib/apk/db/installed", musl, client), in("", "var/lib/dpkg/status", held, libc)...),
+		},
 		"without dpkg": {fstest.MapFS{
 			"var/lib/dpkg/status.d/base":         file("Package: base-files\nVersion: 12.4\nArchitecture: amd64\n"),
 			"var/lib/dpkg/status.d/base.md5sums": file("Package: no\nVersion: 1\n"),
-		}, []Package{{TypeDeb, "base-files", "12.4", "amd64", "base-files"}}},
+		}, in("", "var/lib/dpkg/status.d/base", deb("base-files", "12.4", "amd64", "base-files", "12.4"))},
 		"a directory, and records of nothing": {fstest.MapFS{
 			"var/lib/dpkg/status/x": file(""), "lib/apk/db/installed": file("\n\nP:no version\n\nV:1\n\n:\n"),
-		}, nil},
+		}, []Package{}},
 	} {
 		got, err := Packages(c.files)
 		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
@@ -86,11 +106,15 @@ func TestPackagesOfRPM(t *testing.T) {
 
 // A record from a hostile image is not read into memory whole.
 func TestPackagesBounds(t *testing.T) {
+	many := fstest.MapFS{}
+	for i := range maxFiles + 1 {
+		many[fmt.Sprint("var/lib/dpkg/status.d/", i)] = file("x")
+	}
 	for name, fsys := range map[string]fs.FS{
 		"line":     fstest.MapFS{"var/lib/dpkg/status": file("Package: " + strings.Repeat("x", maxLine))},
 		"packages": fstest.MapFS{"lib/apk/db/installed": file(strings.Repeat("P:a\nV:1\n\n", maxPackages+1))},
-		"bytes":    endless{},
-		"files":    manyFiles{},
+		"bytes":    endless{fstest.MapFS{"var/lib/dpkg/status": file("x")}},
+		"files":    many,
 	} {
 		if _, err := Packages(fsys); !errdefs.IsResourceExhausted(err) {
 			t.Errorf("%s: %v, want an exhausted resource", name, err)
@@ -98,35 +122,24 @@ func TestPackagesBounds(t *testing.T) {
 	}
 }
 
-// endless has one file that never ends.
-type endless struct{ fs.FileInfo }
+// endless has files that never end.
+type endless struct{ fstest.MapFS }
 
-func (endless) Open(name string) (fs.File, error) {
-	if name != "var/lib/dpkg/status" {
-		return nil, fs.ErrNotExist
+func (e endless) Open(name string) (fs.File, error) {
+	f, err := e.MapFS.Open(name)
+	if info, _ := f.Stat(); err == nil && info.Mode().IsRegular() {
+		return endlessFile{f}, nil
 	}
-	return endless{}, nil
+	return f, err
 }
 
-func (endless) Stat() (fs.FileInfo, error) { return endless{}, nil }
-func (endless) Mode() fs.FileMode          { return 0o644 }
-func (endless) Close() error               { return nil }
-func (endless) ModTime() time.Time         { return time.Time{} }
+type endlessFile struct{ fs.File }
 
-func (endless) Read(p []byte) (int, error) {
+func (endlessFile) Read(p []byte) (int, error) {
 	for i := range p {
 		p[i] = "x\n"[i%2]
 	}
 	return len(p), nil
-}
-
-// manyFiles has more records than any image.
-type manyFiles struct{}
-
-func (manyFiles) Open(string) (fs.File, error) { return nil, fs.ErrNotExist }
-
-func (manyFiles) ReadDir(string) ([]fs.DirEntry, error) {
-	return make([]fs.DirEntry, maxFiles+1), nil
 }
 
 // FuzzPackages holds that any bytes are read, and that what is found is whole.
@@ -142,7 +155,7 @@ func FuzzPackages(f *testing.F) {
 		}
 		for _, p := range got {
 			if p.Type == "" || p.Name == "" || p.Version == "" || p.Source == "" || strings.Contains(fmt.Sprint(p), "\n") {
-				t.Errorf("%q", p)
+				t.Errorf("%+v", p)
 			}
 		}
 	})
