@@ -37,18 +37,18 @@ runtime: # An OCI runtime: the system's, or one that is built from the pinned ve
 packages: # What the tests need of Debian
 	@tools/install-packages $(PACKAGES)
 
-test: packages build ## Run every test; the last line counts them, an unexcused skip fails
+test: packages build bin/versitygw ## Run every test; the last line counts them, an unexcused skip fails
 	@go vet ./...
 	@go build -o bin/testsum ./tools/testsum
 	@go test -json -timeout $(TIMEOUT) ./... | bin/testsum tools/testsum/excuses.txt
 
-race: packages ## Run the concurrency tests with the race detector
+race: packages bin/versitygw ## Run the concurrency tests with the race detector
 	@CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) -run '$(CONCURRENT)' ./...
 
-soak: packages build ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
+soak: packages build bin/versitygw ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
 	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|Soak|PowerLoss' ./...
 
-conformance: packages bin/buildkitd ## Run the suites that every implementation must pass, and BuildKit against its recorded results
+conformance: packages bin/buildkitd bin/versitygw ## Run the suites that every implementation must pass, and BuildKit against its recorded results
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout $(TIMEOUT) -v -run '^TestRealWorld$$' ./internal/conformance
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout $(TIMEOUT) $(call testing,"strake/internal/conformance")
 
@@ -62,6 +62,10 @@ bin/golangci-lint: tools/lint/go.mod
 bin/buildkitd: tools/buildkit/go.mod
 	@cd tools/buildkit && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ \
 		github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
+	@touch $@
+
+bin/versitygw: tools/versitygw/go.mod # An S3 server, for tests
+	@cd tools/versitygw && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/versity/versitygw/cmd/versitygw
 	@touch $@
 
 fuzz: ## Fuzz each target for FUZZTIME (30s)

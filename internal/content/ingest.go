@@ -24,8 +24,8 @@ const (
 	refSuffix = ".ref"
 )
 
-// checkRef refuses what no ref can be.
-func checkRef(ref string) error {
+// CheckRef refuses what no ref can be.
+func CheckRef(ref string) error {
 	if ref == "" || len(ref) > maxRef {
 		return fmt.Errorf("ingest ref of %d bytes: %w", len(ref), errdefs.ErrInvalidArgument)
 	}
@@ -42,7 +42,7 @@ func (d *Dir) ingestPath(ref string) string {
 // left is computed again from the disk, so a part that the machine lost in a
 // crash cannot pass for a good one.
 func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Writer, error) {
-	if err := checkRef(ref); err != nil {
+	if err := CheckRef(ref); err != nil {
 		return nil, err
 	}
 	path := d.ingestPath(ref)
@@ -71,7 +71,7 @@ func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Write
 // thing, in any process, one does. It fails with errdefs.ErrUnavailable while
 // another holds it. A process that dies gives it up.
 func (d *Dir) Lock(ref string) (release func() error, err error) {
-	if err := checkRef(ref); err != nil {
+	if err := CheckRef(ref); err != nil {
 		return nil, err
 	}
 	path := d.ingestPath(ref)
@@ -177,7 +177,7 @@ func (w *dirWriter) Write(p []byte) (int, error) {
 	if w.lock == nil {
 		return 0, fmt.Errorf("write ingest %q: %w", w.ref, fs.ErrClosed)
 	}
-	if err := checkRoom(w.ref, w.offset, int64(len(p)), w.size); err != nil {
+	if err := CheckRoom(w.ref, w.offset, int64(len(p)), w.size); err != nil {
 		return 0, err
 	}
 	return w.part.Write(p)
@@ -190,8 +190,8 @@ func (w *dirWriter) ReadAt(p []byte, offset int64) (int, error) {
 	return w.file.ReadAt(p, offset)
 }
 
-// checkRoom refuses n bytes at offset of an ingest that ends at size (unless 0).
-func checkRoom(ref string, offset, n, size int64) error {
+// CheckRoom refuses n bytes at offset of an ingest that ends at size (unless 0).
+func CheckRoom(ref string, offset, n, size int64) error {
 	if size > 0 && n > size-offset {
 		return fmt.Errorf("write ingest %q: more than the %d bytes announced: %w", ref, size, errdefs.ErrOutOfRange)
 	}
@@ -221,7 +221,7 @@ func (w *dirWriter) Commit(ctx context.Context, size int64, expected digest.Dige
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	dgst, err := verify(w.ref, w.offset, size, w.Digest(), expected, io.NewSectionReader(w.file, 0, w.offset))
+	dgst, err := Verify(w.ref, w.offset, size, w.Digest(), expected, io.NewSectionReader(w.file, 0, w.offset))
 	if err != nil {
 		if errdefs.IsFailedPrecondition(err) {
 			err = errors.Join(err, w.drop())
@@ -244,9 +244,9 @@ func (w *dirWriter) Commit(ctx context.Context, size int64, expected digest.Dige
 	return w.drop()
 }
 
-// verify returns the digest under which the bytes in r are to be stored. The
+// Verify returns the digest under which the bytes in r are to be stored. The
 // error is errdefs.ErrFailedPrecondition only where size or digest differ.
-func verify(ref string, have, size int64, got, expected digest.Digest, r io.Reader) (digest.Digest, error) {
+func Verify(ref string, have, size int64, got, expected digest.Digest, r io.Reader) (digest.Digest, error) {
 	if size > 0 && have != size {
 		return "", fmt.Errorf("commit ingest %q: %d bytes, expected %d: %w", ref, have, size, errdefs.ErrFailedPrecondition)
 	}

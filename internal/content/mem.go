@@ -127,7 +127,7 @@ func (m *Mem) Abort(_ context.Context, ref string) error {
 
 // Writer implements Ingester.
 func (m *Mem) Writer(_ context.Context, ref string, opts WriterOptions) (Writer, error) {
-	if err := checkRef(ref); err != nil {
+	if err := CheckRef(ref); err != nil {
 		return nil, err
 	}
 	if opts.Expected != "" {
@@ -180,7 +180,7 @@ func (w *memWriter) Write(p []byte) (int, error) {
 	if w.ingest == nil {
 		return 0, fmt.Errorf("write ingest %q: %w", w.ref, fs.ErrClosed)
 	}
-	if err := checkRoom(w.ref, w.Offset(), int64(len(p)), w.size); err != nil {
+	if err := CheckRoom(w.ref, w.Offset(), int64(len(p)), w.size); err != nil {
 		return 0, err
 	}
 	w.mem.mu.Lock()
@@ -222,7 +222,7 @@ func (w *memWriter) Commit(ctx context.Context, size int64, expected digest.Dige
 		return err
 	}
 	data := w.ingest.data
-	dgst, err := verify(w.ref, w.Offset(), size, w.Digest(), expected, bytes.NewReader(data))
+	dgst, err := Verify(w.ref, w.Offset(), size, w.Digest(), expected, bytes.NewReader(data))
 	if err != nil && !errdefs.IsFailedPrecondition(err) {
 		return err
 	}

@@ -34,6 +34,13 @@ func newHash(dgst digest.Digest) (hash.Hash, error) {
 	return nil, fmt.Errorf("digest %q: %w: %w", dgst, digest.ErrDigestUnsupported, errdefs.ErrInvalidArgument)
 }
 
+// CheckDigest fails with errdefs.ErrInvalidArgument unless dgst is a well-formed
+// digest of a known algorithm: one that passes is safe in a path.
+func CheckDigest(dgst digest.Digest) error {
+	_, err := newHash(dgst)
+	return err
+}
+
 // sum is the digest of what was written to h, of the algorithm alg.
 func sum(alg digest.Algorithm, h hash.Hash) digest.Digest {
 	return digest.NewDigest(alg, h)

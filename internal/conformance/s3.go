@@ -1,0 +1,122 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// S3 is the URL, as s3.Open takes it, of an empty bucket in an S3 server that is
+// started once for the test binary and ends with it.
+func S3(t testing.TB) string {
+	t.Helper()
+	if _, err := s3Program(); err != nil {
+		t.Skip("needs bin/versitygw (make bin/versitygw)")
+	}
+	server, err := startS3()
+	if err != nil {
+		t.Fatalf("start an S3 server: %v", err)
+	}
+	bucket := fmt.Sprintf("bucket%d", buckets.Add(1))
+	if err := os.Mkdir(filepath.Join(server.dir, "data", bucket), 0o700); err != nil { // what it takes a bucket to be
+		t.Fatal(err)
+	}
+	return (&url.URL{Scheme: "s3", Host: bucket, RawQuery: url.Values{
+		"endpoint": {"http://" + server.host}, "credentials": {filepath.Join(server.dir, "credentials")},
+	}.Encode()}).String()
+}
+
+// buckets counts those that were made.
+var buckets atomic.Int64
+
+// startS3 is the server of this process.
+var startS3 = sync.OnceValues(newS3)
+
+// s3Server is a server. Its directory holds its data.
+type s3Server struct {
+	dir, host string
+	alive     io.Closer // its end ends the server
+}
+
+// s3Program finds versitygw, where make puts it or in PATH.
+func s3Program() (string, error) {
+	_, file, _, _ := runtime.Caller(0)
+	program := filepath.Join(filepath.Dir(file), "../../bin/versitygw")
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	return exec.LookPath("versitygw")
+}
+
+// superviseS3 runs the server until its standard input ends, which is when the
+// test binary does, in whatever way. Then the directory goes, too.
+const superviseS3 = `
+"$1" --quiet --keep-alive --port "$3" posix --sidecar "$2/meta" "$2/data" >"$2/log" 2>&1 </dev/null &
+cat >/dev/null
+kill -KILL $!
+wait $!
+rm -rf "$2"
+`
+
+func newS3() (*s3Server, error) {
+	program, err := s3Program()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "strake-s3")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"data", "meta"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	const key, secret = "test", "test-secret"
+	credentials := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", key, secret)
+	if err := os.WriteFile(filepath.Join(dir, "credentials"), []byte(credentials), 0o600); err != nil {
+		return nil, err
+	}
+	s := &s3Server{dir: dir}
+	if s.host, err = freeHost(); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("sh", "-c", superviseS3, "sh", program, dir, s.host)
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+key, "ROOT_SECRET_ACCESS_KEY="+secret)
+	if s.alive, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + s.host + "/")
+		if err == nil {
+			return s, resp.Body.Close()
+		}
+		if time.Now().After(deadline) {
+			text, _ := os.ReadFile(filepath.Join(dir, "log"))
+			return nil, errors.Join(fmt.Errorf("%w: %s", err, text), s.alive.Close(), cmd.Wait())
+		}
+	}
+}
+
+// freeHost is an address at which nobody listens.
+func freeHost() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
