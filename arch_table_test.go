@@ -58,6 +58,7 @@ var packages = map[string]place{
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},
 	"catalog":   {3, "auth registry sqldb"},
 
+	"gate":       {4, "auth registry sqldb"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
 	"web":        {5, "auth catalog hub registry sqldb"},
@@ -73,7 +74,7 @@ var packages = map[string]place{
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth content hub hubdb jobs registry s3 sqldb web",
+	"strake-hub": "auth content gate hub hubdb jobs registry s3 sqldb web",
 }
 
 // testOnly are the internal packages that only tests import.
@@ -100,13 +101,14 @@ var shared = map[string]string{
 // importers names the one package that imports a module, where the design says
 // which one. For other modules the first importer has it.
 var importers = map[string]string{
-	"github.com/moby/buildkit":     "dockerfile",
-	"github.com/spf13/cobra":       "cli",
-	"github.com/gdamore/tcell/v3":  "browse",
-	"modernc.org/sqlite":           "sqldb",
-	"github.com/jackc/pgx/v5":      "pgdb",
-	"github.com/miekg/dns":         "network",
-	"github.com/minio/minio-go/v7": "s3",
+	"github.com/moby/buildkit":      "dockerfile",
+	"github.com/spf13/cobra":        "cli",
+	"github.com/gdamore/tcell/v3":   "browse",
+	"modernc.org/sqlite":            "sqldb",
+	"github.com/jackc/pgx/v5":       "pgdb",
+	"github.com/miekg/dns":          "network",
+	"github.com/go-jose/go-jose/v4": "gate",
+	"github.com/minio/minio-go/v7":  "s3",
 }
 
 // exception allows what a rule forbids.

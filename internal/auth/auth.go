@@ -52,6 +52,7 @@ type Identity struct {
 	System   bool    // the server itself, or a Hub without accounts: everything is allowed
 	Address  string  // where the request came from, for the log
 	Token    string  // public part of the token that it came with; empty: a password or a session
+	Epoch    int64   // of the account: what was given out in an earlier one has ended
 }
 
 // Anonymous reports whether nobody logged in.

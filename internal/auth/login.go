@@ -123,3 +123,47 @@ func EndSession(ctx context.Context, db *sqldb.DB, cookie string) error {
 		return err
 	})
 }
+
+// Current returns who an account is now, or one of its tokens unless that is
+// empty, as long as nothing ended what was given out to it: it is called for
+// each request that shows something which was signed earlier. It fails with
+// errdefs.ErrUnauthenticated.
+func Current(ctx context.Context, db *sqldb.DB, account int64, token string, epoch int64) (Identity, error) {
+	r, err := readIdentity(ctx, db, account, token)
+	if err != nil {
+		return Identity{}, err
+	}
+	if r.id.Account != account || r.id.Epoch != epoch {
+		return Identity{}, errLogin
+	}
+	r.id.Address = From(ctx).Address
+	return r.id, nil
+}
+
+// maxLogins is how many logins of clients an account has at most; more end the
+// oldest.
+const maxLogins = 100
+
+// AddLogin makes the token that a client keeps in place of the password that
+// who logged in with.
+func AddLogin(ctx context.Context, db *sqldb.DB, who Identity, client string) (string, error) {
+	if checkWord("client", client) != nil {
+		client = "client"
+	}
+	id, secret, hash := newSecret()
+	now := time.Now()
+	err := db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM tokens WHERE account = $1 AND kind = 'login' AND (expires < $2 OR id IN (
+			SELECT id FROM tokens WHERE account = $1 AND kind = 'login' ORDER BY used DESC, id LIMIT 1000 OFFSET $3))`, who.Account, now.Unix(), maxLogins-1)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO tokens (id, account, kind, name, hash, created, expires, used) VALUES ($1, $2, 'login', $3, $4, $5, $6, $5)`,
+			id, who.Account, client+"-"+id, hash, now.Unix(), now.Add(loginLife).Unix())
+		if err != nil {
+			return err
+		}
+		return Audit(With(ctx, who), tx, "login", who.Name, map[string]string{"client": client, "token": id})
+	})
+	return secret, err
+}

@@ -375,7 +375,7 @@ func TestCVE_2023_20902_Timing(t *testing.T) {
 	}
 	there := fastest("ann")
 	for _, name := range []string{"absent", "cid", "org", strings.Repeat("x", 5000)} {
-		if got := fastest(name); got < there/2 {
+		if got := fastest(name); got < there/8 { // without the hash it is a hundredth
 			t.Errorf("%.10s takes %v, ann %v", name, got, there)
 		}
 	}

@@ -262,7 +262,6 @@ type identityRow struct {
 	id            Identity
 	organization  bool
 	disabled      bool
-	epoch         int64
 	token         string // '' where there is none
 	kind, name    string
 	hash          string
@@ -275,7 +274,7 @@ func readIdentity(ctx context.Context, db *sqldb.DB, account int64, token string
 	var r identityRow
 	var scopes string
 	err := db.Get(ctx, identityQuery, []any{account, token}, &r.id.Account, &r.id.Name, &r.organization, &r.id.Admin, &r.id.Reviewer, &r.id.Verified,
-		&r.disabled, &r.epoch, &r.token, &r.kind, &r.name, &r.hash, &scopes, &r.expires, &r.used)
+		&r.disabled, &r.id.Epoch, &r.token, &r.kind, &r.name, &r.hash, &scopes, &r.expires, &r.used)
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, errLogin
 	}

@@ -118,15 +118,27 @@ func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last
 	}
 }
 
-// Repositories implements registry.Lister.
+// Repositories implements registry.Lister. It lists what the caller may read,
+// and no more than their token is for.
 func (h *Hub) Repositories(ctx context.Context, last string) iter.Seq2[string, error] {
-	return h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
-		if id := auth.From(ctx); !id.System && !id.Admin {
+	id := auth.From(ctx)
+	names := h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
+		if !id.System && !id.Admin {
 			return tx.QueryContext(ctx, `SELECT r.name FROM repositories r WHERE r.name > $2 AND `+auth.Readable+` ORDER BY r.name LIMIT $3`,
 				id.Account, last, pageSize)
 		}
 		return tx.QueryContext(ctx, `SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2`, last, pageSize)
 	})
+	return func(yield func(string, error) bool) {
+		for name, err := range names {
+			if err == nil && id.Limit(name) < auth.Read {
+				continue
+			}
+			if !yield(name, err) {
+				return
+			}
+		}
+	}
 }
 
 // Tags implements registry.Lister.
