@@ -56,7 +56,7 @@ var packages = map[string]place{
 	"sign":      {3, "image"},
 	"auth":      {3, "hubdb sqldb"},
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},
-	"catalog":   {3, "auth registry sqldb"},
+	"catalog":   {3, "archive auth layer registry sqldb"},
 
 	"gate":       {4, "auth registry sqldb"},
 	"attest":     {4, "scan secret"},

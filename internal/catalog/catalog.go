@@ -47,10 +47,13 @@ func (c *Catalog) Run(ctx context.Context) {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	for {
-		more := true
-		for more && ctx.Err() == nil {
+		for more := true; more && ctx.Err() == nil; {
 			var err error
-			if more, err = c.Refresh(ctx); err != nil && ctx.Err() == nil {
+			more, err = c.Refresh(ctx)
+			if err == nil && !more {
+				more, err = c.CountLayers(ctx)
+			}
+			if err != nil && ctx.Err() == nil {
 				c.log.Error("refresh the catalog", "error", err)
 				break
 			}

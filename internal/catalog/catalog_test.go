@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"database/sql"
@@ -212,6 +213,25 @@ func put(t *testing.T, h registry.Registry, repo, tag, mediaType string, v any) 
 	return d
 }
 
+// tarOf is a layer of files of 1000 bytes.
+func tarOf(t *testing.T, names ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range names {
+		if err := w.WriteHeader(&tar.Header{Name: name, Size: 1000, Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // Images are found by their labels and digests, and by their platforms.
 func TestImages(t *testing.T) {
 	dir := t.TempDir()
@@ -222,12 +242,12 @@ func TestImages(t *testing.T) {
 	t.Cleanup(func() { _ = h.Close() })
 	db := openDB(t, filepath.Join(dir, "hub.db"))
 	c := catalog.New(db, h, slog.New(slog.DiscardHandler))
-	one := pushImage(t, h, "ann/app", "", "amd64", []byte("1"))
-	two := pushImage(t, h, "ann/app", "", "arm64", []byte("22"))
+	one := pushImage(t, h, "ann/app", "", "amd64", tarOf(t, "bin/app", "lib/x"))
+	two := pushImage(t, h, "ann/app", "", "arm64", tarOf(t, "bin/app"))
 	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{one, two}}
 	index.SchemaVersion = 2
 	put(t, h, "ann/app", "1.0", index.MediaType, index)
-	pushImage(t, h, "ann/other", "latest", "riscv64", []byte("333"))
+	pushImage(t, h, "ann/other", "latest", "riscv64", tarOf(t))
 	exec(t, db, `UPDATE repositories SET public = 1`)
 	refresh(t, c)
 	for _, q := range []catalog.Query{
@@ -247,6 +267,27 @@ func TestImages(t *testing.T) {
 	}
 	if v := tags[0].Images[1]; v.Platform != "linux/arm64" || v.Digest != two.Digest.String() || v.Size < 100 {
 		t.Errorf("variant %+v", v)
+	}
+	for more := true; more; {
+		if more, err = c.CountLayers(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	im, err := c.Image(t.Context(), "ann/app", "1.0", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if im.Platform != "linux/amd64" || im.Digest != one.Digest || im.Index == "" || len(im.Variants) != 2 || len(im.Steps) != 2 || !im.Counted {
+		t.Errorf("image %+v", im)
+	}
+	if s := im.Steps[0]; s.Instruction != "COPY . /" || s.Bytes != 2000 || s.Added != 2 || im.Steps[1].Layer != "" {
+		t.Errorf("steps %+v", im.Steps)
+	}
+	if im, err = c.Image(t.Context(), "ann/app", "1.0", "linux/arm64"); err != nil || im.Digest != two.Digest {
+		t.Errorf("for linux/arm64: %+v, %v", im, err)
+	}
+	if _, err = c.Image(t.Context(), "ann/app", "1.0", "linux/s390x"); !registry.HasCode(err, registry.ManifestUnknown) {
+		t.Errorf("for a platform that is not there: %v", err)
 	}
 	// What waits for a review is found by nobody, and listed for who may write.
 	exec(t, db, `UPDATE manifests SET held = 1`)
