@@ -206,7 +206,7 @@ func put(t *testing.T, h registry.Registry, repo, tag, mediaType string, v any) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := h.PutManifest(auth.With(t.Context(), auth.Identity{System: true}), repo, tag, registry.Manifest{MediaType: mediaType, Bytes: b})
+	d, err := h.PutManifest(auth.With(t.Context(), auth.Identity{System: true}), repo, []string{tag}, registry.Manifest{MediaType: mediaType, Bytes: b})
 	if err != nil {
 		t.Fatal(err)
 	}

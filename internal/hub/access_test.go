@@ -23,7 +23,7 @@ func TestAccess(t *testing.T) {
 	if err := h.PushBlob(system, "ann/app", desc, bytes.NewReader(blob)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.PutManifest(system, "ann/app", "1", m); err != nil {
+	if _, err := h.PutManifest(system, "ann/app", []string{"1"}, m); err != nil {
 		t.Fatal(err)
 	}
 	for name, call := range map[string]func(ctx context.Context, repo string) error{
@@ -41,7 +41,7 @@ func TestAccess(t *testing.T) {
 			return nil
 		},
 		"Referrers": func(ctx context.Context, repo string) error {
-			for _, err := range h.Referrers(ctx, repo, desc.Digest, "") {
+			for _, err := range h.Referrers(ctx, repo, desc.Digest, "", "") {
 				return err
 			}
 			return nil
@@ -55,8 +55,11 @@ func TestAccess(t *testing.T) {
 			_, err := h.MountBlob(ctx, repo, "b", desc.Digest)
 			return err
 		},
-		"PutManifest": func(ctx context.Context, repo string) error { _, err := h.PutManifest(ctx, repo, "2", m); return err },
-		"DeleteBlob":  func(ctx context.Context, repo string) error { return h.DeleteBlob(ctx, repo, desc.Digest) },
+		"PutManifest": func(ctx context.Context, repo string) error {
+			_, err := h.PutManifest(ctx, repo, []string{"2"}, m)
+			return err
+		},
+		"DeleteBlob": func(ctx context.Context, repo string) error { return h.DeleteBlob(ctx, repo, desc.Digest) },
 		"DeleteManifest": func(ctx context.Context, repo string) error {
 			return h.DeleteManifest(ctx, repo, digest.FromBytes(m.Bytes))
 		},

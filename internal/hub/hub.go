@@ -43,6 +43,7 @@ type Hub struct {
 	db      *sqldb.DB
 	content *content.Dir
 	hooks   Hooks
+	recent  recent // manifests read and written last
 
 	mu     sync.Mutex
 	parked map[string]*parked // writers between two requests, by upload ID
@@ -125,23 +126,51 @@ func allow(ctx context.Context, tx *sql.Tx, repo string, need auth.Role) (auth.R
 	return role, registry.Errorf(registry.Denied, "requested access to the resource is denied")
 }
 
-// findBlob describes a blob that repo holds. Who may only read does not see
-// blobs of which no manifest is published.
+// readRow reads what the caller may read of repo by a query that yields one row at
+// most; seeHeld is its parameter that tells whether the caller sees what is held
+// for a review. It fails as allow does, and with sql.ErrNoRows.
+func readRow(ctx context.Context, db *sqldb.DB, repo, query string, args func(seeHeld int) []any, dest ...any) error {
+	if id := auth.From(ctx); id.System || id.Admin { // no row says what they may do
+		role, err := allow(ctx, nil, repo, auth.Read)
+		if err != nil {
+			return err
+		}
+		return db.Get(ctx, query, args(maySeeHeld(role)), dest...)
+	}
+	return db.View(ctx, func(tx *sql.Tx) error {
+		role, err := allow(ctx, tx, repo, auth.Read)
+		if err != nil {
+			return err
+		}
+		return tx.QueryRowContext(ctx, query, args(maySeeHeld(role))...).Scan(dest...)
+	})
+}
+
+// blobQuery is the size of the blob $2 of the repository $1. Who may only read
+// does not see blobs of which no manifest is published.
+const blobQuery = `
+		SELECT b.size FROM blobs b JOIN repositories r ON r.id = b.repository
+		WHERE r.name = $1 AND b.digest = $2 AND ($3 = 1 OR EXISTS (
+		  SELECT 1 FROM refs f JOIN manifests m ON m.repository = f.repository AND m.digest = f.manifest
+		  WHERE f.repository = b.repository AND f.child = b.digest AND m.held = 0))`
+
+// blobUnknown is err, of a query for a blob, as the API has it.
+func blobUnknown(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return errBlobUnknown()
+	}
+	return err
+}
+
+// findBlob describes a blob that repo holds.
 func findBlob(ctx context.Context, tx *sql.Tx, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst}
 	role, err := allow(ctx, tx, repo, auth.Read)
 	if err != nil {
 		return desc, err
 	}
-	err = tx.QueryRowContext(ctx, `
-		SELECT b.size FROM blobs b JOIN repositories r ON r.id = b.repository
-		WHERE r.name = $1 AND b.digest = $2 AND ($3 = 1 OR EXISTS (
-		  SELECT 1 FROM refs f JOIN manifests m ON m.repository = f.repository AND m.digest = f.manifest
-		  WHERE f.repository = b.repository AND f.child = b.digest AND m.held = 0))`, repo, dgst.String(), maySeeHeld(role)).Scan(&desc.Size)
-	if errors.Is(err, sql.ErrNoRows) {
-		return desc, errBlobUnknown()
-	}
-	return desc, err
+	err = tx.QueryRowContext(ctx, blobQuery, repo, dgst.String(), maySeeHeld(role)).Scan(&desc.Size)
+	return desc, blobUnknown(err)
 }
 
 func errBlobUnknown() *registry.Error {
@@ -160,36 +189,17 @@ func maySeeHeld(role auth.Role) int {
 	return 0
 }
 
-// manifestRow is a manifest and how it is known.
-type manifestRow struct {
-	repository int64
-	desc       ocispec.Descriptor
-}
-
-// findManifest finds the manifest that ref, a tag or a digest, names in repo.
-// Who may only read does not see what is held for a review.
-func findManifest(ctx context.Context, tx *sql.Tx, repo, ref string) (manifestRow, error) {
-	query := `
-		SELECT m.repository, m.digest, m.size, m.media_type
+// The manifest that $2, a digest or a tag, names in the repository $1. Who may only
+// read does not see what is held for a review.
+const (
+	manifestByDigest = `
+		SELECT m.digest, m.size, m.media_type
 		FROM repositories r JOIN manifests m ON m.repository = r.id
 		WHERE r.name = $1 AND m.digest = $2 AND m.held <= $3`
-	if !registry.IsDigest(ref) {
-		query = `
-		SELECT m.repository, m.digest, m.size, m.media_type
+	manifestByTag = `
+		SELECT m.digest, m.size, m.media_type
 		FROM repositories r JOIN tags t ON t.repository = r.id
 		JOIN manifests m ON m.repository = t.repository
 		AND m.digest = CASE WHEN $3 = 1 AND t.pending <> '' THEN t.pending ELSE t.digest END
 		WHERE r.name = $1 AND t.name = $2 AND m.held <= $3`
-	}
-	var row manifestRow
-	role, err := allow(ctx, tx, repo, auth.Read)
-	if err != nil {
-		return row, err
-	}
-	err = tx.QueryRowContext(ctx, query, repo, ref, maySeeHeld(role)).
-		Scan(&row.repository, &row.desc.Digest, &row.desc.Size, &row.desc.MediaType)
-	if errors.Is(err, sql.ErrNoRows) {
-		return row, errManifestUnknown()
-	}
-	return row, err
-}
+)

@@ -25,6 +25,11 @@ func open(t *testing.T, dir string) *hub.Hub {
 	return h
 }
 
+// TestWire runs the suite of the protocol.
+func TestWire(t *testing.T) {
+	conformance.Wire(t, func(t *testing.T) registry.Registry { return open(t, t.TempDir()) })
+}
+
 func TestHub(t *testing.T) {
 	conformance.Registry(t, func(t *testing.T) registry.Registry { return open(t, t.TempDir()) })
 }

@@ -52,7 +52,11 @@ func put(ctx context.Context, t *testing.T, h *hub.Hub, repo, tag, mediaType str
 	if err != nil {
 		t.Fatal(err)
 	}
-	desc, err := h.PutManifest(ctx, repo, tag, registry.Manifest{MediaType: mediaType, Bytes: b})
+	var tags []string
+	if tag != "" {
+		tags = []string{tag}
+	}
+	desc, err := h.PutManifest(ctx, repo, tags, registry.Manifest{MediaType: mediaType, Bytes: b})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,19 +20,20 @@ import (
 	"strake/internal/sqldb"
 )
 
-// pageSize is how many rows of a list one query reads.
-const pageSize = 1000
+// A list is read so many rows a query: few at first, for most callers want few.
+const (
+	firstPage = 100
+	pageSize  = 1000
+)
 
 // StatBlob implements registry.Reader.
 func (h *Hub) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (desc ocispec.Descriptor, err error) {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return desc, err
 	}
-	err = h.db.View(ctx, func(tx *sql.Tx) error {
-		desc, err = findBlob(ctx, tx, repo, dgst)
-		return err
-	})
-	return desc, err
+	desc = ocispec.Descriptor{MediaType: octetStream, Digest: dgst}
+	err = readRow(ctx, h.db, repo, blobQuery, func(seeHeld int) []any { return []any{repo, dgst.String(), seeHeld} }, &desc.Size)
+	return desc, blobUnknown(err)
 }
 
 // OpenBlob implements registry.Reader.
@@ -55,42 +56,50 @@ func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, off
 }
 
 // StatManifest implements registry.Reader.
-func (h *Hub) StatManifest(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
+func (h *Hub) StatManifest(ctx context.Context, repo, ref string) (desc ocispec.Descriptor, err error) {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(ref)); err != nil {
-		return ocispec.Descriptor{}, err
+		return desc, err
 	}
-	var row manifestRow
-	err := h.db.View(ctx, func(tx *sql.Tx) (err error) {
-		row, err = findManifest(ctx, tx, repo, ref)
-		return err
-	})
-	return row.desc, err
+	query := manifestByTag
+	if registry.IsDigest(ref) {
+		query = manifestByDigest
+	}
+	err = readRow(ctx, h.db, repo, query, func(seeHeld int) []any { return []any{repo, ref, seeHeld} }, &desc.Digest, &desc.Size, &desc.MediaType)
+	if errors.Is(err, sql.ErrNoRows) {
+		return desc, errManifestUnknown()
+	}
+	return desc, err
 }
 
-// GetManifest implements registry.Reader.
+// GetManifest implements registry.Reader. What ref names is read from the
+// database each time, for another Hub on the same data may change it; the bytes of
+// a digest never change.
 func (h *Hub) GetManifest(ctx context.Context, repo, ref string) (registry.Manifest, error) {
 	desc, err := h.StatManifest(ctx, repo, ref)
 	if err != nil {
 		return registry.Manifest{}, err
 	}
-	b, err := content.ReadAll(ctx, h.content, desc.Digest, registry.MaxManifestSize)
-	if err != nil {
-		return registry.Manifest{}, fmt.Errorf("manifest %s: %w", ref, hide(err))
+	b := h.recent.get(desc.Digest)
+	if b == nil {
+		if b, err = content.ReadAll(ctx, h.content, desc.Digest, registry.MaxManifestSize); err != nil {
+			return registry.Manifest{}, fmt.Errorf("manifest %s: %w", ref, hide(err))
+		}
+		h.recent.put(desc.Digest, b)
 	}
-	return registry.Manifest{MediaType: desc.MediaType, Bytes: b}, nil
+	return registry.Manifest{MediaType: desc.MediaType, Bytes: b, Digest: desc.Digest}, nil
 }
 
 // hide takes its kind off an error about the content store: that bytes lack
 // whose link is there is no answer to the client but the server's defect.
 func hide(err error) error { return fmt.Errorf("content: %v", err) } //nolint:errorlint // on purpose
 
-// pages lists what query yields: names after $1, in order, $2 at a time.
-func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last string) (*sql.Rows, error)) iter.Seq2[string, error] {
+// pages lists what read yields: names after last, in order, at most limit.
+func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last string, limit int) (*sql.Rows, error)) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for {
+		for limit := firstPage; ; limit = pageSize {
 			var names []string
 			err := h.db.View(ctx, func(tx *sql.Tx) error {
-				rows, err := read(tx, last) //nolint:sqlclosecheck // ScanAll closes them
+				rows, err := read(tx, last, limit) //nolint:sqlclosecheck // ScanAll closes them
 				if err != nil {
 					return err
 				}
@@ -111,7 +120,7 @@ func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last
 				}
 				last = name
 			}
-			if len(names) < pageSize {
+			if len(names) < limit {
 				return
 			}
 		}
@@ -122,12 +131,12 @@ func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last
 // and no more than their token is for.
 func (h *Hub) Repositories(ctx context.Context, last string) iter.Seq2[string, error] {
 	id := auth.From(ctx)
-	names := h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
+	names := h.pages(ctx, last, func(tx *sql.Tx, last string, limit int) (*sql.Rows, error) {
 		if !id.System && !id.Admin {
 			return tx.QueryContext(ctx, `SELECT r.name FROM repositories r WHERE r.name > $2 AND `+auth.Readable+` ORDER BY r.name LIMIT $3`,
-				id.Account, last, pageSize)
+				id.Account, last, limit)
 		}
-		return tx.QueryContext(ctx, `SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2`, last, pageSize)
+		return tx.QueryContext(ctx, `SELECT name FROM repositories WHERE name > $1 ORDER BY name LIMIT $2`, last, limit)
 	})
 	return func(yield func(string, error) bool) {
 		for name, err := range names {
@@ -143,7 +152,7 @@ func (h *Hub) Repositories(ctx context.Context, last string) iter.Seq2[string, e
 
 // Tags implements registry.Lister.
 func (h *Hub) Tags(ctx context.Context, repo, last string) iter.Seq2[string, error] {
-	return h.pages(ctx, last, func(tx *sql.Tx, last string) (*sql.Rows, error) {
+	return h.pages(ctx, last, func(tx *sql.Tx, last string, limit int) (*sql.Rows, error) {
 		if err := registry.CheckName(repo); err != nil {
 			return nil, err
 		}
@@ -157,30 +166,38 @@ func (h *Hub) Tags(ctx context.Context, repo, last string) iter.Seq2[string, err
 		}
 		return tx.QueryContext(ctx, `
 			SELECT t.name FROM tags t JOIN manifests m ON m.repository = t.repository AND m.digest = t.digest
-			WHERE t.repository = $1 AND t.name > $2 AND m.held <= $3 ORDER BY t.name LIMIT $4`, id, last, maySeeHeld(role), pageSize)
+			WHERE t.repository = $1 AND (lower(t.name), t.name) > (lower($2), $2) AND m.held <= $3
+			ORDER BY lower(t.name), t.name LIMIT $4`, id, last, maySeeHeld(role), limit)
 	})
 }
 
-// Referrers implements registry.Lister.
-func (h *Hub) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) iter.Seq2[ocispec.Descriptor, error] {
+// Referrers implements registry.Lister, in the order of the digests.
+func (h *Hub) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string, last digest.Digest) iter.Seq2[ocispec.Descriptor, error] {
 	return func(yield func(ocispec.Descriptor, error) bool) {
-		descs, err := h.referrers(ctx, repo, dgst, artifactType)
-		if err != nil {
+		if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 			yield(ocispec.Descriptor{}, err)
 			return
 		}
-		for _, d := range descs {
-			if !yield(d, nil) {
+		for limit := firstPage; ; limit = pageSize {
+			descs, err := h.referrers(ctx, repo, dgst, artifactType, last, limit)
+			if err != nil {
+				yield(ocispec.Descriptor{}, err)
+				return
+			}
+			for _, d := range descs {
+				if !yield(d, nil) {
+					return
+				}
+				last = d.Digest
+			}
+			if len(descs) < limit {
 				return
 			}
 		}
 	}
 }
 
-func (h *Hub) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (descs []ocispec.Descriptor, err error) {
-	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
-		return nil, err
-	}
+func (h *Hub) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string, last digest.Digest, limit int) (descs []ocispec.Descriptor, err error) {
 	err = h.db.View(ctx, func(tx *sql.Tx) error {
 		descs = nil
 		role, err := allow(ctx, tx, repo, auth.Read)
@@ -191,7 +208,7 @@ func (h *Hub) referrers(ctx context.Context, repo string, dgst digest.Digest, ar
 			SELECT m.digest, m.size, m.media_type, m.artifact_type, m.annotations
 			FROM repositories r JOIN manifests m ON m.repository = r.id
 			WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($3 = '' OR m.artifact_type = $3) AND m.held <= $4
-			ORDER BY m.digest`, repo, dgst.String(), artifactType, maySeeHeld(role))
+			AND m.digest > $5 ORDER BY m.digest LIMIT $6`, repo, dgst.String(), artifactType, maySeeHeld(role), last.String(), limit)
 		if err != nil {
 			return err
 		}

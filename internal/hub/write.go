@@ -130,6 +130,15 @@ type manifestInfo struct {
 // readManifest checks m, or fails with MANIFEST_INVALID.
 func readManifest(m registry.Manifest) (manifestInfo, error) {
 	info := manifestInfo{desc: image.Bytes(m.MediaType, m.Bytes)}
+	if m.Digest != "" && m.Digest != info.desc.Digest {
+		if err := registry.CheckDigest(m.Digest); err != nil {
+			return info, err
+		}
+		if got := m.Digest.Algorithm().FromBytes(m.Bytes); got != m.Digest {
+			return info, registry.Errorf(registry.DigestInvalid, "manifest has digest %s, not %s", got, m.Digest)
+		}
+		info.desc.Digest = m.Digest
+	}
 	var subject *ocispec.Descriptor
 	var annotations map[string]string
 	var err error
@@ -162,11 +171,11 @@ func readManifest(m registry.Manifest) (manifestInfo, error) {
 }
 
 // PutManifest implements registry.Writer.
-func (h *Hub) PutManifest(ctx context.Context, repo, tag string, m registry.Manifest) (ocispec.Descriptor, error) {
+func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m registry.Manifest) (ocispec.Descriptor, error) {
 	if err := registry.CheckName(repo); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	if tag != "" {
+	for _, tag := range tags {
 		if err := registry.CheckTag(tag); err != nil {
 			return ocispec.Descriptor{}, err
 		}
@@ -183,10 +192,14 @@ func (h *Hub) PutManifest(ctx context.Context, repo, tag string, m registry.Mani
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
 		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
 	}
-	return info.desc, h.db.Update(ctx, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tag, info) })
+	err = h.db.Update(ctx, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tags, info) })
+	if err == nil {
+		h.recent.put(info.desc.Digest, bytes.Clone(m.Bytes))
+	}
+	return info.desc, err
 }
 
-func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo, tag string, info manifestInfo) error {
+func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo string, tags []string, info manifestInfo) error {
 	if err := checkPush(ctx, tx, repo, info.children); err != nil {
 		return err
 	}
@@ -218,10 +231,15 @@ func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo, tag string
 	if _, err := tx.ExecContext(ctx, `UPDATE repositories SET pushed = $2 WHERE id = $1`, id, now); err != nil {
 		return err
 	}
-	if err := hooks.Call(ctx, tx, Change{Kind: ManifestPut, Repository: repo, ID: id, Desc: d, Fresh: !known}); err != nil || tag == "" {
+	if err := hooks.Call(ctx, tx, Change{Kind: ManifestPut, Repository: repo, ID: id, Desc: d, Fresh: !known}); err != nil {
 		return err
 	}
-	return hooks.setTag(ctx, tx, place{id, repo}, tag, d, "set")
+	for _, tag := range tags {
+		if err := hooks.setTag(ctx, tx, place{id, repo}, tag, d, "set"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mayTakeIn fails unless the caller may write the blob desc to repo; its digest
@@ -270,7 +288,9 @@ func checkChildren(ctx context.Context, tx *sql.Tx, repo string, children []ocis
 		var size int64
 		err := stmt.QueryRowContext(ctx, repo, d.Digest.String()).Scan(&size)
 		if errors.Is(err, sql.ErrNoRows) {
-			return registry.Errorf(registry.ManifestBlobUnknown, "manifest refers to %s, which the repository does not hold", d.Digest)
+			e := registry.Errorf(registry.ManifestBlobUnknown, "manifest refers to %s, which the repository does not hold", d.Digest)
+			e.Detail = json.RawMessage(`{"digest":"` + d.Digest.String() + `"}`) // which was checked
+			return e
 		}
 		if err != nil {
 			return err

@@ -2,127 +2,129 @@ package registry
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
-// blobHeader sets what every answer about a blob has.
-func blobHeader(h http.Header, dgst digest.Digest, length int64) {
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Length", strconv.FormatInt(length, 10))
-	h.Set("Docker-Content-Digest", dgst.String())
-	h.Set("Etag", `"`+dgst.String()+`"`)
-	h.Set("Accept-Ranges", "bytes")
-	h.Set("Cache-Control", "max-age=31536000, immutable")
-	h.Set("X-Content-Type-Options", "nosniff")
+// immutable is the Cache-Control of what a digest names: it never changes. Whoever
+// must be asked whether one may have it is asked all the same, for only the
+// client's own cache keeps what came with an Authorization.
+var immutable = []string{"max-age=31536000, immutable"}
+
+// contentHeader sets what every answer about a blob or a manifest has.
+func contentHeader(h http.Header, mediaType string, dgst digest.Digest, size int64) {
+	h["Content-Type"] = []string{mediaType}
+	h["Content-Length"] = []string{strconv.FormatInt(size, 10)}
+	h["Docker-Content-Digest"] = []string{string(dgst)}
+	h["Etag"] = []string{`"` + string(dgst) + `"`}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
 }
 
-func (c *call) statBlob() error {
+func blobHeader(h http.Header, dgst digest.Digest, size int64) {
+	contentHeader(h, "application/octet-stream", dgst, size)
+	h["Accept-Ranges"] = []string{"bytes"}
+	h["Cache-Control"] = immutable
+}
+
+// notModified answers 304 where the client has dgst already.
+func (c *call) notModified(dgst digest.Digest) bool {
+	if !matches(c.r.Header.Get("If-None-Match"), `"`+string(dgst)+`"`) {
+		return false
+	}
+	h := c.w.Header()
+	h.Del("Content-Length")
+	h.Del("Content-Type")
+	c.w.WriteHeader(http.StatusNotModified)
+	return true
+}
+
+func statBlob(c *call) error {
 	desc, err := c.reg.StatBlob(c.r.Context(), c.repo, digest.Digest(c.arg))
 	if err != nil {
 		return err
 	}
 	blobHeader(c.w.Header(), desc.Digest, desc.Size)
-	c.w.WriteHeader(http.StatusOK)
+	if !c.notModified(desc.Digest) {
+		c.w.WriteHeader(http.StatusOK)
+	}
 	return nil
 }
 
-func (c *call) getBlob() (err error) {
-	ctx, dgst := c.r.Context(), digest.Digest(c.arg)
-	if match := c.r.Header.Get("If-None-Match"); match == `"`+c.arg+`"` {
-		if _, err := c.reg.StatBlob(ctx, c.repo, dgst); err != nil {
-			return err
-		}
-		c.w.WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	first, last, ranged := parseRange(c.r.Header.Get("Range"))
-	if tag := c.r.Header.Get("If-Range"); tag != "" && tag != `"`+c.arg+`"` { // a part of something else
-		first, last, ranged = 0, -1, false
-	}
-	if ranged && first < 0 { // the last -first bytes
-		desc, err := c.reg.StatBlob(ctx, c.repo, dgst)
+func getBlob(c *call) (err error) {
+	dgst := digest.Digest(c.arg)
+	if c.r.Header.Get("If-None-Match") != "" {
+		desc, err := c.reg.StatBlob(c.r.Context(), c.repo, dgst)
 		if err != nil {
 			return err
 		}
-		first = max(desc.Size+first, 0)
+		blobHeader(c.w.Header(), dgst, desc.Size)
+		if c.notModified(dgst) {
+			return nil
+		}
 	}
-	blob, err := c.reg.OpenBlob(ctx, c.repo, dgst, first)
+	if asked, ok := parseRange(c.r.Header.Get("Range")); asked != nil || !ok {
+		// An If-Range that is not of this blob is of something else that the
+		// client has a part of: it gets the whole.
+		if tag := c.r.Header.Get("If-Range"); tag == "" || tag == `"`+c.arg+`"` {
+			return c.blobRange(dgst, asked, ok)
+		}
+	}
+	blob, err := c.reg.OpenBlob(c.r.Context(), c.repo, dgst, 0)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := blob.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("%w: %w", errBodySent, cerr)
-		}
-	}()
-	size := blob.Desc.Size
-	if ranged && first >= size {
-		c.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		return fmt.Errorf("range from %d of %d bytes: %w", first, size, errdefs.ErrOutOfRange)
-	}
-	if last < 0 || last >= size {
-		last = size - 1
-	}
-	length := last - first + 1
-	blobHeader(c.w.Header(), dgst, length)
-	status := http.StatusOK
-	if ranged {
-		status = http.StatusPartialContent
-		c.w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, size))
-	}
-	c.w.WriteHeader(status)
-	// A *os.File inside a *io.LimitedReader is what the server hands to sendfile.
-	n, err := io.Copy(c.w, &io.LimitedReader{R: blob.ReadCloser, N: length})
-	if err == nil && n != length {
-		err = io.ErrUnexpectedEOF
-	}
+	blobHeader(c.w.Header(), dgst, blob.Desc.Size)
+	c.w.WriteHeader(http.StatusOK)
+	return c.sendBlob(blob, blob.Desc.Size)
+}
+
+// blobRange answers with a part of a blob, or 416 where ok is false or there is
+// no such part.
+func (c *call) blobRange(dgst digest.Digest, asked *byteRange, ok bool) error {
+	desc, err := c.reg.StatBlob(c.r.Context(), c.repo, dgst)
 	if err != nil {
-		return fmt.Errorf("%w: %d of %d bytes: %w", errBodySent, n, length, err)
+		return err
 	}
-	return nil
+	var first, length int64
+	if ok {
+		first, length, ok = asked.within(desc.Size)
+	}
+	if !ok {
+		c.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", desc.Size))
+		return fmt.Errorf("range %.60q of %d bytes: %w", c.r.Header.Get("Range"), desc.Size, errdefs.ErrOutOfRange)
+	}
+	blob, err := c.reg.OpenBlob(c.r.Context(), c.repo, dgst, first)
+	if err != nil {
+		return err
+	}
+	blobHeader(c.w.Header(), dgst, length)
+	c.w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, first+length-1, desc.Size))
+	c.w.WriteHeader(http.StatusPartialContent)
+	return c.sendBlob(blob, length)
 }
 
-// parseRange parses a Range header of one range. first is negative for the
-// last bytes, last is -1 for up to the end. What is not understood, several
-// ranges too, is no range: the whole is a right answer to all.
-func parseRange(s string) (first, last int64, ok bool) {
-	spec, ok := strings.CutPrefix(s, "bytes=")
-	a, b, dash := strings.Cut(spec, "-")
-	if !ok || !dash {
-		return 0, -1, false
+// sendBlob sends length bytes of blob, and closes it.
+func (c *call) sendBlob(blob Blob, length int64) error {
+	err := c.send(blob.ReadCloser, length)
+	if cerr := blob.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("%w: %w", errBodySent, cerr)
 	}
-	if a == "" {
-		n, err := strconv.ParseInt(b, 10, 64)
-		if err != nil || n <= 0 {
-			return 0, -1, false
-		}
-		return -n, -1, true
-	}
-	first, err := strconv.ParseInt(a, 10, 64)
-	if err != nil || first < 0 {
-		return 0, -1, false
-	}
-	if b == "" {
-		return first, -1, true
-	}
-	last, err = strconv.ParseInt(b, 10, 64)
-	if err != nil || last < first {
-		return 0, -1, false
-	}
-	return first, last, true
+	return err
 }
 
-func (c *call) deleteBlob() error {
+func deleteBlob(c *call) error {
 	if err := c.reg.DeleteBlob(c.r.Context(), c.repo, digest.Digest(c.arg)); err != nil {
 		return err
 	}
+	return c.empty(http.StatusAccepted)
+}
+
+// empty answers status without a body.
+func (c *call) empty(status int) error {
 	c.w.Header().Set("Content-Length", "0")
-	c.w.WriteHeader(http.StatusAccepted)
+	c.w.WriteHeader(status)
 	return nil
 }

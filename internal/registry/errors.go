@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -85,6 +86,10 @@ type Error struct {
 	Message string
 	Detail  json.RawMessage // passed on as it came
 	Err     error
+
+	// RetryAfter is when to try again, of TOOMANYREQUESTS and UNAVAILABLE: sent in
+	// whole seconds, one at least.
+	RetryAfter time.Duration
 }
 
 // Errorf makes an Error; %w in format sets what it wraps.

@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -23,15 +24,34 @@ const maxPage = 10_000
 // Options say how a registry is served. The zero value serves all of it.
 type Options struct {
 	ReadOnly bool         // refuse what changes anything, with UNSUPPORTED
+	NoDelete bool         // refuse to delete tags, manifests and blobs, with UNSUPPORTED
 	Log      *slog.Logger // told of errors that clients do not see; nil drops them
+
+	// MinChunk is how many bytes each chunk of an upload but the last should
+	// have, as clients are told; 0: any.
+	MinChunk int64
+	// Stall is how long a client may take to send or to take the next bytes of a
+	// body before the connection is given up; 0: a minute.
+	Stall time.Duration
+	// Namespace returns the registry that stands here for another one, the host
+	// of which clients give as ns=; nil, or a nil Registry: none does. What is
+	// asked for such a namespace is served by reg itself, as without ns=.
+	Namespace func(host string) Registry
 }
 
-// NewHandler serves reg as the OCI distribution specification 1.1 says, below
-// /v2/: end-1 to end-13 and docker's _catalog. At /v1/search it answers docker's
-// search.
+// stallTime is the default of Options.Stall.
+const stallTime = time.Minute
+
+// NewHandler serves reg as the OCI distribution specification says, below /v2/:
+// end-1 to end-14 of its version 1.1 and of what is to follow it (several tags,
+// other digests, namespaces), the discovery of extensions, and docker's _catalog.
+// At /v1/search it answers docker's search.
 func NewHandler(reg Registry, opts Options) http.Handler {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Stall == 0 {
+		opts.Stall = stallTime
 	}
 	return &handler{reg: reg, opts: opts}
 }
@@ -44,8 +64,10 @@ type handler struct {
 // call is one request, taken apart.
 type call struct {
 	*handler
+	reg  Registry // that answers it
 	w    http.ResponseWriter
 	r    *http.Request
+	kind string // of its path, as routes has it
 	repo string
 	arg  string // the tag, digest or upload ID
 }
@@ -55,21 +77,23 @@ type verbs map[string]func(*call) error
 
 // routes are the kinds of paths that parsePath tells apart.
 var routes = map[string]verbs{
-	"base":      {"GET": (*call).base, "HEAD": (*call).base},
-	"catalog":   {"GET": (*call).catalog},
-	"tags":      {"GET": (*call).tags},
-	"blob":      {"GET": (*call).getBlob, "HEAD": (*call).statBlob, "DELETE": (*call).deleteBlob},
-	"uploads":   {"POST": (*call).startUpload},
-	"upload":    {"GET": (*call).uploadStatus, "PATCH": (*call).patchUpload, "PUT": (*call).finishUpload, "DELETE": (*call).cancelUpload},
-	"manifest":  {"GET": (*call).getManifest, "HEAD": (*call).statManifest, "PUT": (*call).putManifest, "DELETE": (*call).deleteManifest},
-	"referrers": {"GET": (*call).referrers},
-	"ping":      {"GET": ping},
-	"search":    {"GET": search},
+	"base":      {"GET": base, "HEAD": base},
+	"catalog":   {"GET": catalog, "HEAD": catalog},
+	"discover":  {"GET": discover, "HEAD": discover},
+	"tags":      {"GET": tags, "HEAD": tags},
+	"blob":      {"GET": getBlob, "HEAD": statBlob, "DELETE": deleteBlob},
+	"uploads":   {"POST": startUpload},
+	"upload":    {"GET": uploadStatus, "HEAD": uploadStatus, "PATCH": patchUpload, "PUT": finishUpload, "DELETE": cancelUpload},
+	"manifest":  {"GET": getManifest, "HEAD": statManifest, "PUT": putManifest, "DELETE": deleteManifest},
+	"referrers": {"GET": referrers, "HEAD": referrers},
+	"ping":      {"GET": ping, "HEAD": ping},
+	"search":    {"GET": search, "HEAD": search},
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	c := &call{handler: h, w: w, r: r}
+	w.Header()["Docker-Distribution-Api-Version"] = apiVersion
+	c := &call{handler: h, reg: h.reg, w: w, r: r}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.opts.Stall)) // a recorder of a test has none
 	err := c.serve()
 	if err == nil {
 		return
@@ -81,36 +105,85 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeError(w, r, err, h.opts.Log)
 }
 
+var apiVersion = []string{"registry/2.0"}
+
 // errBodySent marks errors that come after the header is written.
 var errBodySent = errors.New("sending the body")
 
 func (c *call) serve() error {
-	kind, repo, arg := parsePath(c.r.URL.Path)
-	verbs, ok := routes[kind]
+	c.kind, c.repo, c.arg = parsePath(c.r.URL.Path)
+	verbs, ok := routes[c.kind]
 	if !ok {
 		return &Error{Code: NameUnknown, Message: "no such path"}
 	}
 	answer, ok := verbs[c.r.Method]
-	if !ok || c.opts.ReadOnly && c.r.Method != http.MethodGet && c.r.Method != http.MethodHead {
+	if !ok || !c.allowed(c.r.Method) {
+		c.w.Header().Set("Allow", c.methods(verbs))
 		return &Error{Code: Unsupported, Message: "the operation is unsupported"}
 	}
-	if repo != "" {
-		if err := CheckName(repo); err != nil {
+	if c.repo != "" {
+		if err := CheckName(c.repo); err != nil {
 			return err
 		}
 	}
-	c.repo, c.arg = repo, arg
-	switch kind {
+	switch c.kind {
 	case "blob", "referrers":
-		if err := CheckDigest(digest.Digest(arg)); err != nil {
+		if err := CheckDigest(digest.Digest(c.arg)); err != nil {
 			return err
 		}
 	case "manifest":
-		if err := CheckReference(arg); err != nil {
+		if err := CheckReference(c.arg); err != nil {
 			return err
 		}
 	}
+	c.useNamespace()
 	return answer(c)
+}
+
+// allowed reports whether the options allow method on the kind of path.
+func (c *call) allowed(method string) bool {
+	switch {
+	case method == http.MethodGet || method == http.MethodHead:
+		return true
+	case c.opts.ReadOnly:
+		return false
+	}
+	return method != http.MethodDelete || c.kind == "upload" || !c.opts.NoDelete
+}
+
+// methods lists those of verbs that are allowed.
+func (c *call) methods(verbs verbs) string {
+	var all []string
+	for method := range verbs {
+		if c.allowed(method) {
+			all = append(all, method)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// useNamespace has the registry of the namespace that the client asks for, if
+// there is one, answer what reads, and tells the client so.
+func (c *call) useNamespace() {
+	if c.r.URL.RawQuery == "" || c.r.Method != http.MethodGet && c.r.Method != http.MethodHead {
+		return
+	}
+	ns := c.r.URL.Query().Get("ns")
+	if ns == "" {
+		return
+	}
+	if ns != c.r.Host {
+		if c.opts.Namespace == nil {
+			return
+		}
+		reg := c.opts.Namespace(ns)
+		if reg == nil {
+			return
+		}
+		c.reg = reg
+	}
+	c.w.Header().Set("Oci-Namespace", ns)
 }
 
 // parsePath takes a request's path apart. Repository names may contain any of
@@ -128,6 +201,11 @@ func parsePath(path string) (kind, repo, arg string) {
 		return "", "", ""
 	case rest == "_catalog":
 		return "catalog", "", ""
+	case rest == "_oci/ext/discover":
+		return "discover", "", ""
+	}
+	if name, ok := strings.CutSuffix(rest, "/_oci/ext/discover"); ok {
+		return "discover", name, ""
 	}
 	if name, ok := strings.CutSuffix(rest, "/tags/list"); ok {
 		return "tags", name, ""
@@ -139,14 +217,17 @@ func parsePath(path string) (kind, repo, arg string) {
 	if !ok || arg == "" {
 		return "", "", ""
 	}
-	for suffix, kind := range map[string]string{
-		"/blobs/uploads": "upload", "/blobs": "blob", "/manifests": "manifest", "/referrers": "referrers",
-	} {
-		if name, ok := strings.CutSuffix(dir, suffix); ok {
-			return kind, name, arg
+	for _, k := range kindSuffixes {
+		if name, ok := strings.CutSuffix(dir, k.suffix); ok {
+			return k.kind, name, arg
 		}
 	}
 	return "", "", ""
+}
+
+// kindSuffixes tell kinds of paths apart by what is before their last part.
+var kindSuffixes = []struct{ suffix, kind string }{
+	{"/manifests", "manifest"}, {"/blobs", "blob"}, {"/blobs/uploads", "upload"}, {"/referrers", "referrers"},
 }
 
 func cutLast(s string) (before, after string, found bool) {
@@ -163,6 +244,10 @@ func writeError(w http.ResponseWriter, r *http.Request, err error, log *slog.Log
 	status := e.Status()
 	if status >= http.StatusInternalServerError {
 		log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		seconds := max(int64(math.Ceil(e.RetryAfter.Seconds())), 1)
+		w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 	}
 	type item struct {
 		Code    Code            `json:"code"`
@@ -194,11 +279,12 @@ func (c *call) json(contentType string, v any) error {
 		return fmt.Errorf("encode answer: %w", err)
 	}
 	c.w.Header().Set("Content-Type", contentType)
-	return c.body(b)
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	return c.write(b)
 }
 
-// body answers 200 with b, whose type is set.
-func (c *call) body(b []byte) error {
+// write answers 200 with b, whose type is set.
+func (c *call) write(b []byte) error {
 	c.w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	c.w.WriteHeader(http.StatusOK)
 	if c.r.Method == http.MethodHead {
@@ -210,22 +296,6 @@ func (c *call) body(b []byte) error {
 	return nil
 }
 
-func (c *call) base() error {
+func base(c *call) error {
 	return c.json("application/json", struct{}{})
-}
-
-// buffers are what bodies are copied through.
-const bufferSize = 256 << 10
-
-var buffers sync.Pool // of *[]byte
-
-// copyBody copies a request's body in big steps.
-func copyBody(dst io.Writer, src io.Reader) (int64, error) {
-	buf, ok := buffers.Get().(*[]byte)
-	if !ok {
-		b := make([]byte, bufferSize)
-		buf = &b
-	}
-	defer buffers.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf)
 }

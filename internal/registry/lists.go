@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/json"
 	"fmt"
 	"iter"
 	"net/url"
@@ -11,7 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-func (c *call) catalog() error {
+func catalog(c *call) error {
 	names, err := c.page(func(last string) iter.Seq2[string, error] {
 		return c.reg.Repositories(c.r.Context(), last)
 	})
@@ -23,7 +24,7 @@ func (c *call) catalog() error {
 	}{names})
 }
 
-func (c *call) tags() error {
+func tags(c *call) error {
 	tags, err := c.page(func(last string) iter.Seq2[string, error] {
 		return c.reg.Tags(c.r.Context(), c.repo, last)
 	})
@@ -55,10 +56,9 @@ func (c *call) page(list func(last string) iter.Seq2[string, error]) ([]string, 
 		}
 		if len(names) == n {
 			if n > 0 {
-				next := url.URL{Path: c.r.URL.Path, RawQuery: url.Values{
-					"n": {strconv.Itoa(n)}, "last": {names[n-1]},
-				}.Encode()}
-				c.w.Header().Set("Link", fmt.Sprintf(`<%s>; rel="next"`, next.String()))
+				query.Set("n", strconv.Itoa(n))
+				query.Set("last", names[n-1])
+				c.linkNext(query)
 			}
 			break
 		}
@@ -67,29 +67,58 @@ func (c *call) page(list func(last string) iter.Seq2[string, error]) ([]string, 
 	return names, nil
 }
 
-// maxReferrers is how many referrers one answer holds; more are an error, for
-// the specification leaves clients no way to notice a cut.
-const maxReferrers = 10_000
+// An answer of referrers is an index, which holds so many bytes or descriptors.
+const (
+	maxReferrersSize = MaxManifestSize - 1024
+	maxReferrers     = maxPage
+)
 
-func (c *call) referrers() error {
-	artifactType := c.r.URL.Query().Get("artifactType")
+// referrers answers end-12a and end-12b. Where not all fit into one index, or into
+// the n that the client asks for, it links to the next.
+func referrers(c *call) error {
+	query := c.r.URL.Query()
+	artifactType, last, n := query.Get("artifactType"), digest.Digest(query.Get("last")), maxReferrers
+	if last != "" {
+		if err := CheckDigest(last); err != nil {
+			return err
+		}
+	}
+	if s := query.Get("n"); s != "" {
+		v, err := strconv.Atoi(s)
+		if err != nil || v < 1 {
+			return &Error{Code: PageInvalid, Message: "invalid number of results requested"}
+		}
+		n = min(v, maxReferrers)
+	}
 	index := ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageIndex,
 		Manifests: []ocispec.Descriptor{},
 	}
-	for desc, err := range c.reg.Referrers(c.r.Context(), c.repo, digest.Digest(c.arg), artifactType) {
+	size := 0
+	for desc, err := range c.reg.Referrers(c.r.Context(), c.repo, digest.Digest(c.arg), artifactType, last) {
 		if err != nil {
 			return err
 		}
-		if len(index.Manifests) == maxReferrers {
-			return Errorf(SizeInvalid, "more than %d referrers", maxReferrers)
+		b, err := json.Marshal(desc)
+		if err != nil {
+			return fmt.Errorf("encode answer: %w", err)
+		}
+		if size += len(b) + 1; len(index.Manifests) == n || size > maxReferrersSize && len(index.Manifests) > 0 {
+			query.Set("last", string(index.Manifests[len(index.Manifests)-1].Digest))
+			c.linkNext(query)
+			break
 		}
 		index.Manifests = append(index.Manifests, desc)
 	}
 	if artifactType != "" {
 		c.w.Header().Set("Oci-Filters-Applied", "artifactType")
 	}
-	c.w.Header().Set("X-Content-Type-Options", "nosniff")
 	return c.json(ocispec.MediaTypeImageIndex, index)
+}
+
+// linkNext tells the client where the next page is.
+func (c *call) linkNext(query url.Values) {
+	next := url.URL{Path: c.r.URL.Path, RawQuery: query.Encode()}
+	c.w.Header().Set("Link", fmt.Sprintf(`<%s>; rel="next"`, next.String()))
 }

@@ -6,87 +6,132 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strconv"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-func (c *call) statManifest() error {
+// maxTags is how many tags a manifest is given at once.
+const maxTags = 100
+
+// manifestHeader sets what every answer about a manifest has. What a digest names
+// never changes; what a tag names is to be asked for again.
+func (c *call) manifestHeader(desc ocispec.Descriptor) {
+	h := c.w.Header()
+	contentHeader(h, desc.MediaType, desc.Digest, desc.Size)
+	if IsDigest(c.arg) {
+		h["Cache-Control"] = immutable
+	} else {
+		h["Cache-Control"] = revalidate
+	}
+}
+
+var revalidate = []string{"no-cache"}
+
+func statManifest(c *call) error {
 	desc, err := c.reg.StatManifest(c.r.Context(), c.repo, c.arg)
 	if err != nil {
 		return err
 	}
-	h := c.w.Header()
-	h.Set("Content-Type", desc.MediaType)
-	h.Set("Content-Length", strconv.FormatInt(desc.Size, 10))
-	h.Set("Docker-Content-Digest", desc.Digest.String())
-	h.Set("Etag", `"`+desc.Digest.String()+`"`)
-	c.w.WriteHeader(http.StatusOK)
+	c.manifestHeader(desc)
+	if !c.notModified(desc.Digest) {
+		c.w.WriteHeader(http.StatusOK)
+	}
 	return nil
 }
 
-func (c *call) getManifest() error {
+func getManifest(c *call) error {
 	m, err := c.reg.GetManifest(c.r.Context(), c.repo, c.arg)
 	if err != nil {
 		return err
 	}
-	dgst := digest.Digest(c.arg)
-	if !IsDigest(c.arg) {
-		dgst = digest.FromBytes(m.Bytes)
+	if m.Digest == "" {
+		m.Digest = digest.FromBytes(m.Bytes)
 	}
-	h := c.w.Header()
-	h.Set("Content-Type", m.MediaType)
-	h.Set("Docker-Content-Digest", dgst.String())
-	h.Set("Etag", `"`+dgst.String()+`"`)
-	h.Set("X-Content-Type-Options", "nosniff")
-	return c.body(m.Bytes)
+	c.manifestHeader(ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Bytes))})
+	if c.notModified(m.Digest) {
+		return nil
+	}
+	return c.write(m.Bytes)
 }
 
-func (c *call) putManifest() error {
+// readManifest reads the manifest that a request brings.
+func (c *call) readManifest() (m Manifest, subject digest.Digest, err error) {
 	if c.r.ContentLength > MaxManifestSize {
-		return Errorf(SizeInvalid, "manifest of %d bytes, more than %d", c.r.ContentLength, MaxManifestSize)
+		return m, "", Errorf(SizeInvalid, "manifest of %d bytes, more than %d", c.r.ContentLength, MaxManifestSize)
 	}
-	b, err := io.ReadAll(io.LimitReader(c.r.Body, MaxManifestSize+1))
+	b, err := io.ReadAll(c.body(io.LimitReader(c.r.Body, MaxManifestSize+1)))
 	if err != nil {
-		return Errorf(ManifestInvalid, "receive manifest: %w", err)
+		return m, "", Errorf(ManifestInvalid, "receive manifest: %w", err)
 	}
 	if len(b) > MaxManifestSize {
-		return Errorf(SizeInvalid, "manifest of more than %d bytes", MaxManifestSize)
+		return m, "", Errorf(SizeInvalid, "manifest of more than %d bytes", MaxManifestSize)
 	}
 	var probe struct {
 		MediaType string `json:"mediaType"`
 		Subject   struct {
 			Digest digest.Digest `json:"digest"`
 		} `json:"subject"`
+		Layers []struct {
+			URLs []string `json:"urls"`
+		} `json:"layers"`
 	}
 	if err := json.Unmarshal(b, &probe); err != nil {
-		return Errorf(ManifestInvalid, "manifest is no JSON: %w", err)
+		return m, "", Errorf(ManifestInvalid, "manifest is no JSON: %w", err)
 	}
-	m := Manifest{MediaType: probe.MediaType, Bytes: b}
+	for _, layer := range probe.Layers {
+		if len(layer.URLs) > 0 {
+			AddWarning(c.w.Header(), "the manifest has layers that are to be fetched from elsewhere: this registry does not keep them")
+			break
+		}
+	}
+	m = Manifest{MediaType: probe.MediaType, Bytes: b}
 	if ct := c.r.Header.Get("Content-Type"); ct != "" {
 		if m.MediaType, _, err = mime.ParseMediaType(ct); err != nil {
-			return Errorf(ManifestInvalid, "malformed Content-Type: %w", err)
+			return m, "", Errorf(ManifestInvalid, "malformed Content-Type: %w", err)
 		}
 	}
-	tag := c.arg
-	if IsDigest(c.arg) {
-		tag = ""
-		want := digest.Digest(c.arg)
-		if got := want.Algorithm().FromBytes(b); got != want {
-			return Errorf(DigestInvalid, "manifest has digest %s, not %s", got, want)
+	return m, probe.Subject.Digest, nil
+}
+
+// putManifest answers end-7a and end-7b.
+func putManifest(c *call) error {
+	tags := c.r.URL.Query()["tag"]
+	if len(tags) > maxTags {
+		return Errorf(SizeInvalid, "%d tags, more than %d", len(tags), maxTags)
+	}
+	for _, tag := range tags {
+		if err := CheckTag(tag); err != nil {
+			return err
 		}
 	}
-	desc, err := c.reg.PutManifest(c.r.Context(), c.repo, tag, m)
+	m, subject, err := c.readManifest()
 	if err != nil {
 		return err
 	}
-	if probe.Subject.Digest != "" {
-		c.w.Header().Set("Oci-Subject", probe.Subject.Digest.String())
+	put := tags
+	if IsDigest(c.arg) {
+		m.Digest = digest.Digest(c.arg)
+		if got := m.Digest.Algorithm().FromBytes(m.Bytes); got != m.Digest {
+			return Errorf(DigestInvalid, "manifest has digest %s, not %s", got, m.Digest)
+		}
+	} else {
+		put = append([]string{c.arg}, tags...)
 	}
-	return created(c, "manifests", desc.Digest)
+	desc, err := c.reg.PutManifest(c.r.Context(), c.repo, put, m)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		c.w.Header().Add("Oci-Tag", tag)
+	}
+	if subject != "" {
+		c.w.Header().Set("Oci-Subject", subject.String())
+	}
+	return c.created("manifests", desc.Digest)
 }
 
-func (c *call) deleteManifest() error {
+func deleteManifest(c *call) error {
 	var err error
 	if IsDigest(c.arg) {
 		err = c.reg.DeleteManifest(c.r.Context(), c.repo, digest.Digest(c.arg))
@@ -96,7 +141,5 @@ func (c *call) deleteManifest() error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", c.arg, err)
 	}
-	c.w.Header().Set("Content-Length", "0")
-	c.w.WriteHeader(http.StatusAccepted)
-	return nil
+	return c.empty(http.StatusAccepted)
 }

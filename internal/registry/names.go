@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -22,6 +23,8 @@ func CheckName(repo string) error {
 	}
 	return nil
 }
+
+func validName(repo string) bool { return CheckName(repo) == nil }
 
 // validComponent matches [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*.
 func validComponent(s string) bool {
@@ -60,6 +63,12 @@ func CheckTag(tag string) error {
 		return Errorf(TagInvalid, "invalid tag %.130q", tag)
 	}
 	return nil
+}
+
+// CompareTags orders tags: by their letters in lower case, as the specification
+// has it, then by their bytes.
+func CompareTags(a, b string) int {
+	return cmp.Or(strings.Compare(strings.ToLower(a), strings.ToLower(b)), strings.Compare(a, b))
 }
 
 // CheckDigest fails with DIGEST_INVALID unless dgst is a well formed sha256 or

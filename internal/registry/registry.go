@@ -37,7 +37,8 @@ type Blob struct {
 // Manifest is the bytes of a manifest or index and what they came as.
 type Manifest struct {
 	MediaType string
-	Bytes     []byte // 4 MiB at most
+	Bytes     []byte        // 4 MiB at most; not to be changed by who gets them
+	Digest    digest.Digest // of Bytes; empty in PutManifest: their sha256
 }
 
 // Reader reads.
@@ -67,10 +68,11 @@ type Writer interface {
 	// MountBlob makes a blob that the repository from holds a blob of repo too,
 	// or fails with BLOB_UNKNOWN.
 	MountBlob(ctx context.Context, repo, from string, dgst digest.Digest) (ocispec.Descriptor, error)
-	// PutManifest stores a manifest whose blobs are there and makes tag name it
-	// (unless empty); both or nothing. A blob that is not there fails with
-	// MANIFEST_BLOB_UNKNOWN, a malformed manifest with MANIFEST_INVALID.
-	PutManifest(ctx context.Context, repo, tag string, m Manifest) (ocispec.Descriptor, error)
+	// PutManifest stores a manifest whose blobs are there and makes the tags
+	// name it; all or nothing where the registry can. A blob that is not there
+	// fails with MANIFEST_BLOB_UNKNOWN, a malformed manifest with
+	// MANIFEST_INVALID, bytes of another digest with DIGEST_INVALID.
+	PutManifest(ctx context.Context, repo string, tags []string, m Manifest) (ocispec.Descriptor, error)
 }
 
 // Upload is a blob on its way in. It is not safe for concurrent use.
@@ -105,9 +107,10 @@ type Deleter interface {
 type Lister interface {
 	// Repositories lists the names after last, in byte order.
 	Repositories(ctx context.Context, last string) iter.Seq2[string, error]
-	// Tags lists the tags of repo after last, in byte order.
+	// Tags lists the tags of repo after last, in the order of CompareTags.
 	Tags(ctx context.Context, repo, last string) iter.Seq2[string, error]
 	// Referrers lists the manifests of repo whose subject is dgst, of one
-	// artifact type unless that is empty.
-	Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) iter.Seq2[ocispec.Descriptor, error]
+	// artifact type unless that is empty, and after the one with the digest last
+	// unless that is empty.
+	Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string, last digest.Digest) iter.Seq2[ocispec.Descriptor, error]
 }

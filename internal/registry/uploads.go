@@ -1,9 +1,9 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,32 +14,59 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// startUpload answers end-4a, end-4b and end-11.
-func (c *call) startUpload() error {
-	ctx, query := c.r.Context(), c.r.URL.Query()
-	if mount := query.Get("mount"); mount != "" && query.Get("from") != "" {
+// startUpload answers end-4a, end-4b, end-4c and end-11.
+func startUpload(c *call) error {
+	query := c.r.URL.Query()
+	if alg := query.Get("digest-algorithm"); alg != "" && alg != string(digest.SHA256) && alg != string(digest.SHA512) {
+		return Errorf(DigestInvalid, "digests of the algorithm %.40q are not supported, but sha256 and sha512", alg)
+	}
+	if mount := query.Get("mount"); mount != "" {
 		done, err := c.mount(digest.Digest(mount), query.Get("from"))
 		if done || err != nil {
 			return err
 		}
-	} else if dgst := digest.Digest(query.Get("digest")); dgst != "" && c.r.ContentLength >= 0 {
-		if err := CheckDigest(dgst); err != nil {
-			return err
-		}
-		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: c.r.ContentLength}
-		if err := c.reg.PushBlob(ctx, c.repo, desc, c.r.Body); err != nil {
-			return err
-		}
-		return created(c, "blobs", dgst)
+	} else if dgst := digest.Digest(query.Get("digest")); dgst != "" {
+		return c.pushBlob(dgst)
 	}
-	up, err := c.reg.StartUpload(ctx, c.repo)
+	up, err := c.reg.StartUpload(c.r.Context(), c.repo)
 	if err != nil {
 		return err
 	}
 	if err := up.Close(); err != nil {
 		return err
 	}
+	if c.opts.MinChunk > 0 {
+		c.w.Header().Set("Oci-Chunk-Min-Length", strconv.FormatInt(c.opts.MinChunk, 10))
+	}
 	return c.uploadAnswer(up, http.StatusAccepted)
+}
+
+// pushBlob takes the request's body for the blob dgst.
+func (c *call) pushBlob(dgst digest.Digest) error {
+	if err := CheckDigest(dgst); err != nil {
+		return err
+	}
+	ctx := c.r.Context()
+	if c.r.ContentLength >= 0 {
+		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: c.r.ContentLength}
+		if err := c.reg.PushBlob(ctx, c.repo, desc, c.body(c.r.Body)); err != nil {
+			return err
+		}
+		return c.created("blobs", dgst)
+	}
+	up, err := c.reg.StartUpload(ctx, c.repo)
+	if err != nil {
+		return err
+	}
+	if err = c.receive(up); err == nil {
+		_, err = up.Commit(ctx, dgst)
+	} else { // nobody knows its name to resume it
+		err = errors.Join(err, up.Cancel(context.WithoutCancel(ctx)))
+	}
+	if err := errors.Join(err, up.Close()); err != nil {
+		return err
+	}
+	return c.created("blobs", dgst)
 }
 
 // mount reports whether it mounted dgst and answered. What cannot be mounted is
@@ -48,12 +75,12 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 	if err := CheckDigest(dgst); err != nil {
 		return false, err
 	}
-	if err := CheckName(from); err != nil {
-		return false, err
+	if !validName(from) { // or none: which one may hold it is for the client to say
+		return false, nil
 	}
 	_, err := c.reg.MountBlob(c.r.Context(), c.repo, from, dgst)
 	if err == nil {
-		return true, created(c, "blobs", dgst)
+		return true, c.created("blobs", dgst)
 	}
 	for _, kind := range []error{errdefs.ErrNotFound, errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated, errdefs.ErrNotImplemented} {
 		if errors.Is(err, kind) {
@@ -64,13 +91,11 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 }
 
 // created answers 201 for a blob or manifest.
-func created(c *call, kind string, dgst digest.Digest) error {
+func (c *call) created(kind string, dgst digest.Digest) error {
 	h := c.w.Header()
 	h.Set("Location", "/v2/"+c.repo+"/"+kind+"/"+dgst.String())
 	h.Set("Docker-Content-Digest", dgst.String())
-	h.Set("Content-Length", "0")
-	c.w.WriteHeader(http.StatusCreated)
-	return nil
+	return c.empty(http.StatusCreated)
 }
 
 // uploadAnswer tells where the upload goes on and how far it is.
@@ -79,9 +104,11 @@ func (c *call) uploadAnswer(up Upload, status int) error {
 	h.Set("Location", "/v2/"+c.repo+"/blobs/uploads/"+url.PathEscape(up.ID()))
 	h.Set("Range", fmt.Sprintf("0-%d", max(up.Offset()-1, 0)))
 	h.Set("Docker-Upload-Uuid", up.ID())
-	h.Set("Content-Length", "0")
-	c.w.WriteHeader(status)
-	return nil
+	if status == http.StatusNoContent {
+		c.w.WriteHeader(status)
+		return nil
+	}
+	return c.empty(status)
 }
 
 func (c *call) resume() (Upload, error) {
@@ -93,7 +120,7 @@ func (c *call) resume() (Upload, error) {
 
 const uploadIDChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-func (c *call) uploadStatus() error {
+func uploadStatus(c *call) error {
 	up, err := c.withUpload(func(Upload) error { return nil })
 	if err != nil {
 		return err
@@ -115,28 +142,7 @@ func (c *call) receive(up Upload) error {
 			return fmt.Errorf("chunk starts at %d, the upload is at %d: %w", first, up.Offset(), errdefs.ErrOutOfRange)
 		}
 	}
-	body := &bodyReader{r: c.r.Body}
-	if _, err := copyBody(up, body); err != nil {
-		if body.err != nil {
-			return Errorf(BlobUploadInvalid, "receive chunk: %w", err)
-		}
-		return fmt.Errorf("store chunk: %w", err)
-	}
-	return nil
-}
-
-// bodyReader keeps a failure to read apart from one to write.
-type bodyReader struct {
-	r   io.Reader
-	err error
-}
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.err = err
-	}
-	return n, err
+	return c.copyBody(up)
 }
 
 // parseContentRange parses "<first>-<last>", with or without a unit before.
@@ -159,7 +165,7 @@ func (c *call) withUpload(fn func(up Upload) error) (up Upload, err error) {
 	return up, fn(up)
 }
 
-func (c *call) patchUpload() error {
+func patchUpload(c *call) error {
 	up, err := c.withUpload(c.receive)
 	if err != nil {
 		return err
@@ -167,7 +173,7 @@ func (c *call) patchUpload() error {
 	return c.uploadAnswer(up, http.StatusAccepted)
 }
 
-func (c *call) finishUpload() error {
+func finishUpload(c *call) error {
 	dgst := digest.Digest(c.r.URL.Query().Get("digest"))
 	if err := CheckDigest(dgst); err != nil {
 		return err
@@ -182,10 +188,10 @@ func (c *call) finishUpload() error {
 	if err != nil {
 		return err
 	}
-	return created(c, "blobs", dgst)
+	return c.created("blobs", dgst)
 }
 
-func (c *call) cancelUpload() error {
+func cancelUpload(c *call) error {
 	_, err := c.withUpload(func(up Upload) error { return up.Cancel(c.r.Context()) })
 	if err != nil {
 		return err

@@ -287,7 +287,7 @@ func TestCVE_2023_46737_EndlessLists(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"tags": []string{fmt.Sprintf("t%09d", pages)}})
 	}))
 	r := newRegistry(t, host)
-	if last := lastError(r.Referrers(t.Context(), "a", digest.FromString("x"), "")); !errdefs.IsResourceExhausted(last) {
+	if last := lastError(r.Referrers(t.Context(), "a", digest.FromString("x"), "", "")); !errdefs.IsResourceExhausted(last) {
 		t.Errorf("referrers: %v after %d pages", last, pages)
 	}
 	if last := lastError(r.Tags(t.Context(), "a", "")); !errdefs.IsResourceExhausted(last) {

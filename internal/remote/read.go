@@ -124,13 +124,12 @@ func (r *Registry) GetManifest(ctx context.Context, repo, ref string) (m registr
 	if len(b) > image.MaxManifestSize {
 		return m, fmt.Errorf("manifest %s: more than %d bytes: %w", ref, image.MaxManifestSize, errdefs.ErrResourceExhausted)
 	}
-	if registry.IsDigest(ref) {
-		want := digest.Digest(ref)
-		if got := want.Algorithm().FromBytes(b); got != want {
-			return m, fmt.Errorf("manifest %s: the registry sent %s: %w", want, got, errdefs.ErrFailedPrecondition)
-		}
-	}
 	m = registry.Manifest{MediaType: contentType(resp), Bytes: b}
+	if !registry.IsDigest(ref) {
+		m.Digest = digest.FromBytes(b)
+	} else if m.Digest = digest.Digest(ref).Algorithm().FromBytes(b); m.Digest != digest.Digest(ref) {
+		return m, fmt.Errorf("manifest %s: the registry sent %s: %w", ref, m.Digest, errdefs.ErrFailedPrecondition)
+	}
 	if !slices.Contains(image.ManifestTypes(), m.MediaType) {
 		if m.MediaType != "" && m.MediaType != "application/json" && m.MediaType != "application/octet-stream" && m.MediaType != "text/plain" {
 			return m, fmt.Errorf("manifest %s: media type %q: %w", ref, printable(m.MediaType), errdefs.ErrNotImplemented)
@@ -193,7 +192,7 @@ func (r *connection) list(ctx context.Context, path, last string, scopes []strin
 }
 
 // Referrers implements registry.Lister.
-func (r *Registry) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) iter.Seq2[ocispec.Descriptor, error] {
+func (r *Registry) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string, last digest.Digest) iter.Seq2[ocispec.Descriptor, error] {
 	return func(yield func(ocispec.Descriptor, error) bool) {
 		if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 			yield(ocispec.Descriptor{}, err)
@@ -212,6 +211,12 @@ func (r *Registry) Referrers(ctx context.Context, repo string, dgst digest.Diges
 			}
 			for _, d := range index.Manifests {
 				if artifactType != "" && d.ArtifactType != artifactType || image.CheckDescriptor(d) != nil {
+					continue
+				}
+				if last != "" { // what came before it was told already
+					if d.Digest == last {
+						last = ""
+					}
 					continue
 				}
 				if !yield(d, nil) {

@@ -257,7 +257,7 @@ func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, 
 		return err
 	}
 	m := registry.Manifest{MediaType: desc.MediaType, Bytes: b}
-	if _, err := r.reg.PutManifest(ctx, r.name, "", m); err != nil {
+	if _, err := r.reg.PutManifest(ctx, r.name, nil, m); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -294,7 +294,7 @@ func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, ref strin
 			return err
 		}
 	}
-	_, err := r.reg.PutManifest(ctx, r.name, ref, m)
+	_, err := r.reg.PutManifest(ctx, r.name, []string{ref}, m)
 	return err
 }
 

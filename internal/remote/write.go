@@ -302,13 +302,26 @@ func (r uploader) cancel(ctx context.Context, location *url.URL) {
 	discard(resp)
 }
 
-// PutManifest implements registry.Writer.
-func (r *Registry) PutManifest(ctx context.Context, repo, tag string, m registry.Manifest) (ocispec.Descriptor, error) {
+// PutManifest implements registry.Writer. Tags are set one after the other: few
+// registries take more than one at once.
+func (r *Registry) PutManifest(ctx context.Context, repo string, tags []string, m registry.Manifest) (ocispec.Descriptor, error) {
 	desc := image.Bytes(m.MediaType, m.Bytes)
-	ref := tag
-	if tag == "" {
-		ref = desc.Digest.String()
+	if m.Digest != "" {
+		desc.Digest = m.Digest
 	}
+	if len(tags) == 0 {
+		return r.putManifest(ctx, repo, desc.Digest.String(), desc, m)
+	}
+	for _, tag := range tags {
+		if _, err := r.putManifest(ctx, repo, tag, desc, m); err != nil {
+			return desc, err
+		}
+	}
+	return desc, nil
+}
+
+// putManifest puts a manifest as ref, a tag or its digest.
+func (r *Registry) putManifest(ctx context.Context, repo, ref string, desc ocispec.Descriptor, m registry.Manifest) (ocispec.Descriptor, error) {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckReference(ref)); err != nil {
 		return desc, err
 	}

@@ -66,6 +66,7 @@ CREATE TABLE tags (
   FOREIGN KEY (repository, digest) REFERENCES manifests (repository, digest) ON DELETE CASCADE
 );
 CREATE INDEX tags_digest ON tags (repository, digest);
+CREATE INDEX tags_order ON tags (repository, lower(name), name); -- as they are listed
 
 -- Unfinished uploads; their bytes are ingests of the content store.
 CREATE TABLE uploads (

@@ -1,0 +1,84 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Bodies are copied in big steps; each has the time of Options.Stall.
+const (
+	bufferSize = 256 << 10 // of what comes in
+	sendStep   = 4 << 20   // of what goes out
+)
+
+var buffers sync.Pool // of *[]byte
+
+// copyBody copies the request's body, whose client may not stall, to dst.
+func (c *call) copyBody(dst io.Writer) error {
+	buf, ok := buffers.Get().(*[]byte)
+	if !ok {
+		b := make([]byte, bufferSize)
+		buf = &b
+	}
+	defer buffers.Put(buf)
+	body := c.body(c.r.Body)
+	if _, err := io.CopyBuffer(struct{ io.Writer }{dst}, body, *buf); err != nil {
+		if body.err != nil {
+			return Errorf(BlobUploadInvalid, "receive body: %w", err)
+		}
+		return fmt.Errorf("store body: %w", err)
+	}
+	return nil
+}
+
+// body reads a request's body from r.
+func (c *call) body(r io.Reader) *bodyReader {
+	return &bodyReader{r: r, conn: http.NewResponseController(c.w), stall: c.opts.Stall}
+}
+
+// bodyReader gives each Read the time to stall, and keeps a failure to read apart
+// from one to write.
+type bodyReader struct {
+	r     io.Reader
+	conn  *http.ResponseController
+	stall time.Duration
+	err   error
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	now := time.Now()
+	_ = b.conn.SetReadDeadline(now.Add(b.stall)) // a recorder of a test has none
+	n, err := b.r.Read(p)
+	if err != nil {
+		_ = b.conn.SetReadDeadline(time.Time{})
+		if !errors.Is(err, io.EOF) {
+			b.err = err
+		}
+	}
+	// What answers has its time from now on.
+	_ = b.conn.SetWriteDeadline(now.Add(b.stall))
+	return n, err
+}
+
+// send copies length bytes of r to the client, who may not stall. A *os.File goes
+// out by sendfile.
+func (c *call) send(r io.Reader, length int64) error {
+	conn := http.NewResponseController(c.w)
+	for sent := int64(0); sent < length; {
+		_ = conn.SetWriteDeadline(time.Now().Add(c.opts.Stall)) // a recorder of a test has none
+		step := min(length-sent, sendStep)
+		n, err := io.Copy(c.w, &io.LimitedReader{R: r, N: step})
+		sent += n
+		if err == nil && n != step {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %d of %d bytes: %w", errBodySent, sent, length, err)
+		}
+	}
+	return nil
+}
