@@ -61,6 +61,10 @@ var packages = map[string]place{
 	"gate":       {4, "auth registry sqldb"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
+	"policy":     {4, "auth hub jobs registry sqldb"},
+	"webhook":    {4, "address auth hub jobs sqldb"},
+	"review":     {4, "auth content hub image jobs registry scan secret sqldb"},
+	"proxy":      {4, "address auth content hub image jobs reference registry remote sqldb"},
 	"web":        {5, "auth catalog hub registry sqldb"},
 
 	"engine":    {5, all},
@@ -68,13 +72,13 @@ var packages = map[string]place{
 	"browse":    {6, "engine progress"},
 	"cli":       {7, "browse engine engineapi progress reference userns"},
 
-	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb s3 web"}, // for tests only
+	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb policy proxy review s3 web webhook"}, // for tests only
 }
 
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth content gate hub hubdb jobs registry s3 sqldb web",
+	"strake-hub": "auth content gate hub hubdb jobs policy proxy registry review s3 sqldb web webhook",
 }
 
 // testOnly are the internal packages that only tests import.

@@ -67,7 +67,7 @@ func serve(t *testing.T) served {
 		m.SchemaVersion = 2
 		b, err := json.Marshal(m)
 		s.ok(err)
-		_, err = h.PutManifest(s.system, repo, "1", registry.Manifest{MediaType: m.MediaType, Bytes: b})
+		_, err = h.PutManifest(s.system, repo, []string{"1"}, registry.Manifest{MediaType: m.MediaType, Bytes: b})
 		s.ok(err)
 	}
 	s.exec(`UPDATE repositories SET public = 1 WHERE name = 'ann/site'`)

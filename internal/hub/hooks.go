@@ -36,6 +36,7 @@ type Change struct {
 	Old        digest.Digest      // what the tag named before, for who writes
 	Fresh      bool               // of ManifestPut: the repository did not hold it
 	Held       bool               // of TagSet: readers do not see it yet
+	OldHeld    bool               // of TagSet and TagDeleted: readers never saw what the tag named before
 	Public     bool               // of Visibility
 }
 

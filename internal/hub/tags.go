@@ -81,7 +81,19 @@ func (hooks Hooks) setTag(ctx context.Context, tx *sql.Tx, at place, tag string,
 	if err := record(ctx, tx, at.id, tag, old, row, action); err != nil {
 		return err
 	}
-	return hooks.Call(ctx, tx, Change{Kind: TagSet, Repository: at.name, ID: at.id, Desc: desc, Tag: tag, Old: old.newest(), Held: held == 1})
+	return hooks.Call(ctx, tx, Change{Kind: TagSet, Repository: at.name, ID: at.id, Desc: desc, Tag: tag, Old: old.newest(), Held: held == 1, OldHeld: old.held})
+}
+
+// DeleteTag deletes a tag of the repository of a row and name, whoever asks;
+// action is what its history says. It fails with MANIFEST_UNKNOWN.
+func (hooks Hooks) DeleteTag(ctx context.Context, tx *sql.Tx, id int64, repo, tag, action string) error {
+	return hooks.deleteTag(ctx, tx, place{id, repo}, tag, action)
+}
+
+// DeleteManifest deletes a manifest and its tags, whoever asks. It fails with
+// MANIFEST_UNKNOWN.
+func (hooks Hooks) DeleteManifest(ctx context.Context, tx *sql.Tx, id int64, repo string, dgst digest.Digest) error {
+	return hooks.deleteManifest(ctx, tx, place{id, repo}, dgst)
 }
 
 // deleteTag deletes a tag and leaves what it named.
@@ -99,7 +111,7 @@ func (hooks Hooks) deleteTag(ctx context.Context, tx *sql.Tx, at place, tag, act
 	if err := record(ctx, tx, at.id, tag, old, tagRow{}, action); err != nil {
 		return err
 	}
-	return hooks.Call(ctx, tx, Change{Kind: TagDeleted, Repository: at.name, ID: at.id, Tag: tag, Old: old.newest()})
+	return hooks.Call(ctx, tx, Change{Kind: TagDeleted, Repository: at.name, ID: at.id, Tag: tag, Old: old.newest(), OldHeld: old.held})
 }
 
 // record adds to a tag's history what it does not name any more.
