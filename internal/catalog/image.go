@@ -234,7 +234,7 @@ func (c *Catalog) referrers(ctx context.Context, im *Image) error {
 		if subject == "" {
 			continue
 		}
-		for d, err := range c.source.Referrers(ctx, im.Repository, subject, "") {
+		for d, err := range c.source.Referrers(ctx, im.Repository, subject, "", "") {
 			if err != nil {
 				return err
 			}
