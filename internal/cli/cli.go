@@ -140,10 +140,12 @@ func (s *session) open(ctx context.Context, opts engine.OpenOptions) (*engine.En
 }
 
 func (s *session) close() error {
-	if s.opened == nil {
+	env := s.opened
+	if env == nil {
 		return nil
 	}
-	return engine.Close(s.opened)
+	s.opened = nil
+	return engine.Close(env)
 }
 
 // terminalFD returns the descriptor of a stream that is a terminal.

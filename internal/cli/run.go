@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -69,16 +70,20 @@ func runRun(ctx context.Context, s *session, opts runOptions) (code int, err err
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, cid.close()) }()
+	ahead := s.monitorAhead()
+	defer func() { _ = ahead.Close() }() // it was taken, or ends
 	env, err := s.contained(ctx)
 	if err != nil {
 		return 0, err
 	}
-	run := engine.RunOptions{CreateOptions: opts.create(s), Detach: opts.detach, Created: func(id string) error {
+	run := engine.RunOptions{CreateOptions: opts.create(s), Detach: opts.detach, Monitor: ahead, Created: func(id string) error {
 		if opts.detach {
 			fmt.Fprintln(s.Out, id) // also of one that does not start then
 		}
 		return cid.write(id)
 	}}
+	var closeErr error
+	run.Launched = func() { closeErr = s.close() } //nolint:contextcheck // nobody waits for it now
 	runCtx := ctx
 	if !opts.detach {
 		a, err := s.attach(attachOptions{tty: config.Tty, stdin: config.OpenStdin, keys: opts.detachKeys, signals: opts.sigProxy})
@@ -99,7 +104,23 @@ func runRun(ctx context.Context, s *session, opts runOptions) (code int, err err
 	if errors.Is(err, engine.ErrDetached) {
 		return 0, nil
 	}
-	return result.ExitCode, fromEngine(err)
+	if err = fromEngine(err); err == nil {
+		err = closeErr
+	}
+	return result.ExitCode, err
+}
+
+// monitorAhead starts a container's monitor where this process is the one that will need it, so that it gets ready while this one does.
+// nil is none: then it is started later, or it is said why it cannot be.
+func (s *session) monitorAhead() *engine.WaitingMonitor {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	m, err := engine.NewMonitor(s.root, s.Err)
+	if err != nil {
+		return nil
+	}
+	return m
 }
 
 // isMissingImage reports whether the image is not here, or not for the platform.

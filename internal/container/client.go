@@ -191,6 +191,28 @@ func (c *Conn) Ask(req Request, files ...*os.File) error {
 	return c.writeJSON(frameRequest, req, files...)
 }
 
+// Launch tells a monitor that waits which container to look after, and gives it the container's lock, and the file that its own errors go
+// to. The first client's request follows.
+func (c *Conn) Launch(id string, lock, log *os.File) error {
+	return c.writeJSON(frameRequest, Request{Op: opLaunch, ID: id}, lock, log)
+}
+
+// AwaitLaunch is the other side of Launch. It fails with io.EOF where the monitor is not needed.
+func (c *Conn) AwaitLaunch() (id string, lock, log *os.File, err error) {
+	req, err := c.request()
+	files := c.takeFiles()
+	if err == nil && (req.Op != opLaunch || len(files) != 2) {
+		err = fmt.Errorf("operation %q with %d files: %w", req.Op, len(files), errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+		return "", nil, nil, err
+	}
+	return req.ID, files[0], files[1], nil
+}
+
 // AwaitStart waits until the container was started, and fails where it could not be. The request, OpAttach, was sent.
 func (c *Conn) AwaitStart(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()

@@ -28,7 +28,8 @@ type Monitor struct {
 	Prepare func(ctx context.Context, c *Container) (Prepared, error)
 
 	// Release gives up what is the container's when it has ended for good, before those who wait are told.
-	Release func() error
+	Release  func() error
+	released func() error // Release, once
 
 	stateMu sync.Mutex // guards *Container
 
@@ -80,6 +81,7 @@ const lateOutput = 2 * time.Second
 // first client, who may be nil, is told whether it started, and is attached as its request says. Cancelling ctx stops the container.
 func (m *Monitor) Run(ctx context.Context, first *Conn) (err error) {
 	m.clients, m.stop, m.over = map[*Conn]bool{}, make(chan struct{}), make(chan struct{})
+	m.released = sync.OnceValue(m.Release)
 	m.changed = sync.NewCond(&m.mu)
 	log, err := m.Table.OpenLog(m.Container)
 	if err != nil {
@@ -160,7 +162,7 @@ func (m *Monitor) refuse(ctx context.Context, first *Conn, why error) error {
 // finish gives up all that is the container's and tells who waits for its end. Attached clients hear of it when they have all
 // output; nobody else waits for them.
 func (m *Monitor) finish(first *Conn, e ending) error {
-	err := errors.Join(m.Release(), m.Lock.Close())
+	err := errors.Join(m.released(), m.Lock.Close())
 	m.mu.Lock()
 	m.ended, m.last = true, e.reply
 	if first != nil {
@@ -305,6 +307,7 @@ func (m *Monitor) tellStarted() {
 // end writes that the container has ended, or removes it, and tells who waits.
 func (m *Monitor) end(ctx context.Context, e ending) error {
 	ctx = context.WithoutCancel(ctx)
+	go func() { _ = m.released() }() // finish waits for it, and returns its error
 	err := m.set(ctx, "die", exitAttribute(e.reply), func(s *State) { s.Status = container.StateExited })
 	c := m.record()
 	if err == nil && c.Spec.HostConfig.AutoRemove {

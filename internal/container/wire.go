@@ -46,13 +46,16 @@ const (
 	OpReload = "reload" // the record was changed
 	OpUpdate = "update" // change the limits
 	OpDrop   = "drop"   // give up clients that do not read what there is for them
+
+	opLaunch = "launch" // look after a container: what a monitor that was started ahead is told first, with two files
 )
 
 // Request is what a client asks of a monitor.
 type Request struct {
 	Op      string
-	Stdin   bool // attach
-	Output  bool // attach
+	ID      string // launch
+	Stdin   bool   // attach
+	Output  bool   // attach
 	Signal  int
 	Timeout time.Duration      // of stop; negative is for ever
 	Remove  bool               // of stop: nothing of the container is needed any more

@@ -334,7 +334,7 @@ func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
 	if r.ns, err = mount.New(ctx); err != nil {
 		return nil, err
 	}
-	mounter, _, err := pickMounter(ctx, r.env, r.ns)
+	mounter, err := rootfs.Choose(ctx, mounterOptions(r.env, r.ns))
 	if err != nil {
 		return nil, err
 	}
@@ -365,9 +365,9 @@ func (r *buildRuntime) close() error {
 	return errors.Join(errs...)
 }
 
-// pickMounter chooses how images become root file systems here, and says why.
-func pickMounter(ctx context.Context, env *Env, ns *mount.Namespace) (rootfs.Mounter, string, error) {
-	return rootfs.Pick(ctx, rootfs.PickOptions{
+// mounterOptions say where images become root file systems.
+func mounterOptions(env *Env, ns *mount.Namespace) rootfs.PickOptions {
+	return rootfs.PickOptions{
 		Dir: filepath.Join(env.Store.Root(), "rootfs", "erofs"), UnpackedDir: unpackedDir(env.Store.Root()), NS: ns,
-	})
+	}
 }

@@ -226,7 +226,7 @@ func (m *mounting) image(ctx context.Context, i int, spec mounttypes.Mount) (str
 	if err := m.ns.Do(func() error { return os.Mkdir(root, 0o755) }); err != nil { //nolint:gosec // in a closed directory
 		return "", fmt.Errorf("mount image %s: %w", spec.Source, err)
 	}
-	mounter, _, err := pickMounter(ctx, m.env, m.ns)
+	mounter, err := rootfs.Choose(ctx, mounterOptions(m.env, m.ns))
 	if err != nil {
 		return "", err
 	}

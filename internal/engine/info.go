@@ -12,6 +12,7 @@ import (
 
 	"strake/internal/executor"
 	"strake/internal/mount"
+	"strake/internal/rootfs"
 )
 
 // InfoResult describes this installation, under the names that docker's
@@ -68,7 +69,7 @@ func driver(ctx context.Context, env *Env) (name, reason string) {
 	if err != nil {
 		return "none", err.Error()
 	}
-	mounter, reason, err := pickMounter(ctx, env, ns)
+	mounter, reason, err := rootfs.Pick(ctx, mounterOptions(env, ns))
 	if err != nil {
 		name, reason = "none", err.Error()
 	} else {

@@ -16,8 +16,13 @@ type RunOptions struct {
 	Attach Streams // unless Detach
 	Size   *Size   // of the terminal that is attached
 
+	// Monitor, when not nil, was started ahead.
+	Monitor *WaitingMonitor
+
 	// Created, when not nil, is told the ID before the process starts.
 	Created func(id string) error
+	// Launched, when not nil, is called when nothing of Env is needed any more, while the process starts.
+	Launched func()
 }
 
 // RunResult says how the process ended.
@@ -38,7 +43,7 @@ func Run(ctx context.Context, env *Env, opts RunOptions) (RunResult, error) {
 			return RunResult{}, errors.Join(err, lock.Close())
 		}
 	}
-	start := StartOptions{Size: opts.Size}
+	start := StartOptions{Size: opts.Size, monitor: opts.Monitor, launched: opts.Launched}
 	if !opts.Detach {
 		start.Attach = &opts.Attach
 	}

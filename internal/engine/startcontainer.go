@@ -29,6 +29,9 @@ type StartOptions struct {
 	Ref    string
 	Attach *Streams // attached before the process begins, until it ends; nil: none
 	Size   *Size    // of the terminal that is attached
+
+	monitor  *WaitingMonitor // nil: one is started
+	launched func()
 }
 
 // StartResult says how the process ended, where it was waited for.
@@ -65,9 +68,12 @@ func runMonitored(ctx context.Context, env *Env, c *Container, lock *os.File, op
 	if opts.Attach != nil {
 		req.Output, req.Stdin = true, opts.Attach.Stdin != nil
 	}
-	conn, err := startMonitor(env, c, lock, req)
+	conn, err := startMonitor(env, opts.monitor, c, lock, req)
 	if err != nil {
 		return StartResult{}, err
+	}
+	if opts.launched != nil {
+		opts.launched()
 	}
 	defer func() { _ = conn.Close() }() // all is said
 	if opts.Attach == nil {

@@ -151,6 +151,12 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 	return code, err
 }
 
+// Ready does what does not depend on what is to run, so that Start and Run find it done.
+func (r *Runc) Ready(ctx context.Context) error {
+	_, err := r.own(ctx)
+	return err
+}
+
 // begin completes a Spec, and returns who is to own its container.
 func (r *Runc) begin(ctx context.Context, spec Spec) (*owner, Spec, error) {
 	spec, err := complete(spec)

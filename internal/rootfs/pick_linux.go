@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -40,6 +41,59 @@ func Pick(ctx context.Context, o PickOptions) (m Mounter, reason string, err err
 		return NewUnpacked(o.UnpackedDir, o.NS), "erofs does not work here: " + err.Error(), nil //nolint:nilerr // the reason
 	}
 	return e, "the kernel mounts erofs images", nil
+}
+
+// Choose is Pick for who does not ask which and why: there is no trial before EROFS fails to mount something.
+func Choose(ctx context.Context, o PickOptions) (Mounter, error) {
+	if os.Getenv(Variable) != "" {
+		m, _, err := Pick(ctx, o)
+		return m, err
+	}
+	return &chosen{options: o, erofs: NewEROFS(o.Dir, o.NS)}, nil
+}
+
+// chosen is EROFS, unless that fails before it has mounted anything, and the trial does too: then it is Unpacked.
+type chosen struct {
+	options PickOptions
+	mu      sync.Mutex
+	erofs   *EROFS
+	made    Mounter // nil: not chosen yet
+}
+
+// Name implements Mounter.
+func (c *chosen) Name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.made != nil {
+		return c.made.Name()
+	}
+	return c.erofs.Name()
+}
+
+// Mount implements Mounter.
+func (c *chosen) Mount(ctx context.Context, o MountOptions) (*Mounted, error) {
+	c.mu.Lock()
+	if c.made != nil || len(o.Layers) == 0 {
+		m := c.made
+		c.mu.Unlock()
+		if m == nil {
+			m = c.erofs
+		}
+		return m.Mount(ctx, o)
+	}
+	defer c.mu.Unlock()
+	if c.options.NS.Do(mount.ProbeEROFS) == nil {
+		m, err := c.erofs.Mount(ctx, o)
+		if err == nil {
+			c.made = c.erofs
+			return m, nil
+		}
+		if ctx.Err() != nil || c.erofs.try(ctx) == nil {
+			return nil, err
+		}
+	}
+	c.made = NewUnpacked(c.options.UnpackedDir, c.options.NS)
+	return c.made.Mount(ctx, o)
 }
 
 // try mounts an empty layer.

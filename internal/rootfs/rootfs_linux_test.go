@@ -124,10 +124,38 @@ func TestPick(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log(m.Name(), reason)
+	testChoose(t, o, m.Name())
 	if left, err := filepath.Glob(filepath.Join(dir, "*", "*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	if err := ns.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// testChoose: Choose mounts by what Pick names, and by Unpacked where EROFS does not work at all.
+func testChoose(t *testing.T, o rootfs.PickOptions, name string) {
+	t.Helper()
+	files := []layer.Files{emptyLayer(t)}
+	for _, broken := range []bool{false, true} {
+		c := o
+		if broken { // EROFS has no place to mount at
+			c.Dir, name = "/proc/self/none", "unpacked"
+		}
+		m, err := rootfs.Choose(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := t.TempDir()
+		mounted, err := m.Mount(t.Context(), rootfs.MountOptions{Layers: files, Target: target})
+		if err != nil || m.Name() != name {
+			t.Fatalf("mounted by %s: %v, want %s", m.Name(), err, name)
+		}
+		if err := mounted.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(os.RemoveAll(o.Dir), os.RemoveAll(o.UnpackedDir)); err != nil {
 		t.Error(err)
 	}
 }

@@ -31,6 +31,9 @@ func Pick(context.Context, PickOptions) (Mounter, string, error) {
 	return nil, "", errLinux
 }
 
+// Choose fails.
+func Choose(context.Context, PickOptions) (Mounter, error) { return nil, errLinux }
+
 // Room cannot be made here.
 type Room struct{}
 
