@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan secret sign sqldb sshagent store userns volume"
+const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan secret sign sqldb sshagent store userns vuln volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -53,6 +53,7 @@ var packages = map[string]place{
 	"network":   {3, "flock sqldb userns"},
 	"volume":    {3, "archive flock layer mount sqldb userns"},
 	"scan":      {3, "archive layer secret"},
+	"vuln":      {3, "address scan sqldb"},
 	"sign":      {3, "image"},
 	"auth":      {3, "hubdb sqldb"},
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},
@@ -108,6 +109,8 @@ var importers = map[string]string{
 	"github.com/moby/buildkit":      "dockerfile",
 	"github.com/spf13/cobra":        "cli",
 	"github.com/gdamore/tcell/v3":   "browse",
+	"github.com/google/osv-scalibr": "vuln",
+	"github.com/pandatix/go-cvss":   "vuln",
 	"modernc.org/sqlite":            "sqldb",
 	"github.com/jackc/pgx/v5":       "pgdb",
 	"github.com/miekg/dns":          "network",

@@ -1,0 +1,454 @@
+package vuln
+
+import (
+	"archive/zip"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/sqldb"
+)
+
+// Bounds of an import.
+const (
+	maxRecord  = 16 << 20 // bytes of a record
+	maxRecords = 5_000_000
+	maxDump    = 8 << 30 // bytes of a dump
+	batch      = 400     // records of a transaction
+	importFor  = 10 * time.Minute
+)
+
+// ImportOptions say what to import.
+type ImportOptions struct {
+	// From is a dump of OSV's (all.zip), a record (.json), a directory of such, at any
+	// depth, or the http or https URL of a dump or of a tree like OSV's own, which
+	// has ECOSYSTEM/all.zip. "" is OSV's own.
+	From string
+	// Ecosystems are those that count; none are all that are in From, and of a tree DefaultEcosystems.
+	Ecosystems []string
+	// Progress, when not nil, is told what is read, and how many records were.
+	Progress func(what string, records int)
+}
+
+// Imported is what an import changed.
+type Imported struct {
+	Sources  []string // that were imported, by name
+	Records  int      // that were read
+	Changed  int      // records that are new, differ or are gone
+	Unusable int      // records that could not be read
+	Same     []string // sources that their origin says are as they were
+}
+
+// Import brings the database up to date with a dump. All that it changes is seen
+// at once when it ends; one that is interrupted changes nothing that is seen. A
+// dump is all there is of its ecosystems: what it lacks is gone. A single record
+// only adds to the others. It fails with the kind Unavailable while another import of
+// the same ecosystem goes on.
+func Import(ctx context.Context, db *sqldb.DB, opts ImportOptions) (result Imported, err error) {
+	im := &importer{db: db, opts: opts, token: rand.Text(), sources: map[string]*pending{}, tags: map[string]string{}}
+	if err := im.read(ctx); err != nil {
+		return result, errors.Join(fmt.Errorf("import vulnerability data: %w", err), im.release(ctx))
+	}
+	if err := im.finish(ctx); err != nil {
+		return result, errors.Join(fmt.Errorf("import vulnerability data: %w", err), im.release(ctx))
+	}
+	im.result.Sources = slices.Sorted(maps.Keys(im.sources))
+	return im.result, nil
+}
+
+// pending is a source that is imported.
+type pending struct {
+	Source
+	next     int64 // generation
+	live     map[string]liveRow
+	seen     map[string]bool
+	modified string
+	origin   string
+	tag      string
+	changed  int
+	partial  bool // what is not seen stays
+}
+
+type liveRow struct {
+	since int64
+	sum   string
+}
+
+type importer struct {
+	db      *sqldb.DB
+	opts    ImportOptions
+	token   string
+	origin  string // of what is read now
+	partial bool
+	sources map[string]*pending
+	tags    map[string]string // of sources that are read from an origin that has such
+	queue   []change
+	result  Imported
+}
+
+// change is a row that is to be written, or one that ends.
+type change struct {
+	source *pending
+	id     string
+	row    *row // nil: it ends
+}
+
+func (im *importer) read(ctx context.Context) error {
+	from := im.opts.From
+	if from == "" || strings.HasPrefix(from, "http://") || strings.HasPrefix(from, "https://") {
+		return im.fetch(ctx, cmp.Or(from, DefaultOrigin))
+	}
+	im.origin = from
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return im.file(ctx, from, info.Size())
+	}
+	root, err := os.OpenRoot(from)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // nothing was written
+	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := root.Open(name)
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		switch {
+		case err != nil:
+		case path.Ext(name) == ".zip":
+			err = im.zip(ctx, f, info.Size())
+		case path.Ext(name) == ".json":
+			err = im.record(ctx, name, f)
+		}
+		return errors.Join(err, f.Close())
+	})
+}
+
+// file imports a dump or one record.
+func (im *importer) file(ctx context.Context, name string, size int64) (err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if path.Ext(name) == ".json" {
+		im.partial = true
+		return im.record(ctx, name, f)
+	}
+	return im.zip(ctx, f, size)
+}
+
+func (im *importer) zip(ctx context.Context, r io.ReaderAt, size int64) error {
+	if size > maxDump {
+		return fmt.Errorf("a dump of %d bytes: %w", size, errdefs.ErrResourceExhausted)
+	}
+	z, err := zip.NewReader(r, size)
+	if err != nil {
+		return fmt.Errorf("%s is no dump: %w: %w", im.origin, err, errdefs.ErrInvalidArgument)
+	}
+	for _, f := range z.File {
+		if path.Ext(f.Name) != ".json" {
+			continue
+		}
+		content, err := f.Open()
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+		if err := errors.Join(im.record(ctx, f.Name, content), content.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record takes in one record.
+func (im *importer) record(ctx context.Context, name string, r io.Reader) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxRecord+1))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if im.result.Records++; im.result.Records > maxRecords {
+		return fmt.Errorf("more than %d records: %w", maxRecords, errdefs.ErrResourceExhausted)
+	}
+	if im.opts.Progress != nil && im.result.Records%1000 == 0 {
+		im.opts.Progress(im.origin, im.result.Records)
+	}
+	rows, err := parseRecord(b)
+	if len(b) > maxRecord || err != nil {
+		im.result.Unusable++
+		return nil //nolint:nilerr // the others are of use without it
+	}
+	for source, row := range rows {
+		if len(im.opts.Ecosystems) > 0 && !slices.Contains(im.opts.Ecosystems, source) {
+			continue
+		}
+		p, err := im.source(ctx, source)
+		if err != nil {
+			return err
+		}
+		if p.seen[row.id] {
+			continue
+		}
+		p.seen[row.id] = true
+		p.modified = max(p.modified, row.modified)
+		if p.live[row.id].sum != row.sum {
+			im.queue = append(im.queue, change{p, row.id, row})
+		}
+	}
+	if len(im.queue) >= batch {
+		return im.flush(ctx)
+	}
+	return nil
+}
+
+// source begins with a source: nobody else imports it then, and what an import that
+// did not end has left is gone.
+func (im *importer) source(ctx context.Context, name string) (*pending, error) {
+	if p := im.sources[name]; p != nil {
+		return p, nil
+	}
+	p := &pending{origin: im.origin, partial: im.partial, tag: im.tags[name]}
+	err := im.db.Update(ctx, func(tx *sql.Tx) error {
+		p.Source, p.live, p.seen = Source{Name: name}, map[string]liveRow{}, map[string]bool{}
+		now := time.Now()
+		err := tx.QueryRowContext(ctx, `INSERT INTO vuln_sources (name, importer, import_until) VALUES ($1, $2, $3)
+			ON CONFLICT (name) DO UPDATE SET importer = excluded.importer, import_until = excluded.import_until
+			WHERE vuln_sources.import_until < $4 OR vuln_sources.importer = '' RETURNING generation, modified`,
+			name, im.token, now.Add(importFor).Unix(), now.Unix()).Scan(&p.Generation, &p.modified)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("another import of %s goes on: %w", name, errdefs.ErrUnavailable)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM vulns WHERE source = $1 AND since > $2", name, p.Generation); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "UPDATE vulns SET until = 0 WHERE source = $1 AND until > $2", name, p.Generation); err != nil {
+			return err
+		}
+		rows, err := tx.QueryContext(ctx, "SELECT id, since, sum FROM vulns WHERE source = $1 AND until = 0", name)
+		if err != nil {
+			return err
+		}
+		return sqldb.ScanAll(rows, func() error {
+			var id string
+			var l liveRow
+			if err := rows.Scan(&id, &l.since, &l.sum); err != nil {
+				return err
+			}
+			p.live[id] = l
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	if p.next = p.Generation + 1; !p.partial {
+		p.modified = ""
+	}
+	im.sources[name] = p
+	return p, nil
+}
+
+// flush writes what is queued, where nobody sees it yet.
+func (im *importer) flush(ctx context.Context) error {
+	err := im.db.Update(ctx, func(tx *sql.Tx) error {
+		for _, c := range im.queue {
+			if err := c.write(ctx, tx); err != nil {
+				return fmt.Errorf("%s: %w", c.id, err)
+			}
+		}
+		return im.hold(ctx, tx)
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range im.queue {
+		c.source.changed++
+	}
+	im.queue = im.queue[:0]
+	return nil
+}
+
+// hold keeps others from importing the same.
+func (im *importer) hold(ctx context.Context, tx *sql.Tx) error {
+	for name := range im.sources {
+		res, err := tx.ExecContext(ctx, "UPDATE vuln_sources SET import_until = $3 WHERE name = $1 AND importer = $2", name, im.token, time.Now().Add(importFor).Unix())
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n != 1 {
+			return errors.Join(err, fmt.Errorf("another import of %s has begun: %w", name, errdefs.ErrUnavailable))
+		}
+	}
+	return nil
+}
+
+func (c *change) write(ctx context.Context, tx *sql.Tx) error {
+	p := c.source
+	if old, ok := p.live[c.id]; ok {
+		if _, err := tx.ExecContext(ctx, "UPDATE vulns SET until = $4 WHERE source = $1 AND id = $2 AND since = $3", p.Name, c.id, old.since, p.next); err != nil {
+			return err
+		}
+	}
+	r := c.row
+	if r == nil {
+		return nil
+	}
+	names, err := json.Marshal(r.names)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO vulns (source, id, since, sum, published, modified, summary, names) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+		p.Name, r.id, p.next, r.sum, r.published, r.modified, clean(r.summary), clean(string(names)))
+	for i, a := range r.affected {
+		if err != nil {
+			return err
+		}
+		versions, jsonErr := json.Marshal(a.versions)
+		if jsonErr != nil {
+			return jsonErr
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO vuln_affected (source, id, since, number, ecosystem, name, versions, severity, score, vector)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+			p.Name, r.id, p.next, int64(i), clean(a.ecosystem), clean(a.name), clean(string(versions)), int64(a.severity), a.score, clean(a.vector))
+	}
+	return err
+}
+
+// clean takes out what PostgreSQL has no place for in a text.
+func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "?") }
+
+// finish ends what was not seen, makes the new generations the ones that are seen,
+// and drops what nobody sees any more.
+func (im *importer) finish(ctx context.Context) error {
+	for _, p := range im.sources {
+		for id := range p.live {
+			if p.partial || p.seen[id] {
+				continue
+			}
+			if im.queue = append(im.queue, change{p, id, nil}); len(im.queue) >= batch {
+				if err := im.flush(ctx); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := im.flush(ctx); err != nil {
+		return err
+	}
+	err := im.db.Update(ctx, func(tx *sql.Tx) error {
+		if err := im.hold(ctx, tx); err != nil {
+			return err
+		}
+		for _, p := range im.sources {
+			if err := p.show(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range im.sources {
+		im.result.Changed += p.changed
+		if err := im.sweep(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// show makes the next generation of a source the one that is seen.
+func (p *pending) show(ctx context.Context, tx *sql.Tx) error {
+	generation := p.Generation
+	if p.changed > 0 {
+		generation = p.next
+	}
+	var records int64
+	err := tx.QueryRowContext(ctx, "SELECT count(*) FROM vulns WHERE source = $1 AND since <= $2 AND (until = 0 OR until > $2)", p.Name, generation).Scan(&records)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE vuln_sources SET generation = $2, imported = $3, modified = $4, records = $5, origin = $6, tag = $7, importer = '', import_until = 0
+		WHERE name = $1`, p.Name, generation, time.Now().Unix(), clean(p.modified), records, clean(p.origin), clean(p.tag))
+	return err
+}
+
+// sweep drops rows that ended before the last generation: what ended with it is
+// what changed since, for Changed.
+func (im *importer) sweep(ctx context.Context, p *pending) error {
+	for {
+		var gone int64
+		err := im.db.Update(ctx, func(tx *sql.Tx) error {
+			res, err := tx.ExecContext(ctx, `DELETE FROM vulns WHERE source = $1 AND (id, since) IN
+				(SELECT id, since FROM vulns WHERE source = $1 AND until > 0 AND until <= $2 LIMIT 1000)`, p.Name, p.Generation)
+			if err == nil {
+				gone, err = res.RowsAffected()
+			}
+			return err
+		})
+		if err != nil || gone == 0 {
+			return err
+		}
+	}
+}
+
+// release gives up sources whose import did not end.
+func (im *importer) release(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	return im.db.Update(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE vuln_sources SET importer = '', import_until = 0 WHERE importer = $1", im.token)
+		return err
+	})
+}
+
+// Touched calls each with the packages, by ecosystem and name, of which a source
+// has said something else since a generation. It tells whether that is known:
+// of what changed before the last generation it is not. An ecosystem without a
+// release is about all of its releases.
+func Touched(ctx context.Context, tx *sql.Tx, source string, since int64, each func(ecosystem, name string) error) (known bool, err error) {
+	var generation int64
+	err = tx.QueryRowContext(ctx, "SELECT generation FROM vuln_sources WHERE name = $1", source).Scan(&generation)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil || since < generation-1 {
+		return false, err
+	}
+	const query = `SELECT DISTINCT a.ecosystem, a.name FROM vulns v JOIN vuln_affected a ON a.source = v.source AND a.id = v.id AND a.since = v.since
+		WHERE v.source = $1 AND v.since <= $3 AND (v.since > $2 OR v.until > $2 AND v.until <= $3)`
+	return true, sqldb.Each(ctx, tx, query, []any{source, since, generation}, func(rows *sql.Rows) error {
+		var ecosystem, name string
+		if err := rows.Scan(&ecosystem, &name); err != nil {
+			return err
+		}
+		return each(ecosystem, name)
+	})
+}

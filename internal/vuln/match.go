@@ -1,0 +1,342 @@
+package vuln
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/osv-scalibr/semantic"
+
+	"strake/internal/scan"
+	"strake/internal/sqldb"
+)
+
+// Finding is a vulnerability that a package has.
+type Finding struct {
+	ID        string       `json:"id"`                // CVE-..., where it has one
+	Aliases   []string     `json:"aliases,omitempty"` // its other names
+	Severity  Severity     `json:"severity"`
+	Score     string       `json:"score,omitempty"` // of CVSS, "9.8"
+	Vector    string       `json:"vector,omitempty"`
+	Summary   string       `json:"summary,omitempty"`
+	Published string       `json:"published,omitempty"` // RFC 3339
+	Fixed     string       `json:"fixed,omitempty"`     // the first version without it; "": none is known
+	Package   scan.Package `json:"package"`
+}
+
+// Result is what Match found.
+type Result struct {
+	Findings []Finding // the worst first, then by package and ID
+	Sources  []Source  // that were asked
+	// Missing are the ecosystems of packages of which nothing was imported.
+	Missing []string
+	// Unknown is how many packages are of no ecosystem that has a name, or have a version that is none.
+	Unknown int
+}
+
+// Counts are the findings by severity.
+func (r *Result) Counts() map[Severity]int {
+	counts := map[Severity]int{}
+	for _, f := range r.Findings {
+		counts[f.Severity]++
+	}
+	return counts
+}
+
+// Match finds the vulnerabilities that packages have, by what one state of the
+// database says.
+func Match(ctx context.Context, db *sqldb.DB, packages []scan.Package) (result Result, err error) {
+	err = db.View(ctx, func(tx *sql.Tx) error {
+		result, err = MatchIn(ctx, tx, packages)
+		return err
+	})
+	if err != nil {
+		return Result{}, fmt.Errorf("match vulnerabilities: %w", err)
+	}
+	return result, nil
+}
+
+// MatchIn is Match in the caller's transaction.
+func MatchIn(ctx context.Context, tx *sql.Tx, packages []scan.Package) (Result, error) {
+	m := matcher{tx: tx, known: map[string]bool{}, missing: map[string]bool{}, candidates: map[[2]string][]candidate{}}
+	all, err := sources(ctx, tx)
+	if err != nil {
+		return Result{}, err
+	}
+	for _, s := range all {
+		m.known[s.Name] = true
+	}
+	if m.query, err = tx.PrepareContext(ctx, candidateQuery); err != nil {
+		return Result{}, err
+	}
+	defer m.query.Close() //nolint:errcheck // of a statement that was only read from
+	used := map[string]bool{}
+	for _, p := range packages {
+		used[base(p.Ecosystem)] = true
+		if err := m.match(ctx, p); err != nil {
+			return Result{}, err
+		}
+	}
+	for _, s := range all {
+		if used[s.Name] {
+			m.result.Sources = append(m.result.Sources, s)
+		}
+	}
+	for name := range m.missing {
+		m.result.Missing = append(m.result.Missing, name)
+	}
+	slices.Sort(m.result.Missing)
+	slices.SortFunc(m.result.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(b.Severity, a.Severity), cmp.Compare(a.Package.Name, b.Package.Name), cmp.Compare(a.Package.Version, b.Package.Version), cmp.Compare(a.ID, b.ID))
+	})
+	return m.result, nil
+}
+
+// A record of an ecosystem counts for all of its releases where it names none.
+const candidateQuery = `SELECT v.id, v.summary, v.published, v.names, a.versions, a.severity, a.score, a.vector
+	FROM vuln_affected a
+	JOIN vulns v ON v.source = a.source AND v.id = a.id AND v.since = a.since
+	JOIN vuln_sources s ON s.name = a.source
+	WHERE a.ecosystem IN ($1, $2) AND a.name = $3 AND v.since <= s.generation AND (v.until = 0 OR v.until > s.generation)
+	ORDER BY v.id, a.number`
+
+// candidate is what a record says of a package.
+type candidate struct {
+	id, summary, published string
+	names                  names
+	versions               versions
+	rating
+}
+
+type matcher struct {
+	tx         *sql.Tx
+	query      *sql.Stmt
+	known      map[string]bool // sources
+	missing    map[string]bool
+	candidates map[[2]string][]candidate // by ecosystem and name
+	result     Result
+}
+
+// match finds the vulnerabilities of one package.
+func (m *matcher) match(ctx context.Context, p scan.Package) error {
+	if p.Ecosystem == "" {
+		m.result.Unknown++
+		return nil
+	}
+	if !m.known[base(p.Ecosystem)] {
+		m.missing[base(p.Ecosystem)] = true
+		return nil
+	}
+	name, version := p.Name, p.Version
+	if p.Distribution() {
+		name, version = cmp.Or(p.Source, name), cmp.Or(p.SourceVersion, version)
+	}
+	list, err := m.look(ctx, p.Ecosystem, Key(p.Ecosystem, name))
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	have, err := parseVersion(p.Ecosystem, version)
+	if err != nil {
+		m.result.Unknown++
+	}
+	single := map[string]bool{} // vulnerabilities that have a record of their own
+	var hits []hit
+	for _, c := range list {
+		if len(c.names.Upstream) < 2 {
+			for _, name := range c.synonyms() {
+				single[name] = true
+			}
+		}
+		if is, fixed := c.versions.affect(p.Ecosystem, have, version); is {
+			hits = append(hits, hit{c, fixed})
+		}
+	}
+	for _, f := range merge(hits, single) {
+		f.Package = p
+		m.result.Findings = append(m.result.Findings, f)
+	}
+	return nil
+}
+
+// look reads the candidates of a name.
+func (m *matcher) look(ctx context.Context, ecosystem, name string) (list []candidate, err error) {
+	key := [2]string{ecosystem, name}
+	if list, ok := m.candidates[key]; ok {
+		return list, nil
+	}
+	rows, err := m.query.QueryContext(ctx, ecosystem, base(ecosystem), name)
+	if err != nil {
+		return nil, err
+	}
+	err = sqldb.ScanAll(rows, func() error {
+		var c candidate
+		var names, versions []byte
+		var severity int64
+		if err := rows.Scan(&c.id, &c.summary, &c.published, &names, &versions, &severity, &c.score, &c.vector); err != nil {
+			return err
+		}
+		c.severity = Severity(severity)
+		if err := json.Unmarshal(names, &c.names); err != nil {
+			return fmt.Errorf("%s: %w", c.id, err)
+		}
+		if err := json.Unmarshal(versions, &c.versions); err != nil {
+			return fmt.Errorf("%s: %w", c.id, err)
+		}
+		list = append(list, c)
+		return nil
+	})
+	m.candidates[key] = list
+	return list, err
+}
+
+func parseVersion(ecosystem, version string) (semantic.Version, error) {
+	if len(version) > maxVersion {
+		return nil, fmt.Errorf("version of %d bytes", len(version))
+	}
+	return semantic.Parse(version, base(ecosystem))
+}
+
+// affect tells whether a version is affected, and the first that is no more. The
+// version is nil where it cannot be compared: only lists of versions count then.
+func (v *versions) affect(ecosystem string, have semantic.Version, version string) (is bool, fixed string) {
+	for _, events := range v.Ranges {
+		if have == nil {
+			break
+		}
+		if in, end := inRange(ecosystem, have, events); in {
+			return true, end
+		}
+	}
+	return slices.Contains(v.Versions, version), ""
+}
+
+// inRange is the evaluation of the schema: the last event at or before a version says what it is.
+func inRange(ecosystem string, have semantic.Version, events []event) (is bool, fixed string) {
+	limited, within := false, false
+	kind, at := "", "" // the last event so far
+	for _, e := range events {
+		order, err := have.CompareStr(e.Version)
+		if e.Version == "0" && e.Kind == "introduced" {
+			order, err = 1, nil // before all versions
+		}
+		switch {
+		case e.Kind == "limit":
+			limited = true
+			within = within || e.Version == "*" || err == nil && order < 0
+		case err != nil || order < 0 || e.Kind == "last_affected" && order == 0:
+		case kind == "" || at == "0" && kind == "introduced" || later(ecosystem, e.Version, at):
+			kind, at = e.Kind, e.Version
+		}
+	}
+	if kind != "introduced" || limited && !within {
+		return false, ""
+	}
+	for _, e := range events {
+		if e.Kind != "fixed" {
+			continue
+		}
+		order, err := have.CompareStr(e.Version)
+		if err == nil && order < 0 && (fixed == "" || later(ecosystem, fixed, e.Version)) {
+			fixed = e.Version
+		}
+	}
+	return true, fixed
+}
+
+// later tells whether a is a later version than b.
+func later(ecosystem, a, b string) bool {
+	v, err := parseVersion(ecosystem, a)
+	if err != nil {
+		return false
+	}
+	order, err := v.CompareStr(b)
+	return err == nil && order > 0
+}
+
+// hit is a record that is true of a package.
+type hit struct {
+	candidate
+	fixed string
+}
+
+// synonyms are the names under which a record may be known elsewhere. An advisory
+// about several vulnerabilities is a synonym of none of them.
+func (c *candidate) synonyms() []string {
+	list := append([]string{c.id}, c.names.Aliases...)
+	if len(c.names.Upstream) == 1 {
+		list = append(list, c.names.Upstream...)
+	}
+	return list
+}
+
+// merge makes one finding of the records that are about the same, and leaves out
+// advisories about several vulnerabilities each of which has its own record: that
+// one says which versions have it.
+func merge(hits []hit, single map[string]bool) (findings []Finding) {
+	group := map[string]int{} // of a name: its finding
+	var members [][]string
+	for i := range hits {
+		h := &hits[i]
+		if up := h.names.Upstream; len(up) > 1 && !slices.ContainsFunc(up, func(id string) bool { return !single[id] }) {
+			continue
+		}
+		to := -1
+		for _, name := range h.synonyms() {
+			if g, ok := group[name]; ok && to >= 0 && g != to {
+				findings[to] = united(findings[to], findings[g])
+				members[to] = append(members[to], members[g]...)
+				for _, other := range members[g] {
+					group[other] = to
+				}
+				findings[g], members[g] = Finding{}, nil
+			} else if ok {
+				to = g
+			}
+		}
+		f := Finding{ID: h.id, Severity: h.severity, Score: h.score, Vector: h.vector, Summary: h.summary, Published: h.published, Fixed: h.fixed}
+		if to < 0 {
+			to = len(findings)
+			findings, members = append(findings, f), append(members, nil)
+		} else {
+			findings[to] = united(findings[to], f)
+		}
+		for _, name := range h.synonyms() {
+			group[name] = to
+		}
+		members[to] = append(members[to], h.synonyms()...)
+	}
+	out := findings[:0]
+	for i, f := range findings {
+		if f.ID != "" {
+			out = append(out, named(f, members[i]))
+		}
+	}
+	return out
+}
+
+// united is one finding of two.
+func united(a, b Finding) Finding {
+	if b.Severity > a.Severity || a.Score == "" && b.Severity == a.Severity {
+		a.Severity, a.Score, a.Vector = b.Severity, cmp.Or(b.Score, a.Score), cmp.Or(b.Vector, a.Vector)
+	}
+	a.Summary, a.Fixed = cmp.Or(a.Summary, b.Summary), cmp.Or(a.Fixed, b.Fixed)
+	if a.Published == "" || b.Published != "" && b.Published < a.Published {
+		a.Published = b.Published
+	}
+	return a
+}
+
+// named calls a finding by the best known of its names.
+func named(f Finding, all []string) Finding {
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if i := slices.IndexFunc(all, func(id string) bool { return strings.HasPrefix(id, "CVE-") }); i >= 0 {
+		f.ID = all[i]
+	}
+	f.Aliases = slices.DeleteFunc(all, func(id string) bool { return id == f.ID })
+	return f
+}
