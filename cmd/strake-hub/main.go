@@ -1,4 +1,5 @@
-// Command strake-hub serves image repositories over the OCI distribution API.
+// Command strake-hub serves image repositories over the OCI distribution API,
+// with accounts, and looks after them.
 package main
 
 import (
@@ -7,159 +8,165 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
-	"time"
-
-	"strake/internal/auth"
-	"strake/internal/hub"
-	"strake/internal/registry"
 )
-
-const usage = `Usage:  strake-hub serve [OPTIONS]
-
-Serve image repositories over the OCI distribution API
-
-Options:
-      --addr string   Address to listen on; port 0 takes a free one (default "127.0.0.1:5000")
-      --data string   Directory that holds the registry (required)
-      --read-only     Refuse pushes and deletions
-      --help          Print usage
-
-Exit codes: 0 after SIGTERM or SIGINT, 1 on failure, 2 on wrong usage.
-`
-
-// drainTime is how long requests may go on after a signal.
-const drainTime = 30 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	stop()
 	os.Exit(code)
 }
 
-// options are the flags of serve.
-type options struct {
-	addr, data string
-	readOnly   bool
+// streams are those of the process.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
 }
 
-// run is the command until ctx ends; it returns the exit code.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	opts, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, usage)
+// command is a command, or a group of them.
+type command struct {
+	name, args, summary string
+	children            []command
+	// prepare defines the flags and returns what runs once they are parsed.
+	prepare func(f *flag.FlagSet) action
+	notes   string // after the options
+}
+
+// action runs a command with its arguments.
+type action func(ctx context.Context, s streams, args []string) error
+
+// exitCodes ends the help of the program and of serve.
+const exitCodes = "Exit codes: 0 after SIGTERM or SIGINT, 1 on failure, 2 on wrong usage.\n"
+
+// program is the tree of commands.
+func program() command {
+	return command{name: "strake-hub", summary: "Serve image repositories over the OCI distribution API", notes: exitCodes, children: []command{
+		{name: "init", summary: "Make the first administrator and the certificate of a Hub", prepare: prepareInit},
+		{name: "serve", summary: "Serve image repositories over the OCI distribution API", prepare: prepareServe, notes: exitCodes},
+		{name: "token", summary: "Manage personal and robot tokens", children: tokenCommands()},
+		{name: "trust", summary: "Show the command that makes a client trust this Hub", prepare: prepareTrust},
+		{name: "user", summary: "Manage users", children: userCommands()},
+	}}
+}
+
+// usageError is the fault of who typed the command.
+type usageError struct{ error }
+
+// run is the program until ctx ends; it returns the exit code.
+func run(ctx context.Context, args []string, s streams) int {
+	cmd, path := program(), "strake-hub"
+	for len(cmd.children) > 0 {
+		if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+			fmt.Fprint(s.out, cmd.help(path, nil))
+			return 0
+		}
+		child, ok := cmd.child(args[0])
+		if !ok {
+			return report(s, path, usageError{fmt.Errorf("unknown command: %s", args[0])})
+		}
+		cmd, path, args = child, path+" "+child.name, args[1:]
+	}
+	flags := flag.NewFlagSet(path, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	do := cmd.prepare(flags)
+	args, err := parse(flags, args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(s.out, cmd.help(path, flags))
+		return 0
+	case err != nil:
+		err = usageError{errors.New(strings.ReplaceAll(err.Error(), ": -", ": --"))}
+	case len(args) != len(strings.Fields(cmd.args)):
+		err = usageError{fmt.Errorf("%q accepts %s, got %q", cmd.name, count(cmd.args), args)}
+	default:
+		err = do(ctx, s, args)
+	}
+	return report(s, path, err)
+}
+
+// parse parses flags before, between and after the arguments, and returns those.
+func parse(flags *flag.FlagSet, args []string) (rest []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if args = flags.Args(); len(args) == 0 {
+			return rest, nil
+		}
+		rest, args = append(rest, args[0]), args[1:]
+	}
+}
+
+func count(args string) string {
+	if args == "" {
+		return "no arguments"
+	}
+	return args
+}
+
+// report tells of an error and returns the exit code.
+func report(s streams, path string, err error) int {
+	if err == nil {
 		return 0
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "strake-hub: %v\n\nRun 'strake-hub serve --help' for more information\n", err)
+	if usage, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintf(s.err, "strake-hub: %v\n\nRun '%s --help' for more information\n", usage, path)
 		return 2
 	}
-	if err := serve(ctx, opts, stdout, slog.New(slog.NewTextHandler(stderr, nil))); err != nil {
-		fmt.Fprintf(stderr, "strake-hub: %v\n", err)
-		return 1
-	}
-	return 0
+	fmt.Fprintf(s.err, "strake-hub: %v\n", err)
+	return 1
 }
 
-func parse(args []string) (options, error) {
-	if len(args) == 0 {
-		return options{}, flag.ErrHelp
+func (c command) child(name string) (command, bool) {
+	for _, child := range c.children {
+		if child.name == name {
+			return child, true
+		}
 	}
-	switch args[0] {
-	case "serve":
-	case "help", "--help", "-h":
-		return options{}, flag.ErrHelp
-	default:
-		return options{}, fmt.Errorf("unknown command: %s", args[0])
-	}
-	opts := options{addr: "127.0.0.1:5000"}
-	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.StringVar(&opts.addr, "addr", opts.addr, "")
-	flags.StringVar(&opts.data, "data", "", "")
-	flags.BoolVar(&opts.readOnly, "read-only", false, "")
-	switch err := flags.Parse(args[1:]); {
-	case errors.Is(err, flag.ErrHelp):
-		return options{}, err
-	case err != nil:
-		return options{}, errors.New(strings.ReplaceAll(err.Error(), ": -", ": --"))
-	case flags.NArg() > 0:
-		return options{}, fmt.Errorf("\"serve\" accepts no arguments, got %q", flags.Arg(0))
-	case opts.data == "":
-		return options{}, errors.New("--data is required")
-	}
-	return opts, nil
+	return command{}, false
 }
 
-// serve serves until ctx ends and the requests under way have finished.
-func serve(ctx context.Context, opts options, stdout io.Writer, log *slog.Logger) (err error) {
-	h, err := hub.Open(ctx, hub.Options{Dir: opts.data})
-	if err != nil {
-		return err
+// help is what --help prints.
+func (c command) help(path string, flags *flag.FlagSet) string {
+	var b strings.Builder
+	if len(c.children) > 0 {
+		fmt.Fprintf(&b, "Usage:  %s COMMAND\n\n%s\n\nCommands:\n", path, c.summary)
+		for _, child := range c.children {
+			fmt.Fprintf(&b, "  %-10s %s\n", child.name, child.summary)
+		}
+		fmt.Fprintf(&b, "\nRun '%s COMMAND --help' for more information on a command.\n", path)
+	} else {
+		args := ""
+		if c.args != "" {
+			args = " " + c.args
+		}
+		fmt.Fprintf(&b, "Usage:  %s [OPTIONS]%s\n\n%s\n\nOptions:\n", path, args, c.summary)
+		flags.VisitAll(func(f *flag.Flag) {
+			kind, text := flag.UnquoteUsage(f)
+			if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0s" {
+				text += fmt.Sprintf(" (default %q)", f.DefValue)
+			}
+			fmt.Fprintf(&b, "      %-24s %s\n", strings.TrimSpace("--"+f.Name+" "+kind), text)
+		})
 	}
-	defer func() { err = errors.Join(err, h.Close()) }()
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.addr)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+	if c.notes != "" {
+		b.WriteString("\n" + c.notes)
 	}
-	server := &http.Server{
-		Handler:           logged(auth.Open(registry.NewHandler(h, registry.Options{ReadOnly: opts.readOnly, Log: log})), log),
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	fmt.Fprintf(stdout, "strake-hub: serving http://%s\n", listener.Addr())
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	log.Info("shutting down")
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		return errors.Join(fmt.Errorf("shut down: %w", err), server.Close())
-	}
+	return b.String()
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+// String implements flag.Value.
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+// Set implements flag.Value.
+func (l *list) Set(s string) error {
+	*l = append(*l, s)
 	return nil
 }
-
-// logged writes a line for each request. Query strings are left out: they may
-// hold secrets.
-func logged(next http.Handler, log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		s := &statusWriter{ResponseWriter: w, status: http.StatusOK}
-		defer func() {
-			log.Info("request", "method", r.Method, "path", r.URL.Path, "status", s.status,
-				"remote", r.RemoteAddr, "agent", r.UserAgent(), "took", time.Since(start).Round(time.Microsecond))
-		}()
-		next.ServeHTTP(s, r)
-	})
-}
-
-// statusWriter keeps the status, and the way to sendfile open.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// ReadFrom implements io.ReaderFrom.
-func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
-
-// Unwrap is for http.ResponseController.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -23,7 +23,9 @@ func start(t *testing.T, args ...string) (host string, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	code := make(chan int, 1)
-	go func() { code <- run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), w, io.Discard) }()
+	go func() {
+		code <- run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), streams{nil, w, io.Discard})
+	}()
 	line, err := bufio.NewReader(r).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +61,7 @@ func TestUsage(t *testing.T) {
 	} {
 		args = strings.Replace(args, "/tmp", t.TempDir(), 1)
 		var out, errs bytes.Buffer
-		code := run(t.Context(), strings.Fields(args), &out, &errs)
+		code := run(t.Context(), strings.Fields(args), streams{nil, &out, &errs})
 		if code != want.code || !strings.Contains(out.String()+errs.String(), want.text) {
 			t.Errorf("%q: code %d, printed %s%s", args, code, &out, &errs)
 		}

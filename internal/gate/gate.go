@@ -58,8 +58,7 @@ func New(db *sqldb.DB, opts Options) *Gate {
 // tokens are to be had.
 func (g *Gate) Registry(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = nobody(r)
-		id, err := g.registryIdentity(r)
+		id, err := g.registryIdentity(nobody(r))
 		scopes := registry.Scopes(r)
 		if err == nil && id.jwt && !id.covers(scopes) {
 			err = g.another(r.Context(), id, scopes)

@@ -74,6 +74,9 @@ func (h *Hub) Close() error {
 	return errors.Join(h.closeParked(), h.db.Close())
 }
 
+// DB is h's database, which the parts of the server share.
+func DB(h *Hub) *sqldb.DB { return h.db }
+
 // repositoryID returns the row of repo, or fails with NAME_UNKNOWN.
 func repositoryID(ctx context.Context, tx *sql.Tx, repo string) (int64, error) {
 	var id int64

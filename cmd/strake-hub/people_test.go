@@ -1,0 +1,353 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"strake/internal/auth"
+	"strake/internal/hubdb"
+)
+
+// cmd runs a command to its end and returns what it printed.
+func cmd(t *testing.T, code int, stdin string, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if got := run(t.Context(), args, streams{strings.NewReader(stdin), &out, &errs}); got != code {
+		t.Fatalf("%v: code %d, want %d: %s%s", args, got, code, &out, &errs)
+	}
+	return out.String() + errs.String()
+}
+
+// find returns the first group of a pattern in a text.
+func find(t *testing.T, pattern, text string) string {
+	t.Helper()
+	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("no %s in:\n%s", pattern, text)
+	}
+	return m[1]
+}
+
+// people is a Hub that was initialised, with the administrator operator.
+type people struct {
+	dir, password, trust string
+}
+
+func initialisedHub(t *testing.T) people {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "hub")
+	out := cmd(t, 0, "", "init", "--data", dir, "--host", "localhost")
+	return people{dir, find(t, `Password: +(\S+)`, out), find(t, `(?m)^  (c=.*)$`, out)}
+}
+
+// startTLS serves an initialised Hub.
+func startTLS(t *testing.T, args ...string) (host string, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	code := make(chan int, 1)
+	var errs bytes.Buffer
+	go func() {
+		code <- run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), streams{nil, w, &errs})
+		_ = w.Close()
+	}()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if err != nil {
+		cancel()
+		<-code
+		t.Fatalf("%v: %s", err, &errs)
+	}
+	host = "localhost:" + find(t, `https://127\.0\.0\.1:(\d+)`, line)
+	return host, func() {
+		t.Helper()
+		cancel()
+		if got := <-code; got != 0 {
+			t.Errorf("exit code %d: %s", got, &errs)
+		}
+	}
+}
+
+// client trusts the Hub's authority.
+func (p people) client(t *testing.T) *http.Client {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(p.dir, "tls", "ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b) {
+		t.Fatal("ca.crt holds no certificate")
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func get(t *testing.T, c *http.Client, url, name, secret string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name != "" {
+		req.SetBasicAuth(name, secret)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func TestInit(t *testing.T) {
+	p := initialisedHub(t)
+	if out := cmd(t, 1, "", "init", "--data", p.dir); !strings.Contains(out, "has accounts already") {
+		t.Errorf("again: %s", out)
+	}
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	c := p.client(t)
+	for want, secret := range map[int]string{200: p.password, 401: "wrong"} {
+		if got, body := get(t, c, "https://"+host+"/v2/", "operator", secret); got != want {
+			t.Errorf("login: %d %s, want %d", got, body, want)
+		}
+	}
+	for _, path := range []string{"/livez", "/readyz"} {
+		if got, body := get(t, c, "https://"+host+path, "", ""); got != 200 || body != "ok\n" {
+			t.Errorf("%s: %d %s", path, got, body)
+		}
+	}
+	if resp, err := http.Get("http://" + host + "/v2/"); err == nil {
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("plain HTTP: %s, %v", resp.Status, err)
+		}
+	}
+	// The command that init shows, with the port that the server got.
+	into := t.TempDir()
+	line := strings.NewReplacer("localhost:5000/ca.crt -o", host+"/ca.crt -o", "/etc/docker/certs.d", into).Replace(p.trust)
+	if out, err := exec.CommandContext(t.Context(), "sh", "-ec", line).CombinedOutput(); err != nil {
+		t.Errorf("%s: %v: %s", line, err, out)
+	}
+	got, err := os.ReadFile(filepath.Join(into, "localhost:5000", "ca.crt"))
+	want, err2 := os.ReadFile(filepath.Join(p.dir, "tls", "ca.crt"))
+	if err := errors.Join(err, err2); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("trusted: %v", err)
+	}
+	// Somebody else's certificate is not taken.
+	into = t.TempDir()
+	bad := regexp.MustCompile(`"[0-9a-f]{64} `).ReplaceAllString(strings.ReplaceAll(line, filepath.Dir(into), into), `"`+strings.Repeat("0", 64)+` `)
+	_ = exec.CommandContext(t.Context(), "sh", "-c", bad).Run()
+	if _, err := os.Stat(filepath.Join(into, "localhost:5000", "ca.crt")); err == nil {
+		t.Error("a certificate with another digest was taken")
+	}
+}
+
+// Without accounts nobody but this machine gets in.
+func TestNoAccountsLoopbackOnly(t *testing.T) {
+	for addr, want := range map[string]string{
+		":0": "has no accounts", "0.0.0.0:0": "has no accounts", "[::]:0": "has no accounts", "192.0.2.1:0": "has no accounts", "example.com:0": "has no accounts",
+		"127.0.0.1:x": "listen",
+	} {
+		if out := cmd(t, 1, "", "serve", "--data", t.TempDir(), "--addr", addr); !strings.Contains(out, want) {
+			t.Errorf("%s: %s", addr, out)
+		}
+	}
+}
+
+func TestUserCommands(t *testing.T) {
+	p := initialisedHub(t)
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	c, base := p.client(t), "https://"+host+"/v2/"
+	want := func(status int, name, secret string) {
+		t.Helper()
+		if got, body := get(t, c, base, name, secret); got != status {
+			t.Errorf("%s: %d %s, want %d", name, got, body, status)
+		}
+	}
+	ann := find(t, `Password of ann: (\S+)`, cmd(t, 0, "", "user", "add", "ann", "--data", p.dir, "--email", "ann@example.com"))
+	want(200, "ann", ann)
+	cmd(t, 0, "correct horse battery\n", "user", "add", "--password-stdin", "--data", p.dir, "bob")
+	want(200, "bob", "correct horse battery")
+	for _, bad := range [][]string{{"user", "add", "ann"}, {"user", "add", "admin"}, {"user", "passwd", "absent"}, {"user", "disable", "absent"}, {"token", "create", "ann", "X"}} {
+		cmd(t, 1, "", append(bad, "--data", p.dir)...)
+	}
+	if out := cmd(t, 0, "", "user", "list", "--data", p.dir); !strings.Contains(out, "ann@example.com") || !strings.Contains(out, "admin,reviewer,verified") {
+		t.Errorf("list: %s", out)
+	}
+	cmd(t, 0, "", "user", "disable", "ann", "--data", p.dir)
+	want(401, "ann", ann)
+	cmd(t, 0, "", "user", "enable", "ann", "--data", p.dir)
+	want(200, "ann", ann)
+
+	out := cmd(t, 0, "", "token", "create", "ann", "ci", "--robot", "--scope", "ann/*:write", "--expires", "1h", "--data", p.dir)
+	name, secret := find(t, `User name: (\S+)`, out), find(t, `Token: +(\S+)`, out)
+	want(200, name, secret)
+	out = cmd(t, 0, "", "token", "list", "ann", "--data", p.dir)
+	id := find(t, `(?m)^(\w{12}) +robot +ci .*ann/\*:write$`, out)
+	cmd(t, 0, "", "token", "remove", "ann", id, "--data", p.dir)
+	want(401, name, secret)
+
+	for range 6 { // locked out
+		_, _ = get(t, c, base, "operator", "wrong")
+	}
+	want(429, "operator", p.password)
+	again := find(t, `Password of operator: (\S+)`, cmd(t, 0, "", "user", "passwd", "--reset", "operator", "--data", p.dir))
+	want(200, "operator", again)
+	want(401, "operator", p.password)
+	if out := cmd(t, 2, "", "token", "create", "ann", "x", "--scope", "ann", "--data", p.dir); !strings.Contains(out, "REPOSITORY:ROLE") {
+		t.Errorf("scope: %s", out)
+	}
+	cmd(t, 1, "", "user", "list", "--data", t.TempDir())
+}
+
+// The certificate is read again at SIGHUP, and renewed before it ends.
+func TestCertificateReload(t *testing.T) {
+	p := initialisedHub(t)
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	serial := func() string {
+		t.Helper()
+		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		tc, ok := conn.(*tls.Conn)
+		if !ok {
+			t.Fatal("no TLS")
+		}
+		return tc.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	first := serial()
+	if err := makeCertificate(&place{data: p.dir}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for try := 0; serial() == first; try++ {
+		if try == 100 {
+			t.Fatal("the old certificate is served still")
+		}
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	c := &certificate{cert: filepath.Join(p.dir, "tls", serverCert), own: &place{data: p.dir}, log: discard()}
+	c.key = c.cert
+	if err := c.load(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	old := c.current.Load()
+	later := time.Now().Add(serverLife - renewAt/2)
+	if err := c.load(later); err != nil || c.current.Load() == old || c.current.Load().Leaf.NotAfter.Before(later.Add(renewAt)) {
+		t.Errorf("not renewed: %v", err)
+	}
+}
+
+// The authority is for the Hub's own names alone.
+func TestAuthorityIsConstrained(t *testing.T) {
+	p := &place{data: t.TempDir()}
+	if err := makeAuthority(p, []string{"hub.example.com", "192.0.2.7"}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeCertificate(p, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(p.file(serverCert), p.file(serverCert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := tls.LoadX509KeyPair(p.file(caCert), p.file(caKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Leaf)
+	for host, good := range map[string]bool{"hub.example.com": true, "192.0.2.7": true, "docker.io": false, "192.0.2.8": false} {
+		_, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host})
+		if (err == nil) != good {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	if info, err := os.Stat(p.file(caKey)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("key: %v, %v", info, err)
+	}
+}
+
+// skopeo logs in, pushes with a token of the Hub, and pulls what is private.
+func TestSkopeoLogin(t *testing.T) {
+	skopeo, err := exec.LookPath("skopeo")
+	if err != nil {
+		t.Skip("needs skopeo")
+	}
+	p := initialisedHub(t)
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	dir := t.TempDir()
+	writeImage(t, filepath.Join(dir, "in.tar"))
+	tool := func(ok bool, args ...string) string {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), skopeo, append([]string{"--insecure-policy"}, args...)...)
+		c.Env = append(os.Environ(), "REGISTRY_AUTH_FILE="+filepath.Join(dir, "auth.json"))
+		out, err := c.CombinedOutput()
+		if (err == nil) != ok {
+			t.Fatalf("skopeo %v: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	certs := filepath.Join(dir, "certs")
+	ca, err := os.ReadFile(filepath.Join(p.dir, "tls", caCert))
+	if err := errors.Join(err, os.Mkdir(certs, 0o700), os.WriteFile(filepath.Join(certs, caCert), ca, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	image := "docker://" + host + "/operator/app:1"
+	tool(false, "copy", "--dest-cert-dir", certs, "docker-archive:"+filepath.Join(dir, "in.tar"), image)
+	tool(false, "login", "--cert-dir", certs, "-u", "operator", "-p", "wrong", host)
+	tool(true, "login", "--cert-dir", certs, "-u", "operator", "-p", p.password, host)
+	tool(true, "copy", "--dest-cert-dir", certs, "docker-archive:"+filepath.Join(dir, "in.tar"), image)
+	tool(true, "inspect", "--cert-dir", certs, image)
+	tool(true, "delete", "--cert-dir", certs, image)
+	tool(true, "logout", host)
+	tool(false, "inspect", "--cert-dir", certs, image)
+}
+
+// What was changed by commands is in the audit log.
+func TestCommandsAreAudited(t *testing.T) {
+	p := initialisedHub(t)
+	cmd(t, 0, "", "user", "add", "ann", "--data", p.dir)
+	db, err := hubdb.Open(t.Context(), filepath.Join(p.dir, "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log, err := auth.AuditLog(system(t.Context()), db, auth.AuditFilter{Action: "account.", Limit: 10})
+	if err != nil || len(log) != 2 || log[0].Object != "ann" || log[0].Address != "strake-hub" {
+		t.Errorf("log: %+v, %v", log, err)
+	}
+	for _, e := range log {
+		if strings.Contains(string(e.Detail), p.password) {
+			t.Errorf("a password in the log: %s", e.Detail)
+		}
+	}
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"strake/internal/auth"
+	"strake/internal/gate"
+	"strake/internal/hub"
+	"strake/internal/registry"
+)
+
+// drainTime is how long requests may go on after a signal.
+const drainTime = 30 * time.Second
+
+// options are the flags of serve.
+type options struct {
+	place
+	addr, metricsAddr string
+	url               string
+	cert, key         string
+	logFormat         string
+	drainDelay        time.Duration
+	readOnly          bool
+}
+
+func prepareServe(f *flag.FlagSet) action {
+	var o options
+	o.define(f)
+	f.StringVar(&o.addr, "addr", "127.0.0.1:5000", "`address` to listen on; port 0 takes a free one. Without accounts it is a loopback address")
+	f.StringVar(&o.metricsAddr, "metrics-addr", "", "`address` that serves /metrics; empty: administrators alone get it, at the first")
+	f.StringVar(&o.url, "url", "", "`URL` by which clients reach the Hub, where a proxy is before it (default as requests say)")
+	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, in PEM; read again when it changes, and at SIGHUP (default what init said)")
+	f.StringVar(&o.key, "tls-key", "", "`file` of the certificate's key")
+	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
+	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
+	f.BoolVar(&o.readOnly, "read-only", false, "Refuse pushes and deletions")
+	return func(ctx context.Context, s streams, _ []string) error {
+		if err := o.check(); err != nil {
+			return err
+		}
+		log, err := newLog(s, o.logFormat)
+		if err != nil {
+			return err
+		}
+		return serve(ctx, o, s, log)
+	}
+}
+
+// newLog returns the log in one of its formats.
+func newLog(s streams, format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(s.err, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(s.err, nil)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format %q: text or json", format)}
+}
+
+// serve serves until ctx ends and the requests under way have finished.
+func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err error) {
+	h, err := hub.Open(ctx, hub.Options{Dir: o.data})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	people, err := initialised(ctx, hub.DB(h))
+	if err != nil {
+		return err
+	}
+	var cert *certificate
+	if people {
+		if cert, err = o.certificate(ctx, h, log); err != nil {
+			return err
+		}
+	} else if !loopback(o.addr) {
+		return fmt.Errorf("listen on %s: this Hub has no accounts, so anybody could write to it: 'strake-hub init --data %s' makes the first, "+
+			"or listen on a loopback address", o.addr, o.data)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	scheme := "http"
+	if people {
+		scheme, listener = "https", tls.NewListener(listener, withProtocols(cert.config()))
+	}
+	w := &web{log: log, started: time.Now()}
+	server := newServer(w.watch(routes(o, h, w, people, log)), log)
+	fmt.Fprintf(s.out, "strake-hub: serving %s://%s\n", scheme, listener.Addr())
+	return w.run(ctx, server, listener, o.drainDelay)
+}
+
+// withProtocols offers HTTP/2.
+func withProtocols(c *tls.Config) *tls.Config {
+	c.NextProtos = []string{"h2", "http/1.1"}
+	return c
+}
+
+// newServer returns a server with bounds that a hostile client meets. Bodies
+// have none in time: a layer takes as long as it takes.
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+}
+
+// routes is all that the Hub serves.
+func routes(o options, h *hub.Hub, w *web, people bool, log *slog.Logger) http.Handler {
+	api := registry.NewHandler(h, registry.Options{ReadOnly: o.readOnly, Log: log})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", w.live)
+	mux.HandleFunc("GET /readyz", w.ready(hub.DB(h)))
+	if !people {
+		mux.Handle("/v2/", auth.Open(api))
+		mux.Handle("/v2", auth.Open(api))
+		mux.Handle("/v1/", auth.Open(api))
+		return plainPaths(mux, auth.Open(api))
+	}
+	g := gate.New(hub.DB(h), gate.Options{URL: o.url, Log: log})
+	mux.Handle("/token", g.Token())
+	mux.HandleFunc("GET /ca.crt", o.authority)
+	mux.Handle("/v1/", g.Registry(api))
+	return plainPaths(mux, g.Registry(api))
+}
+
+// plainPaths serves the distribution API past the mux, which would clean the
+// paths that the specification says something about.
+func plainPaths(mux *http.ServeMux, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.Path; p == "/v2" || len(p) > 3 && p[:4] == "/v2/" {
+			api.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// authority serves the certificate of the Hub's own authority, which is no
+// secret: who fetches it looks at its digest.
+func (o options) authority(w http.ResponseWriter, r *http.Request) {
+	b, err := os.ReadFile(o.file(caCert))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, _ = w.Write(b)
+}
+
+// certificate returns the server's certificate: the one that the flags name,
+// else the one that init was given, else our own.
+func (o options) certificate(ctx context.Context, h *hub.Hub, log *slog.Logger) (*certificate, error) {
+	if (o.cert == "") != (o.key == "") {
+		return nil, usageError{errors.New("--tls-cert and --tls-key come together")}
+	}
+	c := &certificate{cert: o.cert, key: o.key, log: log}
+	if c.cert == "" {
+		var err1, err2 error
+		c.cert, err1 = auth.Setting(ctx, hub.DB(h), "tls-cert")
+		c.key, err2 = auth.Setting(ctx, hub.DB(h), "tls-key")
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+	}
+	if c.cert == "" {
+		c.cert, c.key, c.own = o.file(serverCert), o.file(serverCert), &o.place
+	}
+	if err := c.load(time.Now()); err != nil {
+		return nil, err
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(signals)
+		c.watch(ctx, signals)
+	}()
+	return c, nil
+}
+
+// loopback reports whether an address to listen on is one that only this
+// machine reaches.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return true // Listen says what is wrong with it
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// absolute makes a path of a file good for every directory.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	return filepath.Abs(path)
+}
