@@ -64,7 +64,7 @@ var packages = map[string]place{
 	"dockerfile": {4, "build executor image reference"},
 	"policy":     {4, "auth hub jobs registry sqldb"},
 	"webhook":    {4, "address auth hub jobs sqldb"},
-	"review":     {4, "auth content hub image jobs registry scan secret sqldb"},
+	"review":     {4, "archive auth hub image jobs registry scan secret sqldb"},
 	"proxy":      {4, "address auth content hub image jobs reference registry remote sqldb"},
 	"web":        {5, "auth catalog hub registry sqldb"},
 

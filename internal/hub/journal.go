@@ -233,8 +233,8 @@ func (hooks Hooks) restore(ctx context.Context, tx *sql.Tx, at place, dgst diges
 		}
 	}
 	for _, text := range []string{
-		`INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, held)
-			SELECT repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, held
+		`INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, artifact, held)
+			SELECT repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, artifact, held
 			FROM trash WHERE repository = $1 AND digest = $2`,
 		`INSERT INTO refs (repository, manifest, child) SELECT repository, manifest, child FROM trash_refs WHERE repository = $1 AND manifest = $2`,
 		`DELETE FROM trash WHERE repository = $1 AND digest = $2`,
@@ -260,7 +260,7 @@ func ExpireJournal(ctx context.Context, tx *sql.Tx, before time.Time) (int64, er
 }
 
 // Publish lets readers see a held manifest of repository id, called repo, what it
-// refers to, and what refers to it, and lets the tags that waited for it name it.
+// refers to, and artifacts that refer to it, and lets the tags that waited for it name it.
 func (hooks Hooks) Publish(ctx context.Context, tx *sql.Tx, id int64, repo string, dgst digest.Digest) error {
 	desc := ocispec.Descriptor{Digest: dgst}
 	err := tx.QueryRowContext(ctx, `SELECT size, media_type FROM manifests WHERE repository = $1 AND digest = $2`, id, dgst.String()).Scan(&desc.Size, &desc.MediaType)
@@ -276,7 +276,7 @@ func (hooks Hooks) Publish(ctx context.Context, tx *sql.Tx, id int64, repo strin
 		  UNION SELECT f.child FROM graph g JOIN refs f ON f.repository = $1 AND f.manifest = g.digest
 		)
 		UPDATE manifests SET held = 0 WHERE repository = $1 AND held = 1 AND (digest IN (SELECT digest FROM graph)
-		  OR (subject <> '' AND subject IN (SELECT digest FROM graph)))`, id, dgst.String())
+		  OR (artifact = 1 AND subject <> '' AND subject IN (SELECT digest FROM graph)))`, id, dgst.String())
 	if err != nil {
 		return fmt.Errorf("publish %s: %w", dgst, err)
 	}

@@ -164,8 +164,8 @@ func (hooks Hooks) deleteManifest(ctx context.Context, tx *sql.Tx, at place, dgs
 	}{
 		{`DELETE FROM trash WHERE repository = $1 AND digest = $2`, []any{at.id, dgst.String()}},
 		{
-			`INSERT INTO trash (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, held, tags, deleted, actor)
-			SELECT repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, held, $3, $4, $5
+			`INSERT INTO trash (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, artifact, held, tags, deleted, actor)
+			SELECT repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, artifact, held, $3, $4, $5
 			FROM manifests WHERE repository = $1 AND digest = $2`,
 			[]any{at.id, dgst.String(), string(names), time.Now().Unix(), auth.From(ctx).Name},
 		},

@@ -119,12 +119,16 @@ func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Dige
 	return desc, err
 }
 
+// notation is the type of the config of signatures in the form of the Notary Project.
+const notation = "application/vnd.cncf.notary.signature"
+
 // manifestInfo is what is to be known of a manifest before it is stored.
 type manifestInfo struct {
 	desc        ocispec.Descriptor
 	children    []ocispec.Descriptor
 	subject     digest.Digest
 	annotations []byte
+	artifact    bool // nothing that a client runs
 }
 
 // readManifest checks m, or fails with MANIFEST_INVALID.
@@ -151,6 +155,7 @@ func readManifest(m registry.Manifest) (manifestInfo, error) {
 		x, err = image.ParseManifest(m.MediaType, m.Bytes)
 		info.children = append([]ocispec.Descriptor{x.Config}, x.Layers...)
 		subject, annotations, info.desc.ArtifactType = x.Subject, x.Annotations, x.ArtifactType
+		info.artifact = x.Config.MediaType == ocispec.MediaTypeEmptyJSON || x.Config.MediaType == notation
 		if x.ArtifactType == "" {
 			info.desc.ArtifactType = x.Config.MediaType
 		}
@@ -213,9 +218,9 @@ func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo string, tag
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (repository, digest) DO UPDATE SET pushed = excluded.pushed`,
-		id, d.Digest.String(), d.Size, d.MediaType, info.subject.String(), d.ArtifactType, string(info.annotations), now, pusher)
+		INSERT INTO manifests (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, artifact)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (repository, digest) DO UPDATE SET pushed = excluded.pushed`,
+		id, d.Digest.String(), d.Size, d.MediaType, info.subject.String(), d.ArtifactType, string(info.annotations), now, pusher, flag(info.artifact))
 	if err != nil {
 		return err
 	}
@@ -356,4 +361,12 @@ func (h *Hub) delete(ctx context.Context, repo string, missing *registry.Error, 
 		}
 		return run(tx, place{id, repo})
 	})
+}
+
+// flag is a bool as the database has it.
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -37,6 +37,7 @@ CREATE TABLE manifests (
   pushed        BIGINT NOT NULL DEFAULT 0,
   pusher        TEXT   NOT NULL DEFAULT '', -- name of an account
   pulled        BIGINT NOT NULL DEFAULT 0,  -- last
+  artifact      BIGINT NOT NULL DEFAULT 0,  -- nothing that runs: it is published with its subject
   held          BIGINT NOT NULL DEFAULT 0,  -- waits for a review: only who may write to the repository reads it
   PRIMARY KEY (repository, digest)
 );

@@ -28,6 +28,7 @@ CREATE TABLE trash (
   pushed        BIGINT NOT NULL,
   pusher        TEXT   NOT NULL,
   pulled        BIGINT NOT NULL,
+  artifact      BIGINT NOT NULL,
   held          BIGINT NOT NULL,
   tags          TEXT   NOT NULL, -- JSON of the names that it had
   deleted       BIGINT NOT NULL,
