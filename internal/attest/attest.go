@@ -36,7 +36,7 @@ const (
 	TypeSPDX       = "https://spdx.dev/Document"
 
 	typeManifest    = "application/vnd.docker.attestation.manifest.v1+json"
-	statementFormat = "https://in-toto.io/Statement/v0.1"
+	statementFormat = "https://in-toto.io/Statement/v1"
 	predicateKey    = "in-toto.io/predicate-type"
 )
 

@@ -30,10 +30,19 @@ type Build struct {
 	StopAt     int // line of the Dockerfile; 0: the build went to its end
 	Args       map[string]string
 	Labels     map[string]string
-	Secrets    []string // IDs
+	Secrets    []Need
+	Agents     []Need // of SSH
+	Network    bool   // a step had the network
+	Language   string // version of the Dockerfile's language
 	Materials  []Material
 	Config     Material // where the Dockerfile is from; the zero Material is this machine
 	Locals     []string // names of the contexts that are directories of this machine
+}
+
+// Need is a secret or an SSH agent that steps ask for.
+type Need struct {
+	ID       string `json:"id"`
+	Optional bool   `json:"optional,omitempty"` // the build goes on without it
 }
 
 // Material is what the build was made of: an image, a file or a commit.
@@ -104,7 +113,8 @@ type predicate struct {
 			Request request `json:"request"`
 		} `json:"externalParameters"`
 		InternalParameters struct {
-			BuilderPlatform string `json:"builderPlatform"`
+			BuilderPlatform   string `json:"builderPlatform"`
+			DockerfileVersion string `json:"dockerfileVersion,omitempty"`
 		} `json:"internalParameters"`
 		ResolvedDependencies []dependency `json:"resolvedDependencies,omitempty"`
 	} `json:"buildDefinition"`
@@ -119,13 +129,13 @@ type predicate struct {
 type request struct {
 	Frontend string            `json:"frontend,omitempty"`
 	Args     map[string]string `json:"args,omitempty"`
-	Secrets  []named           `json:"secrets,omitempty"`
+	Secrets  []Need            `json:"secrets,omitempty"`
+	SSH      []Need            `json:"ssh,omitempty"`
 	Locals   []named           `json:"locals,omitempty"`
 }
 
 type named struct {
-	ID   string `json:"id,omitempty"`
-	Name string `json:"name,omitempty"`
+	Name string `json:"name"`
 }
 
 type dependency struct {
@@ -140,6 +150,7 @@ type metadata struct {
 	BuildKit     struct {
 		Source *source `json:"source,omitempty"`
 	} `json:"buildkit_metadata"`
+	Hermetic     bool `json:"buildkit_hermetic,omitempty"`
 	Completeness struct {
 		Request              bool `json:"request"`
 		ResolvedDependencies bool `json:"resolvedDependencies"`
@@ -168,6 +179,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 		def.ExternalParameters.ConfigSource.URI, def.ExternalParameters.ConfigSource.Digest = from.URI, from.Digest
 	}
 	def.InternalParameters.BuilderPlatform = platforms.Format(platforms.Normalize(platforms.DefaultSpec()))
+	def.InternalParameters.DockerfileVersion = b.Language
 	req := &def.ExternalParameters.Request
 	req.Frontend = "dockerfile.v0"
 	for _, name := range b.Locals {
@@ -180,6 +192,9 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 	if b.StopAt > 0 {
 		args["stop-at"] = strconv.Itoa(b.StopAt)
 	}
+	// What a directory holds is named nowhere.
+	meta.Completeness.ResolvedDependencies = b.Config.URI != "" && len(b.Locals) == 0
+	meta.Hermetic = meta.Completeness.ResolvedDependencies && !b.Network
 	meta.Completeness.Request = opts.Full || len(b.Args)+len(b.Labels) == 0
 	if opts.Full {
 		p.addRequest(b, args)
@@ -217,9 +232,8 @@ func (p *predicate) addRequest(b Build, args map[string]string) {
 	for name, value := range args {
 		args[name] = string(cleanSource([]byte(value), secrets))
 	}
-	for _, id := range b.Secrets {
-		p.BuildDefinition.ExternalParameters.Request.Secrets = append(p.BuildDefinition.ExternalParameters.Request.Secrets, named{ID: id})
-	}
+	req := &p.BuildDefinition.ExternalParameters.Request
+	req.Secrets, req.SSH = b.Secrets, b.Agents
 	p.RunDetails.Metadata.BuildKit.Source = &source{Infos: []sourceInfo{{
 		Filename: b.Dockerfile, Language: "Dockerfile", Data: cleanSource(b.Source, secrets),
 	}}}

@@ -204,6 +204,27 @@ func (k *BuildKit) Build(t *testing.T, c *DockerfileCase) (built Built) {
 	return built
 }
 
+// Provenance builds a case and returns what is said of how it was made: SLSA's predicate.
+func (k *BuildKit) Provenance(t *testing.T, c *DockerfileCase, mode string) json.RawMessage {
+	out := filepath.Join(t.TempDir(), "out")
+	args := append(c.arguments(), "--opt", "attest:provenance=mode="+mode, "--output", "type=oci,tar=false,dest="+out)
+	if text, err := k.ctl(args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	blobs, err := filepath.Glob(filepath.Join(out, "blobs", "sha256", "*"))
+	ok(t, err)
+	for _, name := range blobs {
+		b, err := os.ReadFile(name)
+		ok(t, err)
+		var said struct{ Predicate json.RawMessage }
+		if json.Unmarshal(b, &said) == nil && said.Predicate != nil {
+			return said.Predicate
+		}
+	}
+	t.Fatal("nothing is said")
+	return nil
+}
+
 // warningsOf are the warnings in what buildctl told of its progress.
 func warningsOf(progress string) (list []string) {
 	for line := range strings.Lines(progress) {

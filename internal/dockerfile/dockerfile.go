@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/version"
 
 	"strake/internal/build"
 	"strake/internal/reference"
@@ -33,6 +34,9 @@ const (
 	maxStages   = 10_000
 	maxCommands = 100_000
 )
+
+// LanguageVersion is the version of the Dockerfile's language, as releases of BuildKit call it.
+func LanguageVersion() string { return strings.TrimSuffix(version.Version(), "-dev") }
 
 // File is a parsed Dockerfile. Compile may be called once.
 type File struct {

@@ -22,7 +22,6 @@ import (
 	"strake/internal/mount"
 	"strake/internal/progress"
 	"strake/internal/rootfs"
-	"strake/internal/secret"
 )
 
 // BuildOptions say what to build.
@@ -195,9 +194,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 		err = x.verify(ctx, bases, input, file, options, given)
 	}
 	if err == nil {
-		x.made.Finished, x.made.Materials = time.Now(), bases.materials()
-		x.made.Source = file.Redacted(secret.Variable, attest.Redacted)
-		x.made.Config = input.config(x.made.Materials)
+		x.learn(file, bases, input)
 		err = x.finish(ctx, opts)
 	}
 	if err != nil {
@@ -274,6 +271,7 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 		given.apply(&compile)
 		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err == nil {
 			err = given.check(file.Warnings())
+			input.needs.Add(definitions[i])
 		}
 		if err != nil {
 			return nil, err

@@ -22,7 +22,9 @@ import (
 
 	"strake/internal/attest"
 	"strake/internal/build"
+	"strake/internal/dockerfile"
 	"strake/internal/scan"
+	"strake/internal/secret"
 )
 
 // Attestation asks for one kind of attestation of what is built, or for none.
@@ -308,11 +310,21 @@ func newInvocation() (string, error) {
 func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Build, error) {
 	id, err := newInvocation()
 	slices.Sort(input.locals)
-	var secrets []string
-	for _, s := range opts.Run.Secrets {
-		secrets = append(secrets, s.ID)
-	}
 	return attest.Build{
-		Locals: input.locals, Secrets: secrets, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
+		Locals: input.locals, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
+}
+
+// learn adds what is known of a build when it is over.
+func (x *exporter) learn(file *dockerfile.File, bases *baseImages, input *buildInput) {
+	made := &x.made
+	made.Finished, made.Materials = time.Now(), bases.materials()
+	made.Source, made.Language = file.Redacted(secret.Variable, attest.Redacted), dockerfile.LanguageVersion()
+	made.Config, made.Network = input.config(made.Materials), input.needs.Network
+	for _, n := range input.needs.Secrets {
+		made.Secrets = append(made.Secrets, attest.Need(n))
+	}
+	for _, n := range input.needs.Agents {
+		made.Agents = append(made.Agents, attest.Need(n))
+	}
 }

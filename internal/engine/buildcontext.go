@@ -38,6 +38,8 @@ type buildInput struct {
 	remote, subdir string   // URI of the context, and the directory of it; "" where it is none
 	locals         []string // names of those that are directories
 
+	needs build.Needs // of what was compiled
+
 	env    *Env
 	solver *build.Solver
 	opts   *BuildOptions

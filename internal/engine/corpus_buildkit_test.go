@@ -1,7 +1,17 @@
 package engine
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"strake/internal/conformance"
 )
@@ -14,4 +24,91 @@ func TestCorpusBuildKit(t *testing.T) {
 	k := conformance.StartBuildKit(t)
 	k.Load()
 	conformance.Dockerfiles(t, corpus, false, *record, k.Build)
+}
+
+// unsaid are the fields of BuildKit's provenance that Strake's has not, as docs/compatibility.md lists them: of LLB, and of requests
+// in requests.
+var unsaid = regexp.MustCompile(`[.](buildConfig|layers|locations|llbDefinition|digestMapping|compatibilityVersion|root)\b`)
+
+// TestProvenanceBuildKit: what is said of how an image was made has BuildKit's fields, with its values where they are not of the moment.
+func TestProvenanceBuildKit(t *testing.T) {
+	k := conformance.StartBuildKit(t)
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skipf("needs %v", err)
+	}
+	dir, secret := t.TempDir(), filepath.Join(t.TempDir(), "secret")
+	program, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		filepath.Join(dir, "Dockerfile"): `FROM scratch AS one
+COPY busybox /
+RUN --network=none --mount=type=secret,id=given --mount=type=secret,id=other --mount=type=ssh ["/busybox", "true"]
+RUN --mount=type=secret,id=given,required --mount=type=secret,id=more,env=MORE ["/busybox", "true"]
+FROM scratch
+RUN --mount=type=secret,id=unused ["/busybox", "true"]
+`,
+		filepath.Join(dir, "busybox"): string(program),
+		secret:                        "value",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, mode := range []string{"min", "max"} {
+		args, labels := map[string]string{"V": "1"}, map[string]string{"l": "v"}
+		c := &conformance.DockerfileCase{
+			Dir: dir, Dockerfile: "Dockerfile", Target: "one", Args: args, Labels: labels, Secrets: map[string]string{"given": secret},
+		}
+		theirs := bytes.ReplaceAll(k.Provenance(t, c, mode), []byte(`-dev"`), []byte(`"`)) // of a language that was not released
+		t.Setenv("BUILDX_METADATA_PROVENANCE", mode)
+		res, err := Build(t.Context(), testEnv(t), BuildOptions{
+			Context: dir, Target: "one", BuildArgs: args, Labels: labels, Provenance: true, Run: BuildRun{Secrets: []Secret{{ID: "given", File: secret}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, got := fields(t, theirs), fields(t, res.Provenance[""])
+		maps.DeleteFunc(want, func(name, _ string) bool { return unsaid.MatchString(name) })
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("mode=%s (-BuildKit +Strake):\n%s", mode, diff)
+		}
+	}
+}
+
+// fields are the values in an object by their paths; those of the moment are left out.
+func fields(t *testing.T, object []byte) map[string]string {
+	t.Helper()
+	var value any
+	if err := json.Unmarshal(object, &value); err != nil {
+		t.Fatal(err)
+	}
+	moment := regexp.MustCompile(`[.](invocationId|startedOn|finishedOn)$`)
+	found := map[string]string{}
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for _, name := range slices.Sorted(maps.Keys(v)) {
+				walk(path+"."+name, v[name])
+			}
+		case []any:
+			for _, element := range v {
+				walk(path+"[]", element)
+			}
+		default:
+			text, err := json.Marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if moment.MatchString(path) {
+				text = nil
+			}
+			found[path] += string(text)
+		}
+	}
+	walk("", value)
+	return found
 }
