@@ -18,6 +18,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // ground is where an attack takes place: root, to be extracted to, beside
@@ -186,18 +187,28 @@ func TestHostileRace(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		d, aside := filepath.Join(g.root, "d"), filepath.Join(g.root, "aside")
+		d, away := filepath.Join(g.root, "d"), filepath.Join(g.root, "away")
 		for !stop.Load() {
-			_ = os.Symlink("../../outside/file", filepath.Join(g.root, "link"))
-			_ = os.Rename(filepath.Join(g.root, "link"), filepath.Join(d, "file"))
-			_ = os.Rename(d, aside)
-			_ = os.Symlink("../outside", d)
-			_ = os.Remove(d)
-			_ = os.Rename(aside, d)
+			if info, err := os.Lstat(d); err == nil && info.IsDir() { // and nobody else makes it a link
+				_ = os.Symlink("../../outside/file", filepath.Join(g.root, "link"))
+				_ = os.Rename(filepath.Join(g.root, "link"), filepath.Join(d, "file"))
+			}
+			_ = os.RemoveAll(away) // a link, or the directory that the extraction replaced one by
+			_ = os.Symlink("../outside", away)
+			for range 2 { // there and back
+				_ = unix.Renameat2(unix.AT_FDCWD, d, unix.AT_FDCWD, away, unix.RENAME_EXCHANGE)
+				time.Sleep(20 * time.Microsecond)
+			}
 		}
 	}()
-	b := makeTar(t, dirHdr("d"), hdr("d/file"), hdr("d/evil"), dirHdr("d/dir"), hdr("d/dir/file"), tar.Header{Name: "d/file", Mode: 0o4777},
-		hdr("d/.wh.file"), hdr("d/dir/.wh..wh..opq"), linkHdr(tar.TypeLink, "d/h", "d/dir/file"))
+	headers := []tar.Header{
+		dirHdr("d"), hdr("d/file"), hdr("d/evil"), dirHdr("d/dir"), hdr("d/dir/file"), {Name: "d/file", Mode: 0o4777},
+		hdr("d/.wh.file"), hdr("d/dir/.wh..wh..opq"), linkHdr(tar.TypeLink, "d/h", "d/dir/file"),
+	}
+	for range 50 { // each opens its directory again, by way of the other one
+		headers = append(headers, hdr("top"), hdr("d/dir/evil"), hdr("top"), hdr("d/dir/file"))
+	}
+	b := makeTar(t, headers...)
 	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
 		_ = Extract(t.Context(), bytes.NewReader(b), g.root, ExtractOptions{Squash: true}) // it may fail
 	}

@@ -62,6 +62,17 @@ func TestGHSA_hw3h_2gp9_cxpv(t *testing.T) {
 			t.Errorf("%+v: %q", g, got)
 		}
 	}
+	// Nor is a repository of this machine, asked for or as a submodule.
+	local := filepath.Join(srv.dir, "r", ".git")
+	srv.commit(t, "outer", ".gitmodules data=[submodule \"x\"]\n path = x\n url = "+local+"\n")
+	srv.git(t, "outer", "update-index", "--add", "--cacheinfo", "160000,"+srv.git(t, "r", "rev-parse", "HEAD")+",x")
+	srv.git(t, "outer", "commit", "-q", "-m", "m")
+	for _, remote := range []string{local, "file://" + local, "ext::sh -c touch% " + pwned, srv.url + "/outer/.git"} {
+		_, got, err := solveGit(t, newDirStore(t), Git{Remote: remote})
+		if err == nil || !strings.Contains(err.Error(), "not allowed") {
+			t.Errorf("%s: %q, %v", remote, got, err)
+		}
+	}
 	if _, err := os.Lstat(pwned); err == nil {
 		t.Error("the command was run")
 	}
