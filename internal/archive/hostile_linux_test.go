@@ -202,7 +202,8 @@ func TestHostileRace(t *testing.T) {
 		}
 	}()
 	headers := []tar.Header{
-		dirHdr("d"), hdr("d/file"), hdr("d/evil"), dirHdr("d/dir"), hdr("d/dir/file"), {Name: "d/file", Mode: 0o4777},
+		dirHdr("d"), hdr("d/file"), hdr("d/evil"), dirHdr("d/dir"), hdr("d/dir/file"),
+		{Name: "d/file", Mode: 0o4777},
 		hdr("d/.wh.file"), hdr("d/dir/.wh..wh..opq"), linkHdr(tar.TypeLink, "d/h", "d/dir/file"),
 	}
 	for range 50 { // each opens its directory again, by way of the other one

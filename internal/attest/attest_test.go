@@ -115,3 +115,40 @@ func TestPackageURLs(t *testing.T) {
 		}
 	}
 }
+
+// TestProvenanceNeeds: what steps ask for is told in full; a build is hermetic that had neither the network nor a directory.
+func TestProvenanceNeeds(t *testing.T) {
+	remote := Build{
+		Dockerfile: "Dockerfile", Config: Material{URI: "https://example.com/r.git", Commit: strings.Repeat("1", 40)}, Language: "1.2.3",
+		Secrets: []Need{{ID: "a"}, {ID: "b", Optional: true}}, Agents: []Need{{ID: "default", Optional: true}},
+	}
+	local, online := remote, remote
+	local.Locals, online.Network = []string{"context"}, true
+	asked := `"secrets":[{"id":"a"},{"id":"b","optional":true}],"ssh":[{"id":"default","optional":true}]`
+	hermetic, complete := `"buildkit_hermetic":true`, `"resolvedDependencies":true`
+	for name, c := range map[string]struct {
+		build    Build
+		full     bool
+		has, not []string
+	}{
+		"min":    {remote, false, []string{hermetic, complete, `"dockerfileVersion":"1.2.3"`}, []string{asked, `"secrets"`}},
+		"max":    {remote, true, []string{hermetic, complete, asked}, nil},
+		"local":  {local, true, []string{`"resolvedDependencies":false`}, []string{hermetic}},
+		"online": {online, true, []string{complete}, []string{hermetic}},
+	} {
+		p, err := Provenance(c.build, ProvenanceOptions{Full: c.full})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range c.has {
+			if !strings.Contains(string(p.JSON), text) {
+				t.Errorf("%s: no %s in %s", name, text, p.JSON)
+			}
+		}
+		for _, text := range c.not {
+			if strings.Contains(string(p.JSON), text) {
+				t.Errorf("%s: %s in %s", name, text, p.JSON)
+			}
+		}
+	}
+}
