@@ -26,22 +26,29 @@ import (
 	"strake/internal/content"
 	"strake/internal/hubdb"
 	"strake/internal/registry"
+	"strake/internal/s3"
 	"strake/internal/sqldb"
 )
 
 // octetStream is the media type of blobs, whose own nobody tells the registry.
 const octetStream = "application/octet-stream"
 
-// Options say where a Hub lives.
+// Options say where a Hub lives. With both a database and a storage of their own
+// any number of Hubs share them.
 type Options struct {
-	Dir   string // of the database and the content; made if it is not there
-	Hooks Hooks
+	Dir        string // of what has no place of its own below; made if it is not there
+	Database   string // URL of a PostgreSQL database; empty: the SQLite file hub.db in Dir
+	Storage    string // URL of a bucket, as s3.Open takes it; empty: files in Dir
+	NoRedirect bool   // blobs go through the Hub even where clients could fetch them from the bucket
+	Hooks      Hooks
 }
 
 // Hub is a registry. It is safe for concurrent use.
 type Hub struct {
 	db      *sqldb.DB
-	content *content.Dir
+	content content.Store
+	files   *content.Dir // content, where it is files; otherwise nil
+	bucket  *s3.Store    // content, where clients may fetch from it; otherwise nil
 	hooks   Hooks
 	recent  recent // manifests read and written last
 
@@ -52,17 +59,19 @@ type Hub struct {
 
 var _ registry.Registry = (*Hub)(nil)
 
-// Open opens the Hub in opts.Dir.
+// Open opens a Hub.
 func Open(ctx context.Context, opts Options) (*Hub, error) {
-	store, err := content.NewDir(opts.Dir)
-	if err != nil {
+	h := &Hub{hooks: opts.Hooks, parked: map[string]*parked{}}
+	if err := h.openStorage(ctx, opts); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	db, err := hubdb.Open(ctx, filepath.Join(opts.Dir, "hub.db"))
-	if err != nil {
+	if opts.Database == "" {
+		opts.Database = filepath.Join(opts.Dir, "hub.db")
+	}
+	var err error
+	if h.db, err = hubdb.Open(ctx, opts.Database); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	h := &Hub{db: db, content: store, hooks: opts.Hooks, parked: map[string]*parked{}}
 	if err := h.expireUploads(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open hub: %w", err), h.Close())
 	}

@@ -6,9 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/auth"
-	"strake/internal/conformance"
 	"strake/internal/hub"
-	"strake/internal/registry"
 )
 
 func open(t *testing.T, dir string) *hub.Hub {
@@ -23,15 +21,6 @@ func open(t *testing.T, dir string) *hub.Hub {
 		}
 	})
 	return h
-}
-
-// TestWire runs the suite of the protocol.
-func TestWire(t *testing.T) {
-	conformance.Wire(t, func(t *testing.T) registry.Registry { return open(t, t.TempDir()) })
-}
-
-func TestHub(t *testing.T) {
-	conformance.Registry(t, func(t *testing.T) registry.Registry { return open(t, t.TempDir()) })
 }
 
 // TestUploadAcrossRestart resumes an upload in another Hub on the same data.

@@ -6,11 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
-	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -34,25 +31,6 @@ func (h *Hub) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (de
 	desc = ocispec.Descriptor{MediaType: octetStream, Digest: dgst}
 	err = readRow(ctx, h.db, repo, blobQuery, func(seeHeld int) []any { return []any{repo, dgst.String(), seeHeld} }, &desc.Size)
 	return desc, blobUnknown(err)
-}
-
-// OpenBlob implements registry.Reader.
-func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (registry.Blob, error) {
-	desc, err := h.StatBlob(ctx, repo, dgst)
-	if err != nil {
-		return registry.Blob{}, err
-	}
-	if offset < 0 || offset > desc.Size {
-		return registry.Blob{}, fmt.Errorf("blob %s: offset %d of %d: %w", dgst, offset, desc.Size, errdefs.ErrOutOfRange)
-	}
-	f, err := os.Open(h.content.Path(dgst)) // a plain *os.File goes out by sendfile
-	if err != nil {
-		return registry.Blob{}, fmt.Errorf("blob %s: %w", dgst, err)
-	}
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return registry.Blob{}, errors.Join(fmt.Errorf("blob %s: %w", dgst, err), f.Close())
-	}
-	return registry.Blob{ReadCloser: f, Desc: desc}, nil
 }
 
 // StatManifest implements registry.Reader.

@@ -19,11 +19,18 @@ import (
 	"strake/internal/sqldb"
 )
 
-// Between the requests of an upload its writer is parked for a while: taken up
-// anew it would have to hash all it holds again.
+// Between the requests of an upload its writer is parked for a while, where it is
+// a file: taken up anew it would have to hash all it holds again.
 const (
 	parkFor   = 30 * time.Second
 	maxParked = 256
+)
+
+// How long a request waits for a writer that another one holds: one whose client
+// is gone, and in a bucket one whose replica is.
+const (
+	waitFile   = 5 * time.Second
+	waitBucket = 20 * time.Second
 )
 
 // uploadLife is how long an upload that nobody finishes is kept.
@@ -106,7 +113,11 @@ func (h *Hub) ResumeUpload(ctx context.Context, repo, id string) (registry.Uploa
 // takeWriter takes up the writer of an upload. A request whose client is gone
 // may hold it for a moment still.
 func (h *Hub) takeWriter(ctx context.Context, id string) (content.Writer, error) {
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	wait := waitFile
+	if h.files == nil {
+		wait = waitBucket
+	}
+	for deadline := time.Now().Add(wait); ; {
 		h.mu.Lock()
 		p, ok := h.parked[id]
 		delete(h.parked, id)
@@ -119,7 +130,7 @@ func (h *Hub) takeWriter(ctx context.Context, id string) (content.Writer, error)
 			return w, err
 		}
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -130,7 +141,7 @@ func (h *Hub) takeWriter(ctx context.Context, id string) (content.Writer, error)
 func (h *Hub) park(id string, w content.Writer) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || len(h.parked) >= maxParked {
+	if h.files == nil || h.closed || len(h.parked) >= maxParked {
 		return w.Close()
 	}
 	h.parked[id] = &parked{w: w, timer: time.AfterFunc(parkFor, func() {

@@ -65,6 +65,9 @@ func getBlob(c *call) (err error) {
 			return nil
 		}
 	}
+	if elsewhere, err := c.redirectBlob(dgst); err != nil || elsewhere {
+		return err
+	}
 	if asked, ok := parseRange(c.r.Header.Get("Range")); asked != nil || !ok {
 		// An If-Range that is not of this blob is of something else that the
 		// client has a part of: it gets the whole.
@@ -79,6 +82,27 @@ func getBlob(c *call) (err error) {
 	blobHeader(c.w.Header(), dgst, blob.Desc.Size)
 	c.w.WriteHeader(http.StatusOK)
 	return c.sendBlob(blob, blob.Desc.Size)
+}
+
+// redirectBlob sends the client where it can fetch the blob, or a part of it, if
+// that is elsewhere.
+func (c *call) redirectBlob(dgst digest.Digest) (elsewhere bool, err error) {
+	r, ok := c.reg.(Redirector)
+	if !ok {
+		return false, nil
+	}
+	url, err := r.BlobURL(c.r.Context(), c.repo, dgst)
+	if err != nil || url == "" {
+		return false, err
+	}
+	h := c.w.Header()
+	for _, name := range []string{"Content-Type", "Etag", "Accept-Ranges"} {
+		h.Del(name) // of the blob's own answer
+	}
+	h.Set("Location", url)
+	h.Set("Docker-Content-Digest", string(dgst))
+	h.Set("Cache-Control", "no-store") // it is good for a while only
+	return true, c.empty(http.StatusTemporaryRedirect)
 }
 
 // blobRange answers with a part of a blob, or 416 where ok is false or there is

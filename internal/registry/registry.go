@@ -34,6 +34,13 @@ type Blob struct {
 	Desc          ocispec.Descriptor
 }
 
+// Redirector is a Registry whose blobs clients may fetch from elsewhere.
+type Redirector interface {
+	// BlobURL returns a URL from which whoever has it may read the blob for a
+	// while, or "" where OpenBlob is the way. It fails as StatBlob does.
+	BlobURL(ctx context.Context, repo string, dgst digest.Digest) (string, error)
+}
+
 // Manifest is the bytes of a manifest or index and what they came as.
 type Manifest struct {
 	MediaType string
