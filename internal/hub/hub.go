@@ -16,17 +16,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
-	"strake/internal/content"
 	"strake/internal/hubdb"
 	"strake/internal/registry"
-	"strake/internal/s3"
 	"strake/internal/sqldb"
 )
 
@@ -45,30 +42,25 @@ type Options struct {
 
 // Hub is a registry. It is safe for concurrent use.
 type Hub struct {
-	db      *sqldb.DB
-	content content.Store
-	files   *content.Dir // content, where it is files; otherwise nil
-	bucket  *s3.Store    // content, where clients may fetch from it; otherwise nil
+	db *sqldb.DB
+	storage
 	hooks   Hooks
 	recent  recent // manifests read and written last
-
-	mu     sync.Mutex
-	parked map[string]*parked // writers between two requests, by upload ID
-	closed bool
+	parking parking
 }
 
 var _ registry.Registry = (*Hub)(nil)
 
 // Open opens a Hub.
 func Open(ctx context.Context, opts Options) (*Hub, error) {
-	h := &Hub{hooks: opts.Hooks, parked: map[string]*parked{}}
-	if err := h.openStorage(ctx, opts); err != nil {
+	store, err := openStorage(ctx, opts)
+	if err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
+	h := &Hub{storage: store, hooks: opts.Hooks, parking: parking{on: store.files != nil, writers: map[string]*parked{}}}
 	if opts.Database == "" {
 		opts.Database = filepath.Join(opts.Dir, "hub.db")
 	}
-	var err error
 	if h.db, err = hubdb.Open(ctx, opts.Database); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
@@ -80,7 +72,7 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 
 // Close ends the Hub when no call is under way any more. Uploads stay.
 func (h *Hub) Close() error {
-	return errors.Join(h.closeParked(), h.db.Close())
+	return errors.Join(h.parking.close(), h.db.Close())
 }
 
 // DB is h's database, which the parts of the server share.

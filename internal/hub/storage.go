@@ -23,51 +23,43 @@ const (
 
 var _ registry.Redirector = (*Hub)(nil)
 
-// openStorage opens what holds the bytes.
-func (h *Hub) openStorage(ctx context.Context, opts Options) error {
+// storage is what holds the bytes.
+type storage struct {
+	content content.Store
+	files   *content.Dir // content, where it is files; otherwise nil
+	bucket  *s3.Store    // content, where clients may fetch from it; otherwise nil
+}
+
+func openStorage(ctx context.Context, opts Options) (s storage, err error) {
 	if opts.Storage != "" {
 		store, err := s3.Open(ctx, opts.Storage)
 		if err != nil {
-			return err
+			return s, err
 		}
-		h.content = store
+		s.content = store
 		if !opts.NoRedirect {
-			h.bucket = store
+			s.bucket = store
 		}
-		return nil
+		return s, nil
 	}
 	if opts.Dir == "" {
-		return fmt.Errorf("no directory and no storage: %w", errdefs.ErrInvalidArgument)
+		return s, fmt.Errorf("no directory and no storage: %w", errdefs.ErrInvalidArgument)
 	}
-	files, err := content.NewDir(opts.Dir)
-	h.content, h.files = files, files
-	return err
+	s.files, err = content.NewDir(opts.Dir)
+	s.content = s.files
+	return s, err
 }
 
-// OpenBlob implements registry.Reader.
-func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (registry.Blob, error) {
-	desc, err := h.StatBlob(ctx, repo, dgst)
-	if err != nil {
-		return registry.Blob{}, err
+// open opens a blob at an offset.
+func (s storage) open(ctx context.Context, dgst digest.Digest, offset int64) (io.ReadCloser, error) {
+	if s.files == nil {
+		blob, err := s.content.Open(ctx, dgst)
+		if err != nil {
+			return nil, err
+		}
+		return stream{io.NewSectionReader(blob, offset, blob.Size()-offset), blob}, nil
 	}
-	if offset < 0 || offset > desc.Size {
-		return registry.Blob{}, fmt.Errorf("blob %s: offset %d of %d: %w", dgst, offset, desc.Size, errdefs.ErrOutOfRange)
-	}
-	var r io.ReadCloser
-	if h.files != nil {
-		r, err = openFile(h.files.Path(dgst), offset)
-	} else {
-		r, err = h.openStream(ctx, dgst, offset)
-	}
-	if err != nil {
-		return registry.Blob{}, fmt.Errorf("blob %s: %w", dgst, hide(err))
-	}
-	return registry.Blob{ReadCloser: r, Desc: desc}, nil
-}
-
-// openFile opens a file at an offset. A plain *os.File goes out by sendfile.
-func openFile(path string, offset int64) (io.ReadCloser, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(s.files.Path(dgst)) // a plain *os.File goes out by sendfile
 	if err != nil {
 		return nil, err
 	}
@@ -83,12 +75,20 @@ type stream struct {
 	io.Closer
 }
 
-func (h *Hub) openStream(ctx context.Context, dgst digest.Digest, offset int64) (io.ReadCloser, error) {
-	blob, err := h.content.Open(ctx, dgst)
+// OpenBlob implements registry.Reader.
+func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, offset int64) (registry.Blob, error) {
+	desc, err := h.StatBlob(ctx, repo, dgst)
 	if err != nil {
-		return nil, err
+		return registry.Blob{}, err
 	}
-	return stream{io.NewSectionReader(blob, offset, blob.Size()-offset), blob}, nil
+	if offset < 0 || offset > desc.Size {
+		return registry.Blob{}, fmt.Errorf("blob %s: offset %d of %d: %w", dgst, offset, desc.Size, errdefs.ErrOutOfRange)
+	}
+	r, err := h.storage.open(ctx, dgst, offset)
+	if err != nil {
+		return registry.Blob{}, fmt.Errorf("blob %s: %w", dgst, hide(err))
+	}
+	return registry.Blob{ReadCloser: r, Desc: desc}, nil
 }
 
 // BlobURL implements registry.Redirector.

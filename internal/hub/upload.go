@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -36,10 +37,64 @@ const (
 // uploadLife is how long an upload that nobody finishes is kept.
 const uploadLife = 7 * 24 * time.Hour
 
+// parking holds writers between two requests.
+type parking struct {
+	on bool // otherwise it takes none
+
+	mu      sync.Mutex
+	writers map[string]*parked // by upload ID
+	closed  bool
+}
+
 // parked is a writer that waits for the next request.
 type parked struct {
 	w     content.Writer
 	timer *time.Timer
+}
+
+// take returns the writer of an upload that is parked, or nil.
+func (l *parking) take(id string) content.Writer {
+	l.mu.Lock()
+	p, ok := l.writers[id]
+	delete(l.writers, id)
+	l.mu.Unlock()
+	if !ok || !p.timer.Stop() {
+		return nil
+	}
+	return p.w
+}
+
+// park keeps a writer for the next request, or closes it.
+func (l *parking) park(id string, w content.Writer) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.on || l.closed || len(l.writers) >= maxParked {
+		return w.Close()
+	}
+	l.writers[id] = &parked{w: w, timer: time.AfterFunc(parkFor, func() {
+		l.mu.Lock()
+		if p, ok := l.writers[id]; ok && p.w == w {
+			delete(l.writers, id)
+		}
+		l.mu.Unlock()
+		_ = w.Close() // nothing is lost: whoever resumes opens and reads it again
+	})}
+	return nil
+}
+
+// close closes what is parked, for good.
+func (l *parking) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	var errs []error
+	for id, p := range l.writers {
+		if p.timer.Stop() {
+			errs = append(errs, p.w.Close())
+		}
+		delete(l.writers, id)
+	}
+	return errors.Join(errs...)
 }
 
 func newID() string {
@@ -118,12 +173,8 @@ func (h *Hub) takeWriter(ctx context.Context, id string) (content.Writer, error)
 		wait = waitBucket
 	}
 	for deadline := time.Now().Add(wait); ; {
-		h.mu.Lock()
-		p, ok := h.parked[id]
-		delete(h.parked, id)
-		h.mu.Unlock()
-		if ok && p.timer.Stop() {
-			return p.w, nil
+		if w := h.parking.take(id); w != nil {
+			return w, nil
 		}
 		w, err := h.content.Writer(ctx, uploadRef(id), content.WriterOptions{})
 		if !errdefs.IsUnavailable(err) || time.Now().After(deadline) {
@@ -135,39 +186,6 @@ func (h *Hub) takeWriter(ctx context.Context, id string) (content.Writer, error)
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-// park keeps a writer for the next request, or closes it.
-func (h *Hub) park(id string, w content.Writer) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.files == nil || h.closed || len(h.parked) >= maxParked {
-		return w.Close()
-	}
-	h.parked[id] = &parked{w: w, timer: time.AfterFunc(parkFor, func() {
-		h.mu.Lock()
-		if p, ok := h.parked[id]; ok && p.w == w {
-			delete(h.parked, id)
-		}
-		h.mu.Unlock()
-		_ = w.Close() // nothing is lost: whoever resumes opens and reads it again
-	})}
-	return nil
-}
-
-// closeParked closes what is parked, for good.
-func (h *Hub) closeParked() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.closed = true
-	var errs []error
-	for id, p := range h.parked {
-		if p.timer.Stop() {
-			errs = append(errs, p.w.Close())
-		}
-		delete(h.parked, id)
-	}
-	return errors.Join(errs...)
 }
 
 func (u *upload) ID() string { return u.id }
@@ -225,7 +243,7 @@ func (u *upload) Close() error {
 	}
 	w := u.w
 	u.held, u.w = w.Offset(), nil
-	return u.hub.park(u.id, w)
+	return u.hub.parking.park(u.id, w)
 }
 
 // expireUploads drops uploads that were begun long ago.
