@@ -36,6 +36,7 @@ var packages = map[string]place{
 	"progress":  {1, ""},
 	"reference": {1, ""},
 	"userns":    {1, ""},
+	"seal":      {1, ""},
 
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
@@ -63,9 +64,9 @@ var packages = map[string]place{
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
 	"policy":     {4, "auth hub jobs registry sqldb"},
-	"webhook":    {4, "address auth hub jobs sqldb"},
+	"webhook":    {4, "address auth hub jobs policy seal sqldb"},
 	"review":     {4, "archive auth hub image jobs registry scan secret sqldb"},
-	"proxy":      {4, "address auth content hub image jobs reference registry remote sqldb"},
+	"proxy":      {4, "address auth content hub image jobs policy reference registry remote seal sqldb"},
 	"web":        {5, "auth catalog hub registry sqldb"},
 
 	"engine":    {5, all},
@@ -73,13 +74,13 @@ var packages = map[string]place{
 	"browse":    {6, "engine progress"},
 	"cli":       {7, "browse engine engineapi progress reference userns"},
 
-	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb policy proxy review s3 web webhook"}, // for tests only
+	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb policy proxy review s3 seal web webhook"}, // for tests only
 }
 
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth content gate hub hubdb jobs policy proxy registry review s3 sqldb web webhook",
+	"strake-hub": "auth content gate hub hubdb jobs policy proxy registry review s3 seal sqldb web webhook",
 }
 
 // testOnly are the internal packages that only tests import.

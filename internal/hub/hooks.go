@@ -22,7 +22,9 @@ const (
 	ManifestRestored Kind = "manifest.restore"
 	TagSet           Kind = "tag.set"
 	TagDeleted       Kind = "tag.delete"
-	TagPublished     Kind = "tag.publish"           // a reviewer let it through
+	TagPublished     Kind = "tag.publish" // a reviewer let it through
+	ReviewReturned   Kind = "review.return"
+	Scanned          Kind = "scan.end"              // of a manifest
 	Visibility       Kind = "repository.visibility" // Public is new; or another kind of repository
 )
 

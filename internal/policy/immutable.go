@@ -32,7 +32,7 @@ func (p *Policy) AddImmutable(ctx context.Context, scope, pattern string) (rule 
 		return rule, err
 	}
 	err = p.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, scope, auth.Admin); err != nil {
+		if err := NeedScope(ctx, tx, scope, auth.Admin); err != nil {
 			return err
 		}
 		rule = Immutable{Scope: scope, Pattern: pattern, Created: p.now(), Actor: auth.From(ctx).Name}
@@ -53,7 +53,7 @@ func (p *Policy) AddImmutable(ctx context.Context, scope, pattern string) (rule 
 // RemoveImmutable takes a pattern back.
 func (p *Policy) RemoveImmutable(ctx context.Context, scope string, id int64) error {
 	return p.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, scope, auth.Admin); err != nil {
+		if err := NeedScope(ctx, tx, scope, auth.Admin); err != nil {
 			return err
 		}
 		return remove(ctx, tx, "immutable.remove", `DELETE FROM immutable_tags WHERE scope = $1 AND id = $2 RETURNING pattern`, scope, id)
@@ -82,7 +82,7 @@ func remove(ctx context.Context, tx *sql.Tx, action, statement, scope string, id
 // Who may write to it may read them.
 func (p *Policy) ListImmutable(ctx context.Context, scope string) (list []Immutable, err error) {
 	err = p.db.View(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, scope, auth.Write); err != nil {
+		if err := NeedScope(ctx, tx, scope, auth.Write); err != nil {
 			return err
 		}
 		list, err = immutables(ctx, tx, scope)
@@ -92,7 +92,7 @@ func (p *Policy) ListImmutable(ctx context.Context, scope string) (list []Immuta
 }
 
 func immutables(ctx context.Context, tx *sql.Tx, repo string) ([]Immutable, error) {
-	list, in := []Immutable{}, scopes(repo)
+	list, in := []Immutable{}, Scopes(repo)
 	err := sqldb.Each(ctx, tx, `SELECT id, scope, pattern, created, actor FROM immutable_tags WHERE scope IN ($1, $2, $3) ORDER BY scope, id`,
 		[]any{in[0], in[1], in[2]}, func(rows *sql.Rows) error {
 			var r Immutable

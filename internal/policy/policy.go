@@ -79,17 +79,17 @@ func checkScope(scope string) error {
 	return nil
 }
 
-// scopes are those that a repository is in, the narrowest first.
-func scopes(repo string) [3]string {
+// Scopes are those that a repository is in, the narrowest first.
+func Scopes(repo string) [3]string {
 	if ns := auth.Namespace(repo); ns != "" {
 		return [3]string{repo, ns + "/*", "*"}
 	}
 	return [3]string{repo, "*", "*"}
 }
 
-// need fails unless the caller has a role in scope. Of a namespace or the whole
+// NeedScope fails unless the caller has a role in scope. Of a namespace or the whole
 // Hub that is its owner's alone.
-func need(ctx context.Context, tx *sql.Tx, scope string, role auth.Role) error {
+func NeedScope(ctx context.Context, tx *sql.Tx, scope string, role auth.Role) error {
 	if err := checkScope(scope); err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (p *Policy) SetQuota(ctx context.Context, namespace string, n int64) error 
 		}
 	}
 	return p.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, "*", auth.Admin); err != nil {
+		if err := NeedScope(ctx, tx, "*", auth.Admin); err != nil {
 			return err
 		}
 		query, args := `INSERT INTO quotas (namespace, bytes) VALUES ($1, $2) ON CONFLICT (namespace) DO UPDATE SET bytes = excluded.bytes`, []any{namespace, n}
@@ -83,7 +83,7 @@ func (p *Policy) Usage(ctx context.Context, namespace string) (Usage, error) {
 		return u, fmt.Errorf("no namespace: %w", errdefs.ErrInvalidArgument)
 	}
 	err := p.db.View(ctx, func(tx *sql.Tx) error {
-		err := need(ctx, tx, namespace+"/*", auth.Admin)
+		err := NeedScope(ctx, tx, namespace+"/*", auth.Admin)
 		if err == nil {
 			u.Quota, err = quotaOf(ctx, tx, namespace)
 		}

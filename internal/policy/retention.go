@@ -76,7 +76,7 @@ func (p *Policy) AddRule(ctx context.Context, r Rule) (Rule, error) {
 		return r, fmt.Errorf("a retention rule for manifests without a tag has pushedDays and nothing else: %w", errdefs.ErrInvalidArgument)
 	}
 	err := p.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, r.Scope, auth.Admin); err != nil {
+		if err := NeedScope(ctx, tx, r.Scope, auth.Admin); err != nil {
 			return err
 		}
 		var n int
@@ -102,7 +102,7 @@ func (p *Policy) AddRule(ctx context.Context, r Rule) (Rule, error) {
 // RemoveRule takes a retention rule back.
 func (p *Policy) RemoveRule(ctx context.Context, scope string, id int64) error {
 	return p.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, scope, auth.Admin); err != nil {
+		if err := NeedScope(ctx, tx, scope, auth.Admin); err != nil {
 			return err
 		}
 		return remove(ctx, tx, "retention.remove", `DELETE FROM retention_rules WHERE scope = $1 AND id = $2 RETURNING pattern`, scope, id)
@@ -112,7 +112,7 @@ func (p *Policy) RemoveRule(ctx context.Context, scope string, id int64) error {
 // ListRules lists the retention rules of a scope itself, for who may write to it.
 func (p *Policy) ListRules(ctx context.Context, scope string) (list []Rule, err error) {
 	err = p.db.View(ctx, func(tx *sql.Tx) error {
-		if err := need(ctx, tx, scope, auth.Write); err != nil {
+		if err := NeedScope(ctx, tx, scope, auth.Write); err != nil {
 			return err
 		}
 		list, err = rules(ctx, tx, scope)
@@ -185,7 +185,7 @@ func (p *Policy) plan(ctx context.Context, tx *sql.Tx, repo string) (id int64, p
 		return 0, plan, err
 	}
 	var hold []Rule
-	for _, scope := range scopes(repo) {
+	for _, scope := range Scopes(repo) {
 		if hold, err = rules(ctx, tx, scope); err != nil || len(hold) > 0 {
 			break
 		}

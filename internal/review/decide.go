@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
 	"strake/internal/hub"
@@ -174,10 +175,14 @@ func (b *Board) Approve(ctx context.Context, hooks hub.Hooks, id int64, d Decisi
 }
 
 // Return gives an image back to its author, with a comment that says why. It stays
-// held. It is for reviewers.
-func (b *Board) Return(ctx context.Context, id int64, d Decision) error {
-	return b.decide(ctx, id, d, true, func(tx *sql.Tx, v Review, _ int64) error {
-		return b.settle(ctx, tx, v, Returned, "return", d)
+// held. It is for reviewers. hooks are the Hub's.
+func (b *Board) Return(ctx context.Context, hooks hub.Hooks, id int64, d Decision) error {
+	return b.decide(ctx, id, d, true, func(tx *sql.Tx, v Review, repository int64) error {
+		if err := b.settle(ctx, tx, v, Returned, "return", d); err != nil {
+			return err
+		}
+		desc := ocispec.Descriptor{Digest: v.Digest}
+		return hooks.Call(ctx, tx, hub.Change{Kind: hub.ReviewReturned, Repository: v.Repository, ID: repository, Desc: desc, Tag: v.Tag, Held: true})
 	})
 }
 

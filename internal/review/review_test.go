@@ -188,10 +188,10 @@ func TestLife(t *testing.T) {
 	if err := s.board.Approve(s.rita, s.hooks, v.ID, review.Decision{Digest: v.Digest}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("approved in spite of its checks: %v", err)
 	}
-	if err := s.board.Return(s.rita, v.ID, review.Decision{Digest: v.Digest}); !errdefs.IsInvalidArgument(err) {
+	if err := s.board.Return(s.rita, s.hooks, v.ID, review.Decision{Digest: v.Digest}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("returned without a word: %v", err)
 	}
-	if err := s.board.Return(s.rita, v.ID, review.Decision{Digest: v.Digest, Comment: "there is a key in step 1"}); err != nil {
+	if err := s.board.Return(s.rita, s.hooks, v.ID, review.Decision{Digest: v.Digest, Comment: "there is a key in step 1"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.board.Comment(s.ann, v.ID, "it goes"); err != nil {
@@ -253,7 +253,7 @@ func TestWhoDecides(t *testing.T) {
 		if err := s.board.Approve(c.ctx, s.hooks, v.ID, d); !c.want(err) {
 			t.Errorf("%s approves: %v", name, err)
 		}
-		if err := s.board.Return(c.ctx, v.ID, d); !c.want(err) {
+		if err := s.board.Return(c.ctx, s.hooks, v.ID, d); !c.want(err) {
 			t.Errorf("%s returns: %v", name, err)
 		}
 	}
