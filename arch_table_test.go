@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan secret sign sqldb sshagent store userns vuln volume"
+const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan scandb secret sign sqldb sshagent store userns vuln volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -55,6 +55,7 @@ var packages = map[string]place{
 	"volume":    {3, "archive flock layer mount sqldb userns"},
 	"scan":      {3, "archive layer secret"},
 	"vuln":      {3, "address scan sqldb"},
+	"scandb":    {3, "archive image jobs scan sqldb vuln"},
 	"sign":      {3, "image"},
 	"auth":      {3, "hubdb sqldb"},
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},

@@ -65,6 +65,7 @@ func commands(s *session) []node {
 	pull := node{names: "pull", make: newPullCommand}
 	push := node{names: "push", make: newPushCommand}
 	save := node{names: "save", make: newSaveCommand}
+	scan := node{names: "scan", make: newScanCommand}
 	tag := node{names: "tag", make: newTagCommand}
 	tags := node{names: "tags", make: newTagsCommand}
 	index := []node{
@@ -80,7 +81,7 @@ func commands(s *session) []node {
 		{names: build.names, make: build.make, subs: []node{buildHistory()}},
 		{names: engine.MonitorCommand, make: newMonitorCommand},
 		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
-		copying, events, history, importing, info, layers, load, pull, push, save, tag, tags,
+		copying, events, history, importing, info, layers, load, pull, push, save, scan, tag, tags,
 		{names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},
 		{names: "inspect", make: newInspectCommand},
@@ -94,7 +95,7 @@ func commands(s *session) []node {
 		{names: "version", make: newVersionCommand},
 		{names: "manifest", make: newManifestCommand},
 		{names: "image", about: "Manage images", subs: []node{
-			build, copying, history, importing, layers, load, pull, push, save, tag, tags,
+			build, copying, history, importing, layers, load, pull, push, save, scan, tag, tags,
 			{names: "browse", make: newBrowseCommand},
 			{names: "cat", make: newCatCommand},
 			{names: "cp", make: newImageCopyCommand},

@@ -49,6 +49,7 @@ type File struct {
 // Secret is a secret in a layer. It is in the image even where an upper layer deletes its file.
 type Secret struct {
 	File    string `json:"file,omitempty"`    // without a leading slash; "" is one of the config
+	Place   string `json:"place,omitempty"`   // in the config, as "environment NAME"
 	Layer   int    `json:"layer,omitempty"`   // of the chain, from 1 at the bottom; 0: of the config
 	Deleted bool   `json:"deleted,omitempty"` // by an upper layer
 	secret.Finding
