@@ -20,10 +20,10 @@ TIMEOUT ?= 45m
 # The packages with a test file that matches a pattern, as ./internal/...
 testing = $(shell grep -rlE --include='*_test.go' '$(1)' internal cmd tools | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help quickstart build runtime packages test race lint fuzz bench bench-hub golden docs check soak conformance clean
+.PHONY: help quickstart build runtime packages test race lint generate fuzz bench golden docs check soak conformance clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: build ## Build, make a base image, build, run, push, pull and run examples/hello
 	@examples/quickstart.sh
@@ -68,6 +68,13 @@ bin/versitygw: tools/versitygw/go.mod # An S3 server, for tests
 	@cd tools/versitygw && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/versity/versitygw/cmd/versitygw
 	@touch $@
 
+generate: bin/templ ## Write the Go of the Hub's pages (internal/web/*.templ) again
+	@bin/templ generate -log-level error -path internal/web
+
+bin/templ: tools/templ/go.mod
+	@cd tools/templ && go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/a-h/templ/cmd/templ
+	@touch $@
+
 fuzz: ## Fuzz each target for FUZZTIME (30s)
 	@grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' internal | while IFS=: read -r file func; do \
 		go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
@@ -76,17 +83,14 @@ fuzz: ## Fuzz each target for FUZZTIME (30s)
 bench: packages build bin/buildkitd ## Measure against the peers and write docs/benchmarks.md
 	@go run ./bench
 
-bench-hub: packages build ## Measure strake-hub against other registries and write docs/benchmarks-hub.md
-	@go run ./bench/hub
-
 golden: ## Write the golden files again
 	@for dir in $(call testing,flag.Bool."update"); do go test "$$dir" -update; done
 
 docs: build ## Write docs/cli and docs/man from what --help says
 	@go run ./tools/gendocs docs bin/strake bin/strake-hub
 
-check: lint test race docs ## All that a change must pass before review
-	@git diff --exit-code -- docs/cli docs/man
+check: generate lint test race docs ## All that a change must pass before review
+	@git diff --exit-code -- docs/cli docs/man internal/web
 
 clean: ## Remove what was built
 	@rm -rf bin build

@@ -31,10 +31,8 @@ type options struct {
 	url               string
 	cert, key         string
 	logFormat         string
-	logLevel          slog.Level
 	drainDelay        time.Duration
 	readOnly          bool
-	noDelete          bool
 }
 
 func prepareServe(f *flag.FlagSet) action {
@@ -46,15 +44,13 @@ func prepareServe(f *flag.FlagSet) action {
 	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, in PEM; read again when it changes, and at SIGHUP (default what init said)")
 	f.StringVar(&o.key, "tls-key", "", "`file` of the certificate's key")
 	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
-	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error; requests are told at info")
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
-	f.BoolVar(&o.noDelete, "no-delete", false, "Refuse to delete tags, manifests and blobs")
 	f.BoolVar(&o.readOnly, "read-only", false, "Refuse pushes and deletions")
 	return func(ctx context.Context, s streams, _ []string) error {
 		if err := o.check(); err != nil {
 			return err
 		}
-		log, err := newLog(s, o.logFormat, o.logLevel)
+		log, err := newLog(s, o.logFormat)
 		if err != nil {
 			return err
 		}
@@ -63,13 +59,12 @@ func prepareServe(f *flag.FlagSet) action {
 }
 
 // newLog returns the log in one of its formats.
-func newLog(s streams, format string, level slog.Level) (*slog.Logger, error) {
-	opts := &slog.HandlerOptions{Level: level}
+func newLog(s streams, format string) (*slog.Logger, error) {
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(s.err, opts)), nil
+		return slog.New(slog.NewTextHandler(s.err, nil)), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(s.err, opts)), nil
+		return slog.New(slog.NewJSONHandler(s.err, nil)), nil
 	}
 	return nil, usageError{fmt.Errorf("--log-format %q: text or json", format)}
 }
@@ -128,7 +123,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 
 // routes is all that the Hub serves.
 func routes(o options, h *hub.Hub, w *web, people bool, log *slog.Logger) http.Handler {
-	api := registry.NewHandler(h, registry.Options{ReadOnly: o.readOnly, NoDelete: o.noDelete, Log: log})
+	api := registry.NewHandler(h, registry.Options{ReadOnly: o.readOnly, Log: log})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", w.live)
 	mux.HandleFunc("GET /readyz", w.ready(hub.DB(h)))

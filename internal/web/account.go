@@ -1,0 +1,243 @@
+package web
+
+import (
+	"cmp"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/auth"
+	"strake/internal/catalog"
+)
+
+// cookieName is that of the session's cookie. Over TLS browsers take it from this
+// host alone, for all of its paths.
+func cookieName(r *http.Request) string {
+	if r.TLS != nil {
+		return "__Host-strake"
+	}
+	return "strake"
+}
+
+func (c *call) setCookie(value string, life int) {
+	http.SetCookie(c.w, &http.Cookie{ //nolint:gosec // plain HTTP is for the loopback address alone
+		Name: cookieName(c.r), Value: value, Path: "/", MaxAge: life, Secure: c.r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+type loginView struct{ Name, Next, SSO string }
+
+func showLogin(c *call) error {
+	if c.id.Account != 0 {
+		return c.done(local(c.r.FormValue("next")), "")
+	}
+	return c.render("Log in", loginPage(loginView{c.r.PostFormValue("name"), local(c.r.FormValue("next")), c.SSO}))
+}
+
+func logIn(c *call) error {
+	name := strings.TrimSpace(c.r.PostFormValue("name"))
+	who, err := auth.Authenticate(c.ctx(), c.DB, name, c.r.PostFormValue("password"))
+	if err == nil {
+		var cookie string
+		if cookie, err = auth.StartSession(c.ctx(), c.DB, who); err == nil {
+			c.setCookie(cookie, int(auth.SessionLife/time.Second))
+			return c.done(local(c.r.PostFormValue("next")), "")
+		}
+	}
+	switch status := kindOf(err); status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+		c.problem, c.status = reason(err), status
+		return showLogin(c)
+	}
+	return err
+}
+
+func logOut(c *call) error {
+	if cookie, err := c.r.Cookie(cookieName(c.r)); err == nil {
+		if err := auth.EndSession(c.ctx(), c.DB, cookie.Value); err != nil {
+			return err
+		}
+	}
+	c.setCookie("", -1)
+	return c.done("/", "out")
+}
+
+// showAccount shows one's own account.
+func showAccount(c *call) error {
+	a, err := auth.GetAccount(c.ctx(), c.DB, c.id.Name)
+	if err != nil {
+		return err
+	}
+	orgs, err := c.organizations()
+	if err != nil {
+		return err
+	}
+	return c.render("Settings", accountPage(a, orgs))
+}
+
+// maxOrganizations bounds the list of one's organizations.
+const maxOrganizations = 500
+
+func (c *call) organizations() ([]auth.Account, error) {
+	list, err := auth.Accounts(c.ctx(), c.DB, "", maxOrganizations)
+	return slices.DeleteFunc(list, func(a auth.Account) bool { return !a.Organization }), err
+}
+
+func changeAccount(c *call) error {
+	email, full := c.r.PostFormValue("email"), c.r.PostFormValue("full_name")
+	if err := auth.ChangeAccount(c.ctx(), c.DB, c.id.Name, auth.AccountChange{Email: &email, FullName: &full}); err != nil {
+		return c.refused(err, showAccount)
+	}
+	return c.done("/account", "saved")
+}
+
+// changePassword ends all logins; the browser that asked for it gets a new one.
+func changePassword(c *call) error {
+	f := c.r.PostFormValue
+	err := auth.SetPassword(c.ctx(), c.DB, c.id.Name, f("old"), f("new"))
+	if kindOf(err) == http.StatusUnauthorized && !c.id.Anonymous() {
+		c.problem, c.status = "The old password is not right.", http.StatusForbidden
+		return showAccount(c)
+	}
+	if err != nil {
+		return c.refused(err, showAccount)
+	}
+	who, err := auth.Authenticate(c.ctx(), c.DB, c.id.Name, f("new"))
+	if err != nil {
+		return err
+	}
+	cookie, err := auth.StartSession(c.ctx(), c.DB, who)
+	if err != nil {
+		return err
+	}
+	c.setCookie(cookie, int(auth.SessionLife/time.Second))
+	return c.done("/account", "password")
+}
+
+type tokensView struct {
+	Account, Host, Action string
+	Organization          bool
+	Tokens                []auth.Token
+	Secret                string // of the token that was just made
+	Made                  auth.Token
+}
+
+func showTokens(c *call) error {
+	return renderTokens(c, tokensView{Account: c.id.Name, Action: "/account/tokens"})
+}
+
+func renderTokens(c *call, v tokensView) (err error) {
+	if v.Tokens, err = auth.Tokens(c.ctx(), c.DB, v.Account); err != nil {
+		return err
+	}
+	v.Host = c.host()
+	c.secret = v.Secret != ""
+	return c.render("Tokens of "+v.Account, tokensPage(v))
+}
+
+func changeTokens(c *call) error {
+	return changeTokensOf(c, tokensView{Account: c.id.Name, Action: "/account/tokens"})
+}
+
+// changeTokensOf makes a token, and shows its secret, or removes one.
+func changeTokensOf(c *call, v tokensView) error {
+	f, again := c.r.PostFormValue, func(c *call) error { return renderTokens(c, v) }
+	if id := f("remove"); id != "" {
+		if err := auth.RemoveToken(c.ctx(), c.DB, v.Account, id); err != nil {
+			return c.refused(err, again)
+		}
+		return c.done(v.Action, "removed")
+	}
+	t, err := newToken(f)
+	if err == nil {
+		t.Robot = v.Organization
+		v.Secret, v.Made, err = auth.AddToken(c.ctx(), c.DB, v.Account, t)
+	}
+	if err != nil {
+		return c.refused(err, again)
+	}
+	return renderTokens(c, v)
+}
+
+// newToken is what a form asks for.
+func newToken(f func(string) string) (t auth.NewToken, err error) {
+	t.Name = strings.TrimSpace(f("name"))
+	if scope := strings.TrimSpace(f("scope")); scope != "" {
+		role, err := auth.ParseRole(f("role"))
+		if err != nil {
+			return t, err
+		}
+		t.Scopes = []auth.Scope{{Repository: scope, Role: role}}
+	}
+	days, err := strconv.Atoi(cmp.Or(f("days"), "90"))
+	if err != nil || days < 0 || days > 3650 {
+		return t, errdefs.ErrInvalidArgument
+	}
+	if days > 0 {
+		t.Expires = time.Now().AddDate(0, 0, days)
+	}
+	return t, nil
+}
+
+func momentOf(t *time.Time) moment {
+	if t == nil {
+		return moment{}
+	}
+	return moment{*t}
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./+@:-]+$`)
+
+// shellWord is a word as a shell takes it.
+func shellWord(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func showStars(c *call) error {
+	if c.id.Account == 0 {
+		return errdefs.ErrUnauthenticated
+	}
+	found, err := c.Catalog.Search(c.ctx(), catalog.Query{Starred: true, Sort: "name", Limit: 100})
+	if err != nil {
+		return err
+	}
+	return c.render("Stars", starsPage(c.id.Name, found.Repositories))
+}
+
+type namespaceView struct {
+	Name, FullName, Host string
+	Organization         bool // that the caller belongs to
+	Result               catalog.Result
+	Pages                pages
+}
+
+// showNamespace shows the repositories of an account. Nobody learns by it whether an
+// account exists that has none for them to see; to itself and to members it does.
+func showNamespace(c *call) error {
+	v := namespaceView{Name: c.r.PathValue("name"), Host: c.host()}
+	offset := c.offset()
+	var err error
+	v.Result, err = c.Catalog.Search(c.ctx(), catalog.Query{Namespace: v.Name, Sort: "name", Limit: perPage, Offset: offset})
+	if err != nil {
+		return err
+	}
+	v.Pages = c.pagesOf(offset, perPage, offset+perPage < v.Result.Total)
+	a, err := auth.GetAccount(c.ctx(), c.DB, v.Name)
+	switch status := kindOf(err); {
+	case err == nil:
+		v.FullName, v.Organization = a.FullName, a.Organization
+	case status != http.StatusNotFound && status != http.StatusUnauthorized:
+		return err
+	case v.Result.Total == 0:
+		return errdefs.ErrNotFound
+	}
+	return c.render(v.Name, namespacePage(v))
+}

@@ -1,0 +1,232 @@
+package web_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"strake/internal/auth"
+)
+
+// repositories makes a public and a private one of org, which bob may write to,
+// and ann's own private one.
+func (w *world) repositories() {
+	w.push("org/site", "1.0", "amd64", step{"COPY . /srv", map[string]int{"srv/index": 1000}})
+	w.push("org/secret", "1.0", "amd64", step{"COPY . /srv", map[string]int{"srv/key": 1000}})
+	w.push("ann/own", "1.0", "amd64", step{"COPY . /srv", map[string]int{"srv/own": 1000}})
+	w.exec(`UPDATE repositories SET public = 1, description = 'The site' WHERE name = 'org/site'`,
+		`INSERT INTO grants (repository, team, role) SELECT r.id, t.id, 2 FROM repositories r, teams t WHERE r.name = 'org/secret'`)
+	w.refresh()
+}
+
+// TestRoles asks for every page as everybody.
+func TestRoles(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	people := []string{"", "cid", "bob", "ann", "root"}
+	const login = 303
+	for _, c := range []struct {
+		path string
+		want [5]int
+	}{
+		{"/", [5]int{200, 200, 200, 200, 200}},
+		{"/explore", [5]int{200, 200, 200, 200, 200}},
+		{"/login", [5]int{200, login, login, login, login}},
+		{"/nowhere", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/site", [5]int{200, 200, 200, 200, 200}},
+		{"/r/org/site/-/tags", [5]int{200, 200, 200, 200, 200}},
+		{"/r/org/site/-/tags/1.0", [5]int{200, 200, 200, 200, 200}},
+		{"/r/org/site/-/tags/2.0", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/site/-/settings", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/site/-/nothing", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret", [5]int{404, 404, 200, 200, 200}},
+		{"/r/org/secret/-/tags", [5]int{404, 404, 200, 200, 200}},
+		{"/r/org/secret/-/tags/1.0", [5]int{login, 404, 200, 200, 200}},
+		{"/r/org/secret/-/settings", [5]int{404, 404, 404, 200, 200}},
+		{"/r/ann/own", [5]int{404, 404, 404, 200, 200}},
+		{"/r/ann/none", [5]int{404, 404, 404, 404, 404}},
+		{"/n/org", [5]int{200, 200, 200, 200, 200}},
+		{"/n/ann", [5]int{404, 404, 404, 200, 200}},
+		{"/n/nobody", [5]int{404, 404, 404, 404, 404}},
+		{"/orgs/org", [5]int{login, 404, 200, 200, 200}},
+		{"/orgs/org?tab=robots", [5]int{login, 404, 403, 200, 200}},
+		{"/orgs/new", [5]int{login, 200, 200, 200, 200}},
+		{"/account", [5]int{login, 200, 200, 200, 200}},
+		{"/account/tokens", [5]int{login, 200, 200, 200, 200}},
+		{"/account/stars", [5]int{login, 200, 200, 200, 200}},
+		{"/audit", [5]int{login, 200, 200, 200, 200}},
+		{"/audit?repository=org/secret", [5]int{login, 404, 403, 200, 200}},
+		{"/admin", [5]int{login, 404, 404, 404, 200}},
+		{"/admin/users", [5]int{login, 404, 404, 404, 200}},
+	} {
+		for i, name := range people {
+			status, header, body := w.get(w.session(name), c.path)
+			if status != c.want[i] {
+				t.Errorf("%s as %q: %d, want %d", c.path, name, status, c.want[i])
+			}
+			if status == login && name == "" && !strings.HasPrefix(header.Get("Location"), "/login?next=") {
+				t.Errorf("%s leads to %q", c.path, header.Get("Location"))
+			}
+			if status == 404 && (strings.Contains(body, "srv/") || strings.Contains(body, "The site")) {
+				t.Errorf("%s as %q tells: %s", c.path, name, body)
+			}
+		}
+	}
+}
+
+// TestForms sends every form as everybody. What is allowed is answered with a
+// redirection.
+func TestForms(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	people := []string{"", "cid", "bob", "ann", "root"}
+	for _, c := range []struct {
+		path, form string
+		want       [5]int
+	}{
+		{"/r/org/site/-/star", "on=1", [5]int{401, 303, 303, 303, 303}},
+		{"/r/org/secret/-/star", "on=1", [5]int{404, 404, 303, 303, 303}},
+		{"/r/org/site/-/settings", "description=New&public=1", [5]int{401, 403, 403, 303, 303}},
+		{"/r/org/secret/-/settings", "description=New&public=0", [5]int{404, 404, 403, 303, 303}},
+		{"/r/org/secret/-/settings", "description=a%0Ab&public=0", [5]int{404, 404, 404, 400, 400}},
+		{"/r/org/secret/-/grants", "to=bob&role=read", [5]int{404, 404, 403, 303, 303}},
+		{"/r/org/secret/-/grants", "to=bob&role=none", [5]int{404, 404, 403, 303, 404}},
+		{"/r/org/secret/-/untag", "tag=none", [5]int{404, 404, 403, 404, 404}},
+		{"/r/org/secret/-/nothing", "", [5]int{404, 404, 404, 404, 404}},
+		{"/account", "full_name=X", [5]int{401, 303, 303, 303, 303}},
+		{"/account/tokens", "remove=none", [5]int{401, 404, 404, 404, 404}},
+		{"/orgs/org", "do=set-member&name=bob", [5]int{401, 404, 403, 303, 303}},
+		{"/orgs/org", "do=add-team&team=tt", [5]int{401, 404, 403, 303, 409}},
+		{"/orgs/org", "do=remove-member&name=ann", [5]int{401, 404, 403, 409, 409}},
+		{"/orgs/org", "do=whatever", [5]int{401, 404, 400, 400, 400}},
+		{"/admin/users", "do=%2Breviewer&name=cid", [5]int{401, 404, 404, 404, 303}},
+		{"/admin/users", "do=%2Badmin&name=cid", [5]int{401, 404, 404, 404, 303}},
+		{"/logout", "", [5]int{303, 303, 303, 303, 303}},
+	} {
+		form, err := url.ParseQuery(c.form)
+		w.ok(err)
+		for i, name := range people {
+			if status, _, body := w.post(w.session(name), c.path, form); status != c.want[i] {
+				t.Errorf("%s %s as %q: %d, want %d\n%s", c.path, c.form, name, status, c.want[i], alertOf(body))
+			}
+		}
+	}
+}
+
+// alertOf is what a page says is wrong.
+func alertOf(body string) string {
+	_, after, _ := strings.Cut(body, `role="alert">`)
+	text, _, _ := strings.Cut(after, "<")
+	return text
+}
+
+// TestCVE_2025_32019_StoredXSS shows hostile texts wherever people's texts are shown.
+func TestCVE_2025_32019_StoredXSS(t *testing.T) {
+	w := newWorld(t)
+	const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>`
+	readme := evil + "\n\n[x](javascript:alert(1)) [y](data:text/html,x) ![p](https://tracker.example/p.png)\n\n<svg onload=alert(1)>\n\n" +
+		"<a href=\"java\tscript:alert(1)\">z</a> `<script>` [ok](https://example.com/)\n\n# Title {onclick=alert(1)}\n\n|a|\n|-|\n|<b onmouseover=x>|\n"
+	w.push("ann/app", "1.0", "amd64", step{evil, map[string]int{"x": 10}})
+	w.ok(w.hub.Describe(w.as("ann"), "ann/app", evil, readme, true))
+	full := evil
+	w.ok(changeName(w, full))
+	w.refresh()
+	c := w.session("ann")
+	for _, path := range []string{
+		"/", "/explore?q=" + url.QueryEscape(evil), "/explore?kind=" + url.QueryEscape(evil), "/explore?sort=" + url.QueryEscape(evil), "/r/ann/app", "/r/ann/app/-/tags?name=" + url.QueryEscape(evil), "/r/ann/app/-/tags/1.0",
+		"/r/ann/app/-/settings", "/n/ann", "/account", "/audit?repository=ann/app&actor=" + url.QueryEscape(evil), "/r/" + url.PathEscape(evil), "/login?next=" + url.QueryEscape(evil), "/account?done=" + url.QueryEscape(evil),
+	} {
+		_, header, body := w.get(c, path)
+		lower := strings.ToLower(body)
+		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(1)>", "<svg onload", `href="javascript`, `href="data:`, "<b ", "onclick=\""} {
+			if strings.Contains(strings.ReplaceAll(lower, "&gt;", ""), bad) && !strings.Contains(bad, "onerror") || strings.Contains(lower, "<img src=x") {
+				t.Errorf("%s has %q", path, bad)
+			}
+		}
+		if csp := header.Get("Content-Security-Policy"); path != "/login" && (!strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "unsafe")) {
+			t.Errorf("%s: policy %q", path, csp)
+		}
+	}
+	if _, _, body := w.get(c, "/r/ann/app"); !strings.Contains(body, `<a href="https://example.com/" rel="nofollow noreferrer">ok</a>`) || !strings.Contains(body, "<h3>Title") {
+		t.Error("the harmless parts of the read-me are not there")
+	}
+}
+
+// TestCVE_2019_19025_CSRF sends forms from other sites.
+func TestCVE_2019_19025_CSRF(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	c := w.session("ann")
+	for _, header := range []http.Header{
+		{"Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}}, {"Origin": {"https://evil.example"}}, {"Origin": {"null"}},
+	} {
+		for _, path := range []string{"/r/org/site/-/settings", "/account/tokens", "/orgs/org", "/logout", "/login", "/account/password"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.server.URL+path, strings.NewReader("do=add-team&team=evil&name=evil"))
+			w.ok(err)
+			req.Header = header.Clone()
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			if status, _, _ := w.do(c, req); status != http.StatusForbidden {
+				t.Errorf("%s with %v: %d", path, header, status)
+			}
+		}
+	}
+	if status, _, _ := w.get(c, "/logout"); status != http.StatusNotFound && status != http.StatusMethodNotAllowed {
+		t.Errorf("a link logs out: %d", status)
+	}
+}
+
+// TestCVE_2024_22244_OpenRedirect lets links to the login lead elsewhere.
+func TestCVE_2024_22244_OpenRedirect(t *testing.T) {
+	w := newWorld(t)
+	for _, next := range []string{"https://evil.example/", "//evil.example", "/\\evil.example", "\\\\evil.example", "/\t/evil.example", "javascript:alert(1)", "///evil.example", "http:evil.example", "/%0d%0aX: y"} {
+		c := w.client("")
+		_, header, _ := w.post(c, "/login", url.Values{"name": {"ann"}, "password": {password}, "next": {next}})
+		to := header.Get("Location")
+		u, err := url.Parse(to)
+		if err != nil || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.Contains(to, "\\") {
+			t.Errorf("next=%q leads to %q", next, to)
+		}
+	}
+}
+
+// TestHeaders holds answers to what keeps them out of frames and caches.
+func TestHeaders(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	c := w.session("ann")
+	_, h, body := w.get(c, "/r/org/site")
+	if h.Get("X-Frame-Options") != "DENY" || h.Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(h.Get("Cache-Control"), "private") {
+		t.Errorf("headers %v", h)
+	}
+	if len(body) > 30<<10 {
+		t.Errorf("the page has %d bytes", len(body))
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.server.URL+"/r/org/site", nil)
+	w.ok(err)
+	req.Header.Set("If-None-Match", h.Get("ETag"))
+	if status, _, _ := w.do(c, req); status != http.StatusNotModified {
+		t.Errorf("the same page again: %d", status)
+	}
+	_, h, body = w.post(c, "/account/tokens", url.Values{"name": {"ci"}, "scope": {"ann/*"}, "role": {"read"}})
+	if !strings.Contains(body, "sth_") || h.Get("Cache-Control") != "no-store" {
+		t.Errorf("a token's page: %v", h)
+	}
+	if _, _, again := w.get(c, "/account/tokens"); strings.Contains(again, "sth_") || !strings.Contains(again, "ann/*") {
+		t.Error("the token is shown again, or not listed")
+	}
+	if cookie := h.Get("Set-Cookie"); cookie != "" {
+		t.Errorf("cookie %q", cookie)
+	}
+	_, h, _ = w.post(w.client(""), "/login", url.Values{"name": {"ann"}, "password": {password}})
+	for _, want := range []string{"HttpOnly", "SameSite=Lax", "Path=/"} {
+		if !strings.Contains(h.Get("Set-Cookie"), want) {
+			t.Errorf("cookie %q lacks %s", h.Get("Set-Cookie"), want)
+		}
+	}
+}
+
+// changeName gives ann a full name.
+func changeName(w *world, name string) error {
+	return auth.ChangeAccount(w.as("ann"), w.db, "ann", auth.AccountChange{FullName: &name})
+}
