@@ -42,7 +42,8 @@ type Options struct {
 
 // Hub is a registry. It is safe for concurrent use.
 type Hub struct {
-	db *sqldb.DB
+	db      *sqldb.DB
+	changes group
 	storage
 	hooks   Hooks
 	recent  recent // manifests read and written last
@@ -64,6 +65,7 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 	if h.db, err = hubdb.Open(ctx, opts.Database); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
+	h.changes.db = h.db
 	if err := h.expireUploads(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open hub: %w", err), h.Close())
 	}

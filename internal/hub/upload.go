@@ -130,7 +130,8 @@ func (h *Hub) StartUpload(ctx context.Context, repo string) (registry.Upload, er
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
-	err = h.db.Update(ctx, func(tx *sql.Tx) error {
+	// An upload that just began is no loss when the power fails.
+	err = h.db.Note(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO uploads (id, repository, created) VALUES ($1, $2, $3)`, id, repo, time.Now().Unix())
 		return err
 	})

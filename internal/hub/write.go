@@ -88,7 +88,7 @@ func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst di
 	} else if err != nil {
 		return fmt.Errorf("commit blob: %w", err)
 	}
-	err := h.db.Update(ctx, func(tx *sql.Tx) error {
+	err := h.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if id != "" {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM uploads WHERE id = $1`, id); err != nil {
 				return err
@@ -107,7 +107,7 @@ func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Dige
 	if err := errors.Join(registry.CheckName(repo), registry.CheckName(from), registry.CheckDigest(dgst)); err != nil {
 		return desc, err
 	}
-	err = h.db.Update(ctx, func(tx *sql.Tx) error {
+	err = h.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
 			return err
 		}
@@ -197,7 +197,9 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
 		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
 	}
-	err = h.db.Update(ctx, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tags, info) })
+	err = h.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return h.hooks.putManifest(ctx, tx, repo, tags, info)
+	})
 	if err == nil {
 		h.recent.put(info.desc.Digest, bytes.Clone(m.Bytes))
 	}
