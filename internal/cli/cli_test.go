@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"strake/internal/auth"
+	"strake/internal/executor"
 	"strake/internal/hub"
 	"strake/internal/registry"
 )
@@ -32,11 +33,32 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:           "testdata",
-		UpdateScripts: *update,
-		Setup:         setup,
-		Condition:     condition,
+	params := scripts()
+	params.Dir, params.UpdateScripts = "testdata", *update
+	testscript.Run(t, params)
+}
+
+// TestScriptsOfRunc: what containers do does not depend on the runtime, of which crun is the default.
+func TestScriptsOfRunc(t *testing.T) {
+	if _, err := exec.LookPath("runc"); err != nil {
+		t.Skip("needs runc")
+	}
+	params := scripts()
+	for _, name := range []string{"containerend", "containerlife", "containerupdate", "terminal"} {
+		params.Files = append(params.Files, filepath.Join("testdata", name+".txtar"))
+	}
+	params.Setup = func(env *testscript.Env) error {
+		env.Setenv(executor.RuntimeVariable, "runc")
+		return setup(env)
+	}
+	testscript.Run(t, params)
+}
+
+// scripts are how scripts are run.
+func scripts() testscript.Params {
+	return testscript.Params{
+		Setup:     setup,
+		Condition: condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"busybox": makeBusybox,
 			"trim":    trim,
@@ -46,7 +68,7 @@ func TestScripts(t *testing.T) {
 			"fill":    fill,
 			"serve":   serve,
 		},
-	})
+	}
 }
 
 // setup gives a script its own store, configuration and registry.

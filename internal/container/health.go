@@ -138,7 +138,7 @@ func (p *probes) run(ctx context.Context, args []string) (output string, code in
 		_, _ = io.CopyN(&said, read, maxProbeOutput)
 		_, _ = io.Copy(io.Discard, read) // the rest, so that it can go on
 	})
-	code, err = p.process.Exec(ctx, executor.ExecSpec{Args: args, Stdout: write, Stderr: write}, func(*os.Process) {})
+	code, err = p.process.Exec(ctx, executor.ExecSpec{Args: args, Stdout: write, Stderr: write}, func(func(executor.Size)) {})
 	_ = write.Close() // the process had its own
 	stop := time.AfterFunc(time.Second, func() { _ = read.Close() })
 	reading.Wait()

@@ -42,6 +42,7 @@ type Monitor struct {
 	begun   bool              // there was one
 	input   *os.File          // the end of the standard input's pipe, or the terminal; nil: none
 	clients map[*Conn]bool    // attached, and whether for output
+	size    *executor.Size    // that a client has told of its terminal last; nil: none has
 	leaving bool              // clients shall not keep the monitor
 	stop    chan struct{}     // closed by a command that stops the container for good
 	stopped bool
@@ -248,6 +249,9 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 		return e, err
 	}
 	spec.Stdin, spec.Stdout, spec.Stderr = io.given()
+	m.mu.Lock()
+	spec.Size = m.size
+	m.mu.Unlock()
 	process, err := m.Runtime.Start(ctx, spec)
 	io.closeGiven()
 	if err != nil {
@@ -260,7 +264,11 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	m.mu.Lock()
 	m.process, m.input, m.begun = process, io.input(), true
 	m.changed.Broadcast()
+	size := m.size
 	m.mu.Unlock()
+	if size != nil {
+		m.resize(*size) // which may have changed since
+	}
 	err = m.set(ctx, "start", nil, func(s *State) {
 		s.Status, s.Pid, s.ExitCode, s.Error, s.OOMKilled = container.StateRunning, process.Pid(), 0, "", false
 		s.Started, s.Finished, s.Health = time.Now().UTC(), time.Time{}, probes.first()

@@ -349,24 +349,25 @@ func (m server) exec(ctx context.Context, c *Conn, req Request) (Reply, error) {
 		}
 	}
 	spec.Stdin, spec.Stdout, spec.Stderr = files[0], files[1], files[2]
-	code, err := p.Exec(ctx, spec, func(process *os.Process) {
+	code, err := p.Exec(ctx, spec, func(resize func(executor.Size)) {
 		_ = c.writeJSON(frameReply, Reply{Started: true}) // it may be gone
 		if spec.Terminal {
-			go forwardResizes(c, process)
+			go forwardResizes(c, resize)
 		}
 	})
 	return Reply{Code: code}, err
 }
 
-// forwardResizes tells a process in whose terminal the window changed.
-func forwardResizes(c *Conn, process *os.Process) {
+// forwardResizes passes on how the window of a terminal changes.
+func forwardResizes(c *Conn, resize func(executor.Size)) {
 	for {
-		kind, _, err := c.read()
+		kind, data, err := c.read()
 		if err != nil {
 			return
 		}
-		if kind == frameResize {
-			_ = process.Signal(syscall.SIGWINCH) // it may have ended
+		var size executor.Size
+		if kind == frameResize && json.Unmarshal(data, &size) == nil {
+			resize(size)
 		}
 	}
 }

@@ -129,8 +129,11 @@ func (m *Monitor) broadcast(kind byte, data []byte) {
 	}
 }
 
-// resize sets the size of the terminal, if there is one.
+// resize sets the size of the terminal, if there is one: now, and that of the one that the next process gets.
 func (m *Monitor) resize(size executor.Size) {
+	m.mu.Lock()
+	m.size = &size
+	m.mu.Unlock()
 	if p, err := m.running(); err == nil && p.Console() != nil {
 		_ = p.Resize(size) // it may be ending
 	}

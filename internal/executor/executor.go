@@ -59,6 +59,7 @@ type Spec struct {
 
 	Isolation Isolation // nothing of it goes together with Insecure
 
+	Size     *Size            // of the terminal that Start makes; nil = unknown
 	Terminal bool             // give the process a terminal: Stdin and Stdout are one, or are copied to and from one
 	Stdin    io.Reader        // nil = empty; an *os.File is passed on as it is
 	Stdout   io.Writer        // nil = discarded; an *os.File is passed on as it is

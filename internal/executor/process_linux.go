@@ -421,8 +421,8 @@ func (p *Process) command(args ...string) error {
 }
 
 // Exec runs one more process in the container and returns its exit code. One that could not be started gives a *StartError.
-// Window changes of its terminal are told to the process that started is called with. Cancelling ctx kills it, and gives its error.
-func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Process)) (code int, err error) {
+// started is called with what tells it that the window of its terminal has another size. Cancelling ctx kills it, and gives its error.
+func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(resize func(Size))) (code int, err error) {
 	process, err := p.execProcess(spec)
 	if err != nil {
 		return 0, err
@@ -454,7 +454,7 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(*os.Proc
 	stop := func() bool { return true }
 	var killed atomic.Bool
 	err = p.run(cmd, func() {
-		started(cmd.Process)
+		started(func(size Size) { resizeExec(p.x.runc.isCrun, cmd.Process, pid, size) })
 		stop = context.AfterFunc(ctx, func() {
 			if cmd.Process.Signal(syscall.Signal(0)) == nil { // or it has ended, but for its output
 				killed.Store(true)

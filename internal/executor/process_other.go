@@ -53,4 +53,4 @@ func (*Process) Resume(context.Context) error { return errLinux }
 func (*Process) Update(*specs.LinuxResources) error { return errLinux }
 
 // Exec fails.
-func (*Process) Exec(context.Context, ExecSpec, func(*os.Process)) (int, error) { return 0, errLinux }
+func (*Process) Exec(context.Context, ExecSpec, func(func(Size))) (int, error) { return 0, errLinux }

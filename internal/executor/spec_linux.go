@@ -190,6 +190,9 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 		},
 	}
+	if s.Terminal && s.Size != nil {
+		config.Process.ConsoleSize = &specs.Box{Height: uint(s.Size.Height), Width: uint(s.Size.Width)}
+	}
 	for _, l := range s.Limits {
 		config.Process.Rlimits = append(config.Process.Rlimits, specs.POSIXRlimit{
 			Type: "RLIMIT_" + strings.ToUpper(l.Name), Soft: uint64(l.Soft), Hard: uint64(l.Hard),
