@@ -66,7 +66,7 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
 	h.changes.db = h.db
-	if err := h.expireUploads(ctx); err != nil {
+	if _, err := h.expireUploads(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open hub: %w", err), h.Close())
 	}
 	return h, nil
@@ -152,10 +152,13 @@ func readRow(ctx context.Context, db *sqldb.DB, repo, query string, args func(se
 	})
 }
 
-// blobQuery is the size of the blob $2 of the repository $1. Who may only read
+// blobQuery is the size of the blob $2 of the repository $1, and 1 where it was
+// linked before $4 and no manifest names it: it would go soon. Who may only read
 // does not see blobs of which no manifest is published.
 const blobQuery = `
-		SELECT b.size FROM blobs b JOIN repositories r ON r.id = b.repository
+		SELECT b.size, CASE WHEN b.linked < $4
+		  AND NOT EXISTS (SELECT 1 FROM refs f WHERE f.repository = b.repository AND f.child = b.digest) THEN 1 ELSE 0 END
+		FROM blobs b JOIN repositories r ON r.id = b.repository
 		WHERE r.name = $1 AND b.digest = $2 AND ($3 = 1 OR EXISTS (
 		  SELECT 1 FROM refs f JOIN manifests m ON m.repository = f.repository AND m.digest = f.manifest
 		  WHERE f.repository = b.repository AND f.child = b.digest AND m.held = 0))`
@@ -175,7 +178,8 @@ func findBlob(ctx context.Context, tx *sql.Tx, repo string, dgst digest.Digest) 
 	if err != nil {
 		return desc, err
 	}
-	err = tx.QueryRowContext(ctx, blobQuery, repo, dgst.String(), maySeeHeld(role)).Scan(&desc.Size)
+	var fading int
+	err = tx.QueryRowContext(ctx, blobQuery, repo, dgst.String(), maySeeHeld(role), 0).Scan(&desc.Size, &fading)
 	return desc, blobUnknown(err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,13 +24,27 @@ const (
 	pageSize  = 1000
 )
 
+// fadeAfter is when a blob that no manifest names is linked anew for who asks for
+// it: they may be about to push a manifest, and would not push the blob again.
+const fadeAfter = DefaultGrace / 4
+
 // StatBlob implements registry.Reader.
 func (h *Hub) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (desc ocispec.Descriptor, err error) {
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return desc, err
 	}
 	desc = ocispec.Descriptor{MediaType: octetStream, Digest: dgst}
-	err = readRow(ctx, h.db, repo, blobQuery, func(seeHeld int) []any { return []any{repo, dgst.String(), seeHeld} }, &desc.Size)
+	now, fading := time.Now(), 0
+	err = readRow(ctx, h.db, repo, blobQuery, func(seeHeld int) []any {
+		return []any{repo, dgst.String(), seeHeld, now.Add(-fadeAfter).Unix()}
+	}, &desc.Size, &fading)
+	if err == nil && fading > 0 {
+		err = h.db.Note(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE blobs SET linked = $3 WHERE digest = $2 AND repository = (SELECT id FROM repositories WHERE name = $1)`,
+				repo, dgst.String(), now.Unix())
+			return err
+		})
+	}
 	return desc, blobUnknown(err)
 }
 

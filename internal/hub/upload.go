@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,7 +105,12 @@ func newID() string {
 }
 
 // uploadRef is the ingest of an upload.
-func uploadRef(id string) string { return "upload/" + id }
+func uploadRef(id string) string { return uploadPrefix + id }
+
+const uploadPrefix = "upload/"
+
+// uploadID is the upload whose ingest ref is.
+func uploadID(ref string) string { return strings.TrimPrefix(ref, uploadPrefix) }
 
 func isMismatch(err error) bool { return errors.Is(err, errdefs.ErrFailedPrecondition) }
 
@@ -247,10 +253,10 @@ func (u *upload) Close() error {
 	return u.hub.parking.park(u.id, w)
 }
 
-// expireUploads drops uploads that were begun long ago.
-func (h *Hub) expireUploads(ctx context.Context) error {
+// expireUploads drops uploads that were begun long ago, and counts them.
+func (h *Hub) expireUploads(ctx context.Context) (n int64, err error) {
 	var ids []string
-	err := h.db.Update(ctx, func(tx *sql.Tx) error {
+	err = h.db.Update(ctx, func(tx *sql.Tx) error {
 		ids = nil
 		rows, err := tx.QueryContext(ctx, `DELETE FROM uploads WHERE created < $1 RETURNING id`, time.Now().Add(-uploadLife).Unix()) //nolint:sqlclosecheck // ScanAll closes them
 		if err != nil {
@@ -264,12 +270,13 @@ func (h *Hub) expireUploads(ctx context.Context) error {
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("expire uploads: %w", err)
+		return 0, fmt.Errorf("expire uploads: %w", err)
 	}
 	for _, id := range ids {
 		if err := h.content.Abort(ctx, uploadRef(id)); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("expire upload: %w", err)
+			return n, fmt.Errorf("expire upload: %w", err)
 		}
+		n++
 	}
-	return nil
+	return n, nil
 }

@@ -82,24 +82,32 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 // commit makes w's bytes the blob dgst of repo and ends the upload id, if any.
 func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst digest.Digest, id string) error {
 	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst, Size: w.Offset()}
-	bad := error(nil)
-	if err := w.Commit(ctx, 0, dgst); isMismatch(err) {
-		bad = registry.Errorf(registry.DigestInvalid, "provided digest did not match uploaded content")
+	held := contents{h.db, h.content}
+	row, err := held.reserve(ctx, dgst, desc.Size)
+	if err != nil {
+		return err
+	}
+	if err := w.Commit(ctx, 0, dgst); isMismatch(err) { // the upload is gone all the same
+		bad := registry.Errorf(registry.DigestInvalid, "provided digest did not match uploaded content")
+		return errors.Join(bad, h.db.Update(ctx, func(tx *sql.Tx) error { return endUpload(ctx, tx, id) }))
 	} else if err != nil {
 		return fmt.Errorf("commit blob: %w", err)
 	}
-	err := h.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if id != "" {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM uploads WHERE id = $1`, id); err != nil {
-				return err
-			}
-		}
-		if bad != nil {
-			return nil //nolint:nilerr // the upload is gone all the same; bad is returned below
+	return held.link(ctx, row, dgst, desc.Size, func(tx *sql.Tx) error {
+		if err := endUpload(ctx, tx, id); err != nil {
+			return err
 		}
 		return h.hooks.linkBlob(ctx, tx, repo, desc)
 	})
-	return errors.Join(bad, err)
+}
+
+// endUpload forgets an upload, if it has an ID.
+func endUpload(ctx context.Context, tx *sql.Tx, id string) error {
+	if id == "" {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `DELETE FROM uploads WHERE id = $1`, id)
+	return err
 }
 
 // MountBlob implements registry.Writer.
@@ -194,12 +202,15 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkPush(ctx, tx, repo, info.children) }); err != nil {
 		return info.desc, err
 	}
+	held := contents{h.db, h.content}
+	row, err := held.reserve(ctx, info.desc.Digest, info.desc.Size)
+	if err != nil {
+		return info.desc, err
+	}
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
 		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
 	}
-	err = h.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		return h.hooks.putManifest(ctx, tx, repo, tags, info)
-	})
+	err = held.link(ctx, row, info.desc.Digest, info.desc.Size, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tags, info) })
 	if err == nil {
 		h.recent.put(info.desc.Digest, bytes.Clone(m.Bytes))
 	}

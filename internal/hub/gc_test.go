@@ -1,0 +1,239 @@
+package hub_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/hub"
+	"strake/internal/registry"
+)
+
+// atOnce makes everything that nothing names garbage at once, pushes under way
+// included: what they do then is to fail, or to hold.
+var atOnce = hub.GCOptions{Grace: time.Nanosecond, Window: time.Nanosecond}
+
+// testImage is an image of layers.
+type testImage struct {
+	manifest []byte
+	blobs    map[digest.Digest][]byte
+}
+
+func newImage(t testing.TB, name string, layers ...[]byte) testImage {
+	t.Helper()
+	img := testImage{blobs: map[digest.Digest][]byte{}}
+	add := func(mediaType string, b []byte) ocispec.Descriptor {
+		dgst := digest.FromBytes(b)
+		img.blobs[dgst] = b
+		return ocispec.Descriptor{MediaType: mediaType, Digest: dgst, Size: int64(len(b))}
+	}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	m.Config = add(ocispec.MediaTypeImageConfig, fmt.Appendf(nil, `{"os":"linux","author":%q}`, name))
+	for _, b := range layers {
+		m.Layers = append(m.Layers, add(ocispec.MediaTypeImageLayerGzip, b))
+	}
+	var err error
+	if img.manifest, err = json.Marshal(m); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// push pushes an image, as a client does that begins anew where it is told to.
+func (img testImage) push(ctx context.Context, h *hub.Hub, repo, from, tag string) (err error) {
+	for range 100 {
+		if err = img.pushOnce(ctx, h, repo, from, tag); err == nil || !errdefs.IsUnavailable(err) && !registry.HasCode(err, registry.ManifestBlobUnknown) {
+			return err
+		}
+	}
+	return err
+}
+
+func (img testImage) pushOnce(ctx context.Context, h *hub.Hub, repo, from, tag string) error {
+	for dgst, b := range img.blobs {
+		if _, err := h.StatBlob(ctx, repo, dgst); err == nil {
+			continue
+		}
+		if _, err := h.MountBlob(ctx, repo, from, dgst); err == nil {
+			continue
+		}
+		up, err := h.StartUpload(ctx, repo)
+		if err != nil {
+			return err
+		}
+		if _, err := up.Write(b); err != nil {
+			return errors.Join(err, up.Close())
+		}
+		_, err = up.Commit(ctx, dgst)
+		if err := errors.Join(err, up.Close()); err != nil {
+			return err
+		}
+	}
+	_, err := h.PutManifest(ctx, repo, []string{tag}, registry.Manifest{MediaType: ocispec.MediaTypeImageManifest, Bytes: img.manifest})
+	return err
+}
+
+// pull checks that a tag is the image, byte for byte.
+func (img testImage) pull(ctx context.Context, h *hub.Hub, repo, tag string) error {
+	m, err := h.GetManifest(ctx, repo, tag)
+	if err != nil || !bytes.Equal(m.Bytes, img.manifest) {
+		return fmt.Errorf("manifest of %s:%s: %d bytes: %w", repo, tag, len(m.Bytes), err)
+	}
+	for dgst, b := range img.blobs {
+		blob, err := h.OpenBlob(ctx, repo, dgst, 0)
+		if err != nil {
+			return fmt.Errorf("blob of %s:%s: %w", repo, tag, err)
+		}
+		got, err := io.ReadAll(blob)
+		if err := errors.Join(err, blob.Close()); err != nil || !bytes.Equal(got, b) {
+			return fmt.Errorf("blob of %s:%s: %d bytes: %w", repo, tag, len(got), err)
+		}
+	}
+	return nil
+}
+
+// TestConcurrentCollect pushes, mounts, tags, deletes and collects at once, in two Hubs
+// on the same data: every tag that was acknowledged can be pulled.
+func TestConcurrentCollect(t *testing.T) {
+	const workers, rounds = 4, 12
+	engines(t, func(t *testing.T, newOptions func(t *testing.T) hub.Options) {
+		opts := newOptions(t)
+		hubs := []*hub.Hub{openWith(t, opts), openWith(t, opts)}
+		var layers [][]byte
+		for i := range 6 {
+			layers = append(layers, bytes.Repeat([]byte{byte(i), 1}, 500<<i))
+		}
+		ctx, cancel := context.WithCancel(system(t))
+		var collecting, working sync.WaitGroup
+		for _, h := range hubs {
+			collecting.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := hub.Collect(ctx, h, atOnce); err != nil && ctx.Err() == nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		for w := range workers {
+			working.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(w), 7))
+				kept := map[[2]string]testImage{}
+				for i := range rounds {
+					h := hubs[r.IntN(len(hubs))]
+					repo, from, tag := fmt.Sprint("team/r", r.IntN(3)), fmt.Sprint("team/r", r.IntN(3)), fmt.Sprintf("w%d-%d", w, r.IntN(4))
+					img := newImage(t, fmt.Sprint(w, i), layers[r.IntN(len(layers))], layers[r.IntN(len(layers))])
+					if err := img.push(ctx, h, repo, from, tag); err != nil {
+						t.Errorf("push: %v", err)
+						return
+					}
+					kept[[2]string{repo, tag}] = img
+					for name, img := range kept {
+						h := hubs[r.IntN(len(hubs))]
+						if r.IntN(4) > 0 {
+							if err := img.pull(ctx, h, name[0], name[1]); err != nil {
+								t.Error(err)
+							}
+							continue
+						}
+						err := h.DeleteManifest(ctx, name[0], digest.FromBytes(img.manifest))
+						if r.IntN(2) > 0 && err == nil {
+							err = img.push(ctx, h, name[0], from, name[1])
+						} else {
+							delete(kept, name)
+						}
+						if err != nil {
+							t.Errorf("delete, push: %v", err)
+						}
+					}
+				}
+				for name, img := range kept {
+					if err := img.pull(ctx, hubs[0], name[0], name[1]); err != nil {
+						t.Errorf("at the end: %v", err)
+					}
+				}
+			})
+		}
+		working.Wait()
+		cancel()
+		collecting.Wait()
+	})
+}
+
+// TestCollect removes what nothing needs, after its grace and its window, and says
+// before what it will be.
+func TestCollect(t *testing.T) {
+	engines(t, func(t *testing.T, newOptions func(t *testing.T) hub.Options) {
+		ctx := system(t)
+		h := openWith(t, newOptions(t))
+		shared := bytes.Repeat([]byte("shared"), 1000)
+		one, two := newImage(t, "one", shared, []byte("layer of one")), newImage(t, "two", shared)
+		for i, err := range []error{one.push(ctx, h, "a", "b", "1"), two.push(ctx, h, "b", "a", "2")} {
+			if err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		up, err := h.StartUpload(ctx, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := up.Write([]byte("unfinished")); err != nil {
+			t.Fatal(err)
+		}
+		if err := up.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.DeleteManifest(ctx, "a", digest.FromBytes(one.manifest)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1100 * time.Millisecond) // times are whole seconds
+		collect := func(opts hub.GCOptions, want hub.GCResult) {
+			t.Helper()
+			got, err := hub.Collect(ctx, h, opts)
+			if err != nil || got != want {
+				t.Errorf("Collect %+v: %+v, want %+v: %v", opts, got, want, err)
+			}
+		}
+		collect(hub.GCOptions{}, hub.GCResult{})
+		collect(hub.GCOptions{Grace: time.Nanosecond}, hub.GCResult{}) // it can be restored still
+		dry := atOnce
+		dry.DryRun = true
+		size := int64(len(one.manifest))
+		for dgst, b := range one.blobs {
+			if _, ok := two.blobs[dgst]; !ok {
+				size += int64(len(b))
+			}
+		}
+		want := hub.GCResult{Manifests: 1, Links: 3, Blobs: 3, Bytes: size}
+		collect(dry, want)
+		collect(dry, want)
+		collect(atOnce, want)
+		collect(atOnce, hub.GCResult{})
+		if err := two.pull(ctx, h, "b", "2"); err != nil {
+			t.Error(err)
+		}
+		if err := one.push(ctx, h, "a", "b", "1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := one.pull(ctx, h, "a", "1"); err != nil {
+			t.Error(err)
+		}
+		if up, err = h.ResumeUpload(ctx, "a", up.ID()); err != nil || up.Offset() != 10 {
+			t.Fatalf("the upload is gone: %v", err)
+		}
+		if _, err := up.Commit(ctx, digest.FromString("unfinished")); err != nil {
+			t.Error(err)
+		}
+	})
+}
