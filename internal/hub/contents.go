@@ -45,56 +45,58 @@ const (
 var errCollected = errors.New("collected meanwhile")
 
 // reserve reserves a blob's digest for who is about to write its bytes, and
-// returns the row. A loss of power may undo it, but then it undoes the link too.
-func (c contents) reserve(ctx context.Context, dgst digest.Digest, size int64) (id int64, err error) {
+// returns the epoch of the row. A loss of power may undo it, but then it undoes
+// the link too.
+func (c contents) reserve(ctx context.Context, dgst digest.Digest, size int64) (epoch string, err error) {
 	for deadline := time.Now().Add(waitRemoved); ; {
 		var deleting int64
 		err := c.db.Note(ctx, func(tx *sql.Tx) error {
-			id, deleting, err = reserveRow(ctx, tx, dgst, size)
+			epoch, deleting, err = reserveRow(ctx, tx, dgst, size)
 			return err
 		})
 		if err != nil {
-			return 0, fmt.Errorf("reserve blob %s: %w", dgst, err)
+			return "", fmt.Errorf("reserve blob %s: %w", dgst, err)
 		}
 		if deleting == 0 {
-			return id, nil
+			return epoch, nil
 		}
 		if time.Now().After(deadline) {
-			return 0, fmt.Errorf("blob %s: it is being removed: %w", dgst, errdefs.ErrUnavailable)
+			return "", fmt.Errorf("blob %s: it is being removed: %w", dgst, errdefs.ErrUnavailable)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return "", context.Cause(ctx)
 		}
 	}
 }
 
-func reserveRow(ctx context.Context, tx *sql.Tx, dgst digest.Digest, size int64) (id, deleting int64, err error) {
+func reserveRow(ctx context.Context, tx *sql.Tx, dgst digest.Digest, size int64) (epoch string, deleting int64, err error) {
 	var touched int64
 	now := time.Now()
-	err = tx.QueryRowContext(ctx, `SELECT id, deleting, touched FROM contents WHERE digest = $1`, dgst.String()).Scan(&id, &deleting, &touched)
+	err = tx.QueryRowContext(ctx, `SELECT epoch, deleting, touched FROM contents WHERE digest = $1`, dgst.String()).Scan(&epoch, &deleting, &touched)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		err = tx.QueryRowContext(ctx, `INSERT INTO contents (digest, size, touched) VALUES ($1, $2, $3) RETURNING id`, dgst.String(), size, now.Unix()).Scan(&id)
-		return id, 0, err
+		epoch = newID()
+		_, err = tx.ExecContext(ctx, `INSERT INTO contents (digest, epoch, size, touched) VALUES ($1, $2, $3, $4)`, dgst.String(), epoch, size, now.Unix())
+		return epoch, 0, err
 	case err != nil || deleting != 0 || touched > now.Add(-reserveFor/4).Unix():
-		return id, deleting, err
+		return epoch, deleting, err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE contents SET touched = $2, size = $3 WHERE id = $1`, id, now.Unix(), size)
-	return id, 0, err
+	_, err = tx.ExecContext(ctx, `UPDATE contents SET touched = $2 WHERE digest = $1`, dgst.String(), now.Unix())
+	return epoch, 0, err
 }
 
 // link calls fn in a transaction in which the bytes that were written since they
-// were reserved as the row id are there. It fails with errdefs.ErrUnavailable
+// were reserved in an epoch are there. It fails with errdefs.ErrUnavailable
 // where they were collected, which only a push that takes very long can see.
-func (c contents) link(ctx context.Context, id int64, dgst digest.Digest, size int64, fn func(tx *sql.Tx) error) error {
-	err := c.linkRow(ctx, id, fn)
+func (c contents) link(ctx context.Context, epoch string, dgst digest.Digest, size int64, fn func(tx *sql.Tx) error) error {
+	err := c.linkRow(ctx, epoch, dgst, size, fn)
 	if !errors.Is(err, errCollected) {
 		return err
 	}
 	// The bytes may have been written after that: then a new reservation holds them.
-	if id, err = c.reserve(ctx, dgst, size); err != nil {
+	if epoch, err = c.reserve(ctx, dgst, size); err != nil {
 		return err
 	}
 	if _, err := c.store.Stat(ctx, dgst); errdefs.IsNotFound(err) {
@@ -102,18 +104,21 @@ func (c contents) link(ctx context.Context, id int64, dgst digest.Digest, size i
 	} else if err != nil {
 		return err
 	}
-	if err = c.linkRow(ctx, id, fn); errors.Is(err, errCollected) {
+	if err = c.linkRow(ctx, epoch, dgst, size, fn); errors.Is(err, errCollected) {
 		return fmt.Errorf("blob %s: %w, push it again: %w", dgst, err, errdefs.ErrUnavailable)
 	}
 	return err
 }
 
-func (c contents) linkRow(ctx context.Context, id int64, fn func(tx *sql.Tx) error) error {
+func (c contents) linkRow(ctx context.Context, epoch string, dgst digest.Digest, size int64, fn func(tx *sql.Tx) error) error {
 	return c.db.Update(ctx, func(tx *sql.Tx) error {
-		var one int
-		err := tx.QueryRowContext(ctx, `SELECT 1 FROM contents WHERE id = $1 AND deleting = 0`, id).Scan(&one)
+		var reserved int64 // as who reserved it first said
+		err := tx.QueryRowContext(ctx, `SELECT size FROM contents WHERE digest = $1 AND epoch = $2 AND deleting = 0`, dgst.String(), epoch).Scan(&reserved)
 		if errors.Is(err, sql.ErrNoRows) {
 			return errCollected
+		}
+		if err == nil && reserved != size {
+			_, err = tx.ExecContext(ctx, `UPDATE contents SET size = $2 WHERE digest = $1`, dgst.String(), size)
 		}
 		if err != nil {
 			return err

@@ -345,8 +345,8 @@ func (c *collector) adopt(ctx context.Context) error {
 			return err
 		}
 		return c.db.Update(ctx, func(tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, `INSERT INTO contents (digest, size, touched) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-				info.Digest.String(), info.Size, c.now.Unix())
+			_, err := tx.ExecContext(ctx, `INSERT INTO contents (digest, epoch, size, touched) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+				info.Digest.String(), newID(), info.Size, c.now.Unix())
 			if err == nil {
 				c.result.Orphans++
 			}

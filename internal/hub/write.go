@@ -83,7 +83,7 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst digest.Digest, id string) error {
 	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst, Size: w.Offset()}
 	held := contents{h.db, h.content}
-	row, err := held.reserve(ctx, dgst, desc.Size)
+	epoch, err := held.reserve(ctx, dgst, desc.Size)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst di
 	} else if err != nil {
 		return fmt.Errorf("commit blob: %w", err)
 	}
-	return held.link(ctx, row, dgst, desc.Size, func(tx *sql.Tx) error {
+	return held.link(ctx, epoch, dgst, desc.Size, func(tx *sql.Tx) error {
 		if err := endUpload(ctx, tx, id); err != nil {
 			return err
 		}
@@ -203,14 +203,14 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 		return info.desc, err
 	}
 	held := contents{h.db, h.content}
-	row, err := held.reserve(ctx, info.desc.Digest, info.desc.Size)
+	epoch, err := held.reserve(ctx, info.desc.Digest, info.desc.Size)
 	if err != nil {
 		return info.desc, err
 	}
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
 		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
 	}
-	err = held.link(ctx, row, info.desc.Digest, info.desc.Size, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tags, info) })
+	err = held.link(ctx, epoch, info.desc.Digest, info.desc.Size, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tags, info) })
 	if err == nil {
 		h.recent.put(info.desc.Digest, bytes.Clone(m.Bytes))
 	}
