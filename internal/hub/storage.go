@@ -84,7 +84,7 @@ func (h *Hub) OpenBlob(ctx context.Context, repo string, dgst digest.Digest, off
 	if offset < 0 || offset > desc.Size {
 		return registry.Blob{}, fmt.Errorf("blob %s: offset %d of %d: %w", dgst, offset, desc.Size, errdefs.ErrOutOfRange)
 	}
-	r, err := h.storage.open(ctx, dgst, offset)
+	r, err := h.open(ctx, dgst, offset)
 	if err != nil {
 		return registry.Blob{}, fmt.Errorf("blob %s: %w", dgst, hide(err))
 	}
