@@ -25,8 +25,9 @@ import (
 // each other one comes first, and the other sees it. While bytes are removed
 // nobody reserves them: the row is there, and marked.
 type contents struct {
-	db    *sqldb.DB
-	store content.Store
+	db      *sqldb.DB
+	changes *group
+	store   content.Store
 }
 
 const (
@@ -90,7 +91,7 @@ func reserveRow(ctx context.Context, tx *sql.Tx, dgst digest.Digest, size int64)
 // link calls fn in a transaction in which the bytes that were written since they
 // were reserved in an epoch are there. It fails with errdefs.ErrUnavailable
 // where they were collected, which only a push that takes very long can see.
-func (c contents) link(ctx context.Context, epoch string, dgst digest.Digest, size int64, fn func(tx *sql.Tx) error) error {
+func (c contents) link(ctx context.Context, epoch string, dgst digest.Digest, size int64, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	err := c.linkRow(ctx, epoch, dgst, size, fn)
 	if !errors.Is(err, errCollected) {
 		return err
@@ -110,8 +111,8 @@ func (c contents) link(ctx context.Context, epoch string, dgst digest.Digest, si
 	return err
 }
 
-func (c contents) linkRow(ctx context.Context, epoch string, dgst digest.Digest, size int64, fn func(tx *sql.Tx) error) error {
-	return c.db.Update(ctx, func(tx *sql.Tx) error {
+func (c contents) linkRow(ctx context.Context, epoch string, dgst digest.Digest, size int64, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	return c.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var reserved int64 // as who reserved it first said
 		err := tx.QueryRowContext(ctx, `SELECT size FROM contents WHERE digest = $1 AND epoch = $2 AND deleting = 0`, dgst.String(), epoch).Scan(&reserved)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -123,6 +124,6 @@ func (c contents) linkRow(ctx context.Context, epoch string, dgst digest.Digest,
 		if err != nil {
 			return err
 		}
-		return fn(tx)
+		return fn(ctx, tx)
 	})
 }

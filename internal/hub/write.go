@@ -82,7 +82,7 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 // commit makes w's bytes the blob dgst of repo and ends the upload id, if any.
 func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst digest.Digest, id string) error {
 	desc := ocispec.Descriptor{MediaType: octetStream, Digest: dgst, Size: w.Offset()}
-	held := contents{h.db, h.content}
+	held := contents{h.db, &h.changes, h.content}
 	epoch, err := held.reserve(ctx, dgst, desc.Size)
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (h *Hub) commit(ctx context.Context, w content.Writer, repo string, dgst di
 	} else if err != nil {
 		return fmt.Errorf("commit blob: %w", err)
 	}
-	return held.link(ctx, epoch, dgst, desc.Size, func(tx *sql.Tx) error {
+	return held.link(ctx, epoch, dgst, desc.Size, func(ctx context.Context, tx *sql.Tx) error {
 		if err := endUpload(ctx, tx, id); err != nil {
 			return err
 		}
@@ -120,7 +120,10 @@ func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Dige
 			return err
 		}
 		if desc, err = findBlob(ctx, tx, from, dgst); err != nil {
-			return errBlobUnknown()
+			if _, ok := errors.AsType[*registry.Error](err); ok { // whatever it is, it is not theirs to know
+				return errBlobUnknown()
+			}
+			return err
 		}
 		return h.hooks.linkBlob(ctx, tx, repo, desc)
 	})
@@ -202,7 +205,7 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkPush(ctx, tx, repo, info.children) }); err != nil {
 		return info.desc, err
 	}
-	held := contents{h.db, h.content}
+	held := contents{h.db, &h.changes, h.content}
 	epoch, err := held.reserve(ctx, info.desc.Digest, info.desc.Size)
 	if err != nil {
 		return info.desc, err
@@ -210,7 +213,9 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 	if err := content.WriteBlob(ctx, h.content, info.desc.Digest, info.desc.Size, bytes.NewReader(m.Bytes)); err != nil {
 		return info.desc, fmt.Errorf("store manifest: %w", hide(err))
 	}
-	err = held.link(ctx, epoch, info.desc.Digest, info.desc.Size, func(tx *sql.Tx) error { return h.hooks.putManifest(ctx, tx, repo, tags, info) })
+	err = held.link(ctx, epoch, info.desc.Digest, info.desc.Size, func(ctx context.Context, tx *sql.Tx) error {
+		return h.hooks.putManifest(ctx, tx, repo, tags, info)
+	})
 	if err == nil {
 		h.recent.put(info.desc.Digest, bytes.Clone(m.Bytes))
 	}
