@@ -50,17 +50,15 @@ type bodyReader struct {
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
-	now := time.Now()
-	_ = b.conn.SetReadDeadline(now.Add(b.stall)) // a recorder of a test has none
+	_ = b.conn.SetReadDeadline(time.Now().Add(b.stall)) // a recorder of a test has none
 	n, err := b.r.Read(p)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
 		_ = b.conn.SetReadDeadline(time.Time{})
-		if !errors.Is(err, io.EOF) {
-			b.err = err
-		}
+	case err != nil: // the deadline stays: nobody is to wait for the rest of the body
+		b.err = err
 	}
-	// What answers has its time from now on.
-	_ = b.conn.SetWriteDeadline(now.Add(b.stall))
+	_ = b.conn.SetWriteDeadline(time.Now().Add(b.stall)) // of the answer
 	return n, err
 }
 
