@@ -55,7 +55,7 @@ var packages = map[string]place{
 	"volume":    {3, "archive flock layer mount sqldb userns"},
 	"scan":      {3, "archive layer secret"},
 	"vuln":      {3, "address scan sqldb"},
-	"scandb":    {3, "archive image jobs scan sqldb vuln"},
+	"scandb":    {3, "archive image jobs registry scan sqldb vuln"},
 	"sign":      {3, "image"},
 	"auth":      {3, "hubdb sqldb"},
 	"hub":       {3, "auth content hubdb image jobs registry s3 scan sqldb"},

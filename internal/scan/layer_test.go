@@ -293,11 +293,11 @@ func TestRelease(t *testing.T) {
 
 // Hostile layers end in an error or in less, never in more memory (CVE-2026-54448, CVE-2021-3762).
 func TestHostileLayers(t *testing.T) {
-	zeros := strings.Repeat("\x00", 40<<20)
+	zeros := strings.Repeat("\x00", 8<<20)
 	bomb := makeJar(t, member{"a.jar", makeJar(t, member{"b.jar", makeJar(t, member{"c.jar", makeJar(t, member{"d.jar", zeros})})})}, member{"META-INF/maven/a/b/pom.properties", "groupId=g\nartifactId=" + zeros + "\nversion=1\n"})
 	dirs := strings.Builder{}
 	z := zip.NewWriter(&dirs)
-	for i := range 200_000 {
+	for i := range 170_000 {
 		if _, err := z.Create(fmt.Sprintf("%0100d", i)); err != nil {
 			t.Fatal(err)
 		}

@@ -121,6 +121,14 @@ type matcher struct {
 	result     Result
 }
 
+// NameOf is the name under which records speak of a package: of a distribution's, that of its source.
+func NameOf(p scan.Package) string {
+	if p.Distribution() {
+		return cmp.Or(p.Source, p.Name)
+	}
+	return Key(p.Ecosystem, p.Name)
+}
+
 // match finds the vulnerabilities of one package.
 func (m *matcher) match(ctx context.Context, p scan.Package) error {
 	if p.Ecosystem == "" {
@@ -131,11 +139,11 @@ func (m *matcher) match(ctx context.Context, p scan.Package) error {
 		m.missing[base(p.Ecosystem)] = true
 		return nil
 	}
-	name, version := p.Name, p.Version
+	version := p.Version
 	if p.Distribution() {
-		name, version = cmp.Or(p.Source, name), cmp.Or(p.SourceVersion, version)
+		version = cmp.Or(p.SourceVersion, version)
 	}
-	list, err := m.look(ctx, p.Ecosystem, Key(p.Ecosystem, name))
+	list, err := m.look(ctx, p.Ecosystem, NameOf(p))
 	if err != nil || len(list) == 0 {
 		return err
 	}
