@@ -41,11 +41,14 @@ func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.P
 		return b.fromLayout(ctx, where, platform)
 	}
 	img, err := b.find(ctx, ref, platforms.Format(platform))
+	if errdefs.IsNotFound(err) && !pull {
+		img, err = b.lone(ctx, ref)
+	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return build.Image{}, err
 	}
 	if pull || err != nil {
-		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platforms: []string{platforms.Format(platform)}})
+		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platforms: []string{platforms.Format(platform)}, Lone: true})
 		if err != nil {
 			return build.Image{}, err
 		}
@@ -53,6 +56,24 @@ func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.P
 	}
 	b.note(ref, img)
 	return b.read(ctx, img.Manifest)
+}
+
+// lone finds an image for another platform than was asked for that its registry has for no other: as for BuildKit it is the base,
+// and a check warns. It fails with errdefs.ErrNotFound.
+func (b *baseImages) lone(ctx context.Context, ref string) (Image, error) {
+	named, err := reference.Parse(ref)
+	if err != nil {
+		return Image{}, errdefs.ErrNotFound
+	}
+	root, err := b.env.Store.Resolve(ctx, ref)
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := b.find(ctx, ref, "")
+	if err == nil && (image.IsIndex(root.MediaType) || !slices.Contains(img.RepoDigests, named.Name()+"@"+root.Digest.String())) {
+		err = errdefs.ErrNotFound
+	}
+	return img, err
 }
 
 // read describes an image that is here.

@@ -19,6 +19,8 @@ type PullOptions struct {
 	Ref          string   // a name
 	Platforms    []string // of an index; none is this machine's
 	AllPlatforms bool     // all that an index names, attestations too
+	// Lone takes an image that is for one platform and in no index, whatever that is.
+	Lone bool
 
 	// Found, when not nil, is told once that the registry has it.
 	Found func(PullResult)
@@ -65,7 +67,11 @@ func Pull(ctx context.Context, env *Env, opts PullOptions) (PullResult, error) {
 	how := image.CopyOptions{Concurrency: pullConcurrency, Progress: layers.record}
 	how.Admit = func(ctx context.Context, blobs []ocispec.Descriptor) error { return hasRoom(ctx, env, blobs) }
 	if !opts.AllPlatforms {
-		if add.Manifests, err = choose(ctx, repo, root, named, wanted); err != nil {
+		asked := wanted
+		if opts.Lone && !image.IsIndex(root.MediaType) {
+			asked = nil
+		}
+		if add.Manifests, err = choose(ctx, repo, root, named, asked); err != nil {
 			return PullResult{}, err
 		}
 		how.Select = selectAny(wanted)
