@@ -67,7 +67,7 @@ var packages = map[string]place{
 	"policy":     {4, "auth hub jobs registry sqldb"},
 	"webhook":    {4, "address auth hub jobs policy seal sqldb"},
 	"review":     {4, "archive auth hub image jobs registry scan secret sqldb"},
-	"proxy":      {4, "address auth content hub image jobs policy reference registry remote seal sqldb"},
+	"proxy":      {4, "auth hub image jobs policy reference registry remote seal sqldb"},
 	"web":        {5, "auth catalog registry sqldb"},
 
 	"engine":    {5, all},

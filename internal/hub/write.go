@@ -140,6 +140,7 @@ type manifestInfo struct {
 	subject     digest.Digest
 	annotations []byte
 	artifact    bool // nothing that a client runs
+	partial     bool // the repository need not hold the children
 }
 
 // readManifest checks m, or fails with MANIFEST_INVALID.
@@ -188,6 +189,16 @@ func readManifest(m registry.Manifest) (manifestInfo, error) {
 
 // PutManifest implements registry.Writer.
 func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m registry.Manifest) (ocispec.Descriptor, error) {
+	return putManifest(ctx, h, repo, tags, m, false)
+}
+
+// CacheManifest is PutManifest for a manifest of another registry, of which the
+// repository need not hold what it refers to.
+func CacheManifest(ctx context.Context, h *Hub, repo string, tags []string, m registry.Manifest) (ocispec.Descriptor, error) {
+	return putManifest(ctx, h, repo, tags, m, true)
+}
+
+func putManifest(ctx context.Context, h *Hub, repo string, tags []string, m registry.Manifest, partial bool) (ocispec.Descriptor, error) {
 	if err := registry.CheckName(repo); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -200,9 +211,10 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 	if err != nil {
 		return info.desc, err
 	}
+	info.partial = partial
 	// The children are looked for twice: here, so that a manifest that is to be
 	// refused leaves no bytes, and in the transaction, so that they are there.
-	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkPush(ctx, tx, repo, info.children) }); err != nil {
+	if err := h.db.View(ctx, func(tx *sql.Tx) error { return checkPush(ctx, tx, repo, info) }); err != nil {
 		return info.desc, err
 	}
 	held := contents{h.db, &h.changes, h.content}
@@ -223,7 +235,7 @@ func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m reg
 }
 
 func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo string, tags []string, info manifestInfo) error {
-	if err := checkPush(ctx, tx, repo, info.children); err != nil {
+	if err := checkPush(ctx, tx, repo, info); err != nil {
 		return err
 	}
 	id, err := makeRepository(ctx, tx, repo)
@@ -276,12 +288,13 @@ func (h *Hub) mayTakeIn(ctx context.Context, repo string, desc ocispec.Descripto
 	})
 }
 
-// checkPush fails unless the caller may write to repo and repo holds children.
-func checkPush(ctx context.Context, tx *sql.Tx, repo string, children []ocispec.Descriptor) error {
-	if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
+// checkPush fails unless the caller may write to repo and repo holds what a
+// manifest refers to.
+func checkPush(ctx context.Context, tx *sql.Tx, repo string, info manifestInfo) error {
+	if _, err := allow(ctx, tx, repo, auth.Write); err != nil || info.partial {
 		return err
 	}
-	return checkChildren(ctx, tx, repo, children)
+	return checkChildren(ctx, tx, repo, info.children)
 }
 
 // checkChildren fails with MANIFEST_BLOB_UNKNOWN unless repo holds children, in

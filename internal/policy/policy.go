@@ -64,6 +64,15 @@ func compile(pattern string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
+// Matcher returns what tells whether a tag matches a pattern.
+func Matcher(pattern string) (func(tag string) bool, error) {
+	re, err := compile(pattern)
+	if err != nil {
+		return nil, err
+	}
+	return re.MatchString, nil
+}
+
 // checkScope fails unless scope is one.
 func checkScope(scope string) error {
 	name, _ := strings.CutSuffix(scope, "/*")

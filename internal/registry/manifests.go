@@ -48,6 +48,9 @@ func getManifest(c *call) error {
 	if m.Digest == "" {
 		m.Digest = digest.FromBytes(m.Bytes)
 	}
+	if m.Warning != "" {
+		AddWarning(c.w.Header(), m.Warning)
+	}
 	c.manifestHeader(ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Bytes))})
 	if c.notModified(m.Digest) {
 		return nil

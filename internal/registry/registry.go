@@ -46,6 +46,7 @@ type Manifest struct {
 	MediaType string
 	Bytes     []byte        // 4 MiB at most; not to be changed by who gets them
 	Digest    digest.Digest // of Bytes; empty in PutManifest: their sha256
+	Warning   string        // of GetManifest: what users are to be told, "" mostly
 }
 
 // Reader reads.
