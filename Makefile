@@ -10,7 +10,7 @@ GOBUILD := CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags '-s -w'
 PACKAGES := docker.io docker-registry skopeo podman buildah mmdebstrap busybox-static \
 	libarchive-tools erofs-utils e2fsprogs xfsprogs attr libcap2-bin uidmap xz-utils zstd bzip2 \
 	tmux python3 git openssh-client gcc libc6-dev ca-certificates \
-	runc crun passt slirp4netns nftables iproute2 postgresql
+	chromium runc crun passt slirp4netns nftables iproute2 postgresql
 
 # Tests whose name says that they are about concurrency.
 CONCURRENT := Concurrent|Parallel|Process|Race|Kill|^TestDir$$|^TestMem$$|Conformance

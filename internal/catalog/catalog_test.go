@@ -242,8 +242,8 @@ func TestImages(t *testing.T) {
 	t.Cleanup(func() { _ = h.Close() })
 	db := openDB(t, filepath.Join(dir, "hub.db"))
 	c := catalog.New(db, h, slog.New(slog.DiscardHandler))
-	one := pushImage(t, h, "ann/app", "", "amd64", tarOf(t, "bin/app", "lib/x"))
-	two := pushImage(t, h, "ann/app", "", "arm64", tarOf(t, "bin/app"))
+	one := pushImage(t, h, "ann/app", "a", "amd64", tarOf(t, "bin/app", "lib/x"))
+	two := pushImage(t, h, "ann/app", "b", "arm64", tarOf(t, "bin/app"))
 	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{one, two}}
 	index.SchemaVersion = 2
 	put(t, h, "ann/app", "1.0", index.MediaType, index)
@@ -261,7 +261,7 @@ func TestImages(t *testing.T) {
 			t.Errorf("%+v: %q, %v", q, names(r), err)
 		}
 	}
-	tags, more, err := c.Tags(t.Context(), "ann/app", catalog.TagQuery{})
+	tags, more, err := c.Tags(t.Context(), "ann/app", catalog.TagQuery{Name: "1."})
 	if err != nil || more || len(tags) != 1 || len(tags[0].Images) != 2 {
 		t.Fatalf("tags: %+v, %v", tags, err)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // fit says how well a repository fits words: 0, it is called so; 1, the name
-// begins so; 2, the name has all the words; 3, it is found by something else.
+// begins so; 2, parts of the name begin with all the words; 3, it is found by something else.
 func fit(f *Found, words []string) int {
 	if len(words) == 0 {
 		return 0
@@ -21,11 +21,21 @@ func fit(f *Found, words []string) int {
 		return 1
 	}
 	for _, w := range words {
-		if !strings.Contains(f.Name, w) {
+		if !begins(f.Name, w) {
 			return 3
 		}
 	}
 	return 2
+}
+
+// begins tells whether w begins a part of the name.
+func begins(name, w string) bool {
+	for _, part := range strings.FieldsFunc(name, func(r rune) bool { return strings.ContainsRune("/-_.", r) }) {
+		if strings.HasPrefix(part, w) {
+			return true
+		}
+	}
+	return false
 }
 
 // less orders repositories as the query asks.

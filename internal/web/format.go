@@ -6,12 +6,17 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-units"
 )
 
 // size is a count of bytes as people read it.
-func size(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+func size(n int64) string {
+	s := units.HumanSizeWithPrecision(float64(n), 3)
+	i := strings.IndexFunc(s, unicode.IsLetter)
+	return s[:i] + "\u00a0" + s[i:]
+}
 
 // ago is how long ago something was.
 func ago(t time.Time) string {

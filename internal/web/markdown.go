@@ -14,7 +14,7 @@ import (
 // by goldmark, and what is left goes through bluemonday all the same: two people's
 // mistakes are needed for a script. Pictures are left out, since they would be
 // loaded from elsewhere and tell who reads the page. Headings are moved down by
-// two, below those of the page.
+// one, below that of the page.
 func markdown(source string) (string, error) {
 	var b bytes.Buffer
 	if err := renderer().Convert([]byte(source), &b); err != nil {
@@ -44,10 +44,10 @@ var policy = sync.OnceValue(func() *bluemonday.Policy {
 
 var heading = regexp.MustCompile(`<(/?)h([1-6])>`)
 
-// lower moves headings down by two.
+// lower moves headings down by one.
 func lower(html []byte) []byte {
 	return heading.ReplaceAllFunc(html, func(tag []byte) []byte {
-		level := min(tag[len(tag)-2]-'0'+2, 6)
+		level := min(tag[len(tag)-2]-'0'+1, 6)
 		return append(tag[:len(tag)-2:len(tag)-2], level+'0', '>')
 	})
 }

@@ -148,7 +148,7 @@ func TestCVE_2025_32019_StoredXSS(t *testing.T) {
 			t.Errorf("%s: policy %q", path, csp)
 		}
 	}
-	if _, _, body := w.get(c, "/r/ann/app"); !strings.Contains(body, `<a href="https://example.com/" rel="nofollow noreferrer">ok</a>`) || !strings.Contains(body, "<h3>Title") {
+	if _, _, body := w.get(c, "/r/ann/app"); !strings.Contains(body, `<a href="https://example.com/" rel="nofollow noreferrer">ok</a>`) || !strings.Contains(body, "<h2>Title") {
 		t.Error("the harmless parts of the read-me are not there")
 	}
 }

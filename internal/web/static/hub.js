@@ -5,8 +5,9 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    const text = button.firstChild;
+    text.data = "Copied";
+    setTimeout(() => { text.data = "Copy"; }, 2000);
   });
 }
 const menus = document.querySelectorAll("details.menu");

@@ -1,0 +1,332 @@
+package web_test
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// look.js holds a page to rules that make it usable for everybody.
+//
+//go:embed testdata/look.js
+var lookScript string
+
+// browser is a real one. Its methods fail the test.
+type browser struct {
+	*world
+	ctx context.Context
+
+	mu       sync.Mutex
+	messages []string // of its console: what the page was refused, errors of scripts
+}
+
+// newBrowser starts Chromium.
+func newBrowser(w *world) *browser {
+	w.t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		w.t.Skip("needs chromium")
+	}
+	ctx, cancel := chromedp.NewExecAllocator(w.t.Context(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("disable-dev-shm-usage", true))
+	w.t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	w.t.Cleanup(cancel)
+	b := &browser{world: w, ctx: ctx}
+	w.ok(chromedp.Do(ctx, chromedp.Navigate("about:blank"))) // starts the browser, which lives as long as this context
+	w.ok(chromedp.Listen(ctx, func(event any) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		switch e := event.(type) {
+		case *log.EventEntryAdded:
+			if e.Entry.Source != "network" { // a page 404 says so there, too
+				b.messages = append(b.messages, e.Entry.Text)
+			}
+		case *runtime.EventExceptionThrown:
+			b.messages = append(b.messages, e.ExceptionDetails.Text)
+		}
+	}))
+	_, err = chromedp.Call(ctx, log.Enable, cdp.Empty{})
+	w.ok(err)
+	return b
+}
+
+// run does something, and fails the test when it takes long.
+func (b *browser) run(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// eval returns the value of an expression.
+func eval[T any](b *browser, expression string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return v
+}
+
+func (b *browser) open(path string) {
+	b.t.Helper()
+	b.run(chromedp.Navigate(b.server.URL + path))
+}
+
+// text is what the page shows.
+func (b *browser) text() string {
+	b.t.Helper()
+	return eval[string](b, `document.body.innerText`)
+}
+
+func (b *browser) shows(want string) {
+	b.t.Helper()
+	if got := b.text(); !strings.Contains(got, want) {
+		b.t.Errorf("the page does not show %q:\n%s", want, got)
+	}
+}
+
+// press clicks a button or a link by its text and waits for the next page.
+func (b *browser) press(text string) {
+	b.t.Helper()
+	b.leave(chromedp.Click(fmt.Sprintf(`//*[self::button or self::a][normalize-space()=%q]`, text), chromedp.NodeVisible))
+}
+
+// leave does what leads to another page, and waits for it.
+func (b *browser) leave(action chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
+	defer cancel()
+	if _, err := chromedp.RunResponse(ctx, action); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *browser) fill(label, value string) {
+	b.t.Helper()
+	id := eval[string](b, fmt.Sprintf(`[...document.querySelectorAll("main label")].find(l => l.textContent.trim() === %q).htmlFor`, label))
+	b.run(chromedp.SetValue("#"+id, value))
+}
+
+// look sets how the page is looked at.
+func (b *browser) look(width int64, dark bool) {
+	b.t.Helper()
+	scheme := "light"
+	if dark {
+		scheme = "dark"
+	}
+	b.run(chromedp.EmulateViewport(width, 900))
+	_, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
+	b.ok(err)
+}
+
+// screenshot keeps a picture of the page for who wants to look at it.
+func (b *browser) screenshot(name string) {
+	b.t.Helper()
+	dir := os.Getenv("STRAKE_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
+	b.ok(err)
+	b.ok(os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644))
+}
+
+// check holds the page to the rules, wide and narrow, light and dark.
+func (b *browser) check(path, name string) {
+	b.t.Helper()
+	b.open(path)
+	for _, dark := range []bool{false, true} {
+		for _, width := range []int64{1280, 390} {
+			b.look(width, dark)
+			for _, f := range eval[[]string](b, lookScript) {
+				b.t.Errorf("%s, %d wide, dark %v: %s", path, width, dark, f)
+			}
+			if width == 1280 || !dark {
+				b.screenshot(fmt.Sprintf("%s-%d-%v", name, width, map[bool]string{false: "light", true: "dark"}[dark]))
+			}
+		}
+	}
+	b.look(1280, false)
+}
+
+// furnish fills the Hub with what people would have.
+func (w *world) furnish() {
+	base := step{"/bin/sh -c #(nop) ADD file:rootfs.tar in / ", map[string]int{"bin/sh": 90_000, "etc/os-release": 300, "usr/lib/libc.so": 400_000}}
+	deps := step{"RUN /bin/sh -c apt-get update && apt-get install -y --no-install-recommends ca-certificates curl # buildkit", map[string]int{"usr/bin/curl": 220_000, "var/cache/apt/pkgcache.bin": 150_000}}
+	clean := step{"RUN /bin/sh -c rm -rf /var/cache/apt # buildkit", map[string]int{"var/cache/.wh.apt": 0}}
+	app := step{"COPY dist/ /srv/ # buildkit", map[string]int{"srv/app.js": 61_000, "srv/index.html": 2_000}}
+	end := step{`ENTRYPOINT ["/usr/bin/app"]`, nil}
+	one, two := w.push("org/site", "", "amd64", base, deps, clean, app, end), w.push("org/site", "", "arm64", base, deps, app, end)
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{one, two}}
+	index.SchemaVersion = 2
+	for _, tag := range []string{"2.3.1", "2.3", "latest"} {
+		w.put("org/site", tag, index.MediaType, index)
+	}
+	w.push("org/site", "2.2.0", "amd64", base, app)
+	subject := one
+	subject.Platform = nil
+	signature := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json", Config: ocispec.DescriptorEmptyJSON, Layers: []ocispec.Descriptor{ocispec.DescriptorEmptyJSON}, Subject: &subject}
+	signature.SchemaVersion = 2
+	w.ok(w.hub.PushBlob(w.system(), "org/site", ocispec.DescriptorEmptyJSON, strings.NewReader("{}")))
+	w.put("org/site", "", signature.MediaType, signature)
+	for name, description := range map[string]string{
+		"postgres": "The world's most advanced open source relational database", "nginx": "Web server, reverse proxy and load balancer",
+		"ann/dotfiles": "", "bob/prometheus-exporter": "Metrics of the coffee machine on the second floor, with alerts that know when it is Monday", "cid/minimal": "Ten kilobytes",
+	} {
+		w.push(name, "latest", "amd64", base, app)
+		w.exec(`UPDATE repositories SET public = 1, description = '` + strings.ReplaceAll(description, "'", "''") + `' WHERE name = '` + name + `'`)
+	}
+	w.exec(`UPDATE repositories SET kind = 'official', pulls = 48213907, stars = 1204 WHERE name = 'postgres'`, `UPDATE repositories SET kind = 'official', pulls = 1827364, stars = 903 WHERE name = 'nginx'`,
+		`UPDATE repositories SET kind = 'verified', pulls = 12345, stars = 31 WHERE name = 'org/site'`, `UPDATE tags SET pulls = 4113 WHERE name = 'latest'`)
+	w.ok(w.hub.Describe(w.as("ann"), "org/site", "The organization's web site, with its server", readme, true))
+	w.push("org/secret", "1.0", "amd64", app)
+	w.refresh()
+}
+
+const readme = "# The site\n\nServes the pages of **org** on port 8080. It needs no database.\n\n## Use\n\n```\ndocker run -p 8080:8080 hub.example.com/org/site\n```\n\n" +
+	"| Variable | Default | What it does |\n|---|---|---|\n| `MODE` | `production` | `debug` prints more |\n| `THEME` | `auto` | light, dark or auto |\n\n" +
+	"## Tags\n\n- `latest` and `2.3` move with each release\n- `2.3.1` stays\n\n> Images for other platforms come on [request](https://example.com/).\n"
+
+// TestBrowser uses the pages as people do, in Chromium.
+func TestBrowser(t *testing.T) {
+	w := newWorld(t)
+	b := newBrowser(w)
+	b.check("/", "front-empty")
+	w.furnish()
+	b.check("/", "front")
+	b.check("/explore?q=the", "explore")
+	b.check("/explore?q=nothing-like-that", "explore-empty")
+	b.check("/r/org/site", "repository")
+	b.check("/r/org/site/-/tags", "tags")
+	b.check("/r/org/site/-/tags/latest", "image")
+	b.check("/r/org/none", "missing")
+	b.check("/login", "login")
+
+	b.open("/r/org/secret")
+	b.press("Log in")
+	b.fill("User name", "ann")
+	b.fill("Password", "wrong password")
+	b.leave(chromedp.Click("main button"))
+	b.shows("Incorrect username or password")
+	b.screenshot("login-failed")
+	b.fill("Password", password)
+	b.leave(chromedp.Click("main button"))
+	b.shows("org/secret")
+
+	b.open("/r/org/site")
+	b.press("☆ Star 31")
+	b.shows("★ Starred")
+	b.open("/account/tokens")
+	b.fill("Name", "ci")
+	b.fill("Repositories", "org/*")
+	b.press("Make it")
+	b.shows("sth_")
+	b.shows("docker login")
+	b.screenshot("token-made")
+	b.check("/account/tokens", "tokens")
+	b.check("/account", "account")
+	b.check("/r/org/site/-/settings", "settings")
+	b.check("/orgs/org", "organization")
+	b.check("/n/org", "namespace")
+	b.check("/n/ann", "namespace-own")
+	b.check("/audit?repository=org/site", "audit")
+	b.check("/orgs/new", "organization-new")
+	b.open("/account")
+	b.run(chromedp.Click("header summary"))
+	b.press("Log out")
+	b.shows("You are logged out")
+
+	for _, m := range b.messages {
+		t.Errorf("the console says %s", m)
+	}
+}
+
+// TestBrowserAdmin looks at what administrators have.
+func TestBrowserAdmin(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	b := newBrowser(w)
+	b.open("/login")
+	b.fill("User name", "root")
+	b.fill("Password", password)
+	b.leave(chromedp.Click("main button"))
+	b.run(chromedp.WaitVisible(".hero"))
+	b.check("/admin", "admin")
+	b.fillIn("/admin/users", "Name", "dora")
+	b.press("Make the account")
+	b.shows("dora can log in")
+	b.screenshot("user-made")
+	b.check("/admin/users", "users")
+	b.check("/audit", "audit-all")
+}
+
+func (b *browser) fillIn(path, label, value string) {
+	b.t.Helper()
+	b.open(path)
+	b.fill(label, value)
+}
+
+// TestBrowserKeyboard goes through a page without a mouse.
+func TestBrowserKeyboard(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	b := newBrowser(w)
+	b.open("/")
+	focused := func() string {
+		return eval[string](b, `(document.activeElement.textContent.trim() || document.activeElement.id)`)
+	}
+	var order []string
+	for range 6 {
+		b.run(chromedp.KeyEvent(kb.Tab))
+		order = append(order, focused())
+	}
+	want := []string{"Skip to the content", "Strake Hub", "find", "Explore", "Log in", "q"}
+	if fmt.Sprint(order) != fmt.Sprint(want) {
+		t.Errorf("Tab leads to %q, want %q", order, want)
+	}
+	b.run(chromedp.KeyEvent("site"+kb.Enter), chromedp.WaitVisible(".rows"))
+	b.shows("org/site")
+	b.open("/")
+	b.run(chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(kb.Enter), chromedp.KeyEvent(kb.Tab))
+	if got := focused(); got != "q" {
+		t.Errorf("after the skip link comes %q", got)
+	}
+}
+
+// TestBrowserWithoutScript uses the pages with scripts switched off.
+func TestBrowserWithoutScript(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	b := newBrowser(w)
+	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	b.ok(err)
+	b.open("/login")
+	b.run(chromedp.SendKeys("#name", "ann"), chromedp.SendKeys("#password", password+kb.Enter), chromedp.WaitVisible(".hero"))
+	b.open("/r/org/secret")
+	html, err := chromedp.Run(b.ctx, chromedp.OuterHTML("main"))
+	b.ok(err)
+	if !strings.Contains(html, "docker pull") {
+		t.Errorf("no command: %s", html)
+	}
+	b.run(chromedp.Click(".head button"), chromedp.WaitVisible(`button[aria-pressed="true"]`))
+}
