@@ -20,10 +20,10 @@ TIMEOUT ?= 45m
 # The packages with a test file that matches a pattern, as ./internal/...
 testing = $(shell grep -rlE --include='*_test.go' '$(1)' internal cmd tools | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help quickstart build runtime packages test race lint generate fuzz bench golden docs check soak conformance clean
+.PHONY: help quickstart build runtime packages test race lint generate fuzz bench bench-hub golden docs check soak conformance clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: build ## Build, make a base image, build, run, push, pull and run examples/hello
 	@examples/quickstart.sh
@@ -82,6 +82,9 @@ fuzz: ## Fuzz each target for FUZZTIME (30s)
 
 bench: packages build bin/buildkitd ## Measure against the peers and write docs/benchmarks.md
 	@go run ./bench
+
+bench-hub: packages build ## Measure strake-hub against other registries and write docs/benchmarks-hub.md
+	@go run ./bench/hub
 
 golden: ## Write the golden files again
 	@for dir in $(call testing,flag.Bool."update"); do go test "$$dir" -update; done

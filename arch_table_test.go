@@ -62,6 +62,7 @@ var packages = map[string]place{
 	"catalog":   {3, "archive auth layer registry sqldb"},
 
 	"gate":       {4, "auth registry sqldb"},
+	"hubapi":     {4, "auth catalog gate hub registry sqldb"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
 	"policy":     {4, "auth hub jobs registry sqldb"},
@@ -81,7 +82,7 @@ var packages = map[string]place{
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth content gate hub hubdb jobs policy proxy registry review s3 seal sqldb web webhook",
+	"strake-hub": "auth catalog content gate hub hubapi hubdb jobs policy proxy registry review s3 seal sqldb web webhook",
 }
 
 // testOnly are the internal packages that only tests import.

@@ -351,3 +351,22 @@ func TestCommandsAreAudited(t *testing.T) {
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// The API asks for logins where the Hub has accounts, and not where it has none.
+func TestAPI(t *testing.T) {
+	p := initialisedHub(t)
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	c, url := p.client(t), "https://"+host+"/api/v1/"
+	if status, body := get(t, c, url+"whoami", "operator", p.password); status != 200 || !strings.Contains(body, `"name":"operator","admin":true`) {
+		t.Errorf("whoami: %d %s", status, body)
+	}
+	if status, body := get(t, c, url+"accounts", "", ""); status != 401 {
+		t.Errorf("accounts: %d %s", status, body)
+	}
+	host, stopOpen := start(t, "--data", filepath.Join(t.TempDir(), "open"))
+	defer stopOpen()
+	if status, body := get(t, http.DefaultClient, "http://"+host+"/api/v1/accounts", "", ""); status != 200 {
+		t.Errorf("without accounts: %d %s", status, body)
+	}
+}

@@ -12,13 +12,17 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
 	"strake/internal/auth"
+	"strake/internal/catalog"
 	"strake/internal/gate"
 	"strake/internal/hub"
+	"strake/internal/hubapi"
 	"strake/internal/registry"
+	"strake/internal/web"
 )
 
 // drainTime is how long requests may go on after a signal.
@@ -31,8 +35,10 @@ type options struct {
 	url               string
 	cert, key         string
 	logFormat         string
+	logLevel          slog.Level
 	drainDelay        time.Duration
 	readOnly          bool
+	noDelete          bool
 }
 
 func prepareServe(f *flag.FlagSet) action {
@@ -44,13 +50,15 @@ func prepareServe(f *flag.FlagSet) action {
 	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, in PEM; read again when it changes, and at SIGHUP (default what init said)")
 	f.StringVar(&o.key, "tls-key", "", "`file` of the certificate's key")
 	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
+	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error; requests are told at info")
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
+	f.BoolVar(&o.noDelete, "no-delete", false, "Refuse to delete tags, manifests and blobs")
 	f.BoolVar(&o.readOnly, "read-only", false, "Refuse pushes and deletions")
 	return func(ctx context.Context, s streams, _ []string) error {
 		if err := o.check(); err != nil {
 			return err
 		}
-		log, err := newLog(s, o.logFormat)
+		log, err := newLog(s, o.logFormat, o.logLevel)
 		if err != nil {
 			return err
 		}
@@ -59,12 +67,13 @@ func prepareServe(f *flag.FlagSet) action {
 }
 
 // newLog returns the log in one of its formats.
-func newLog(s streams, format string) (*slog.Logger, error) {
+func newLog(s streams, format string, level slog.Level) (*slog.Logger, error) {
+	opts := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(s.err, nil)), nil
+		return slog.New(slog.NewTextHandler(s.err, opts)), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(s.err, nil)), nil
+		return slog.New(slog.NewJSONHandler(s.err, opts)), nil
 	}
 	return nil, usageError{fmt.Errorf("--log-format %q: text or json", format)}
 }
@@ -97,10 +106,46 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	if people {
 		scheme, listener = "https", tls.NewListener(listener, withProtocols(cert.config()))
 	}
-	w := &web{log: log, started: time.Now()}
-	server := newServer(w.watch(routes(o, h, w, people, log)), log)
+	site := newSite(o, h, people, log)
+	handler, err := site.routes()
+	if err != nil {
+		return err
+	}
+	stop := site.start(ctx)
+	defer stop()
 	fmt.Fprintf(s.out, "strake-hub: serving %s://%s\n", scheme, listener.Addr())
-	return w.run(ctx, server, listener, o.drainDelay)
+	return site.server.run(ctx, newServer(site.server.watch(handler), log), listener, o.drainDelay)
+}
+
+// site is the parts of a Hub that serves.
+type site struct {
+	options
+	hub     *hub.Hub
+	catalog *catalog.Catalog
+	gate    *gate.Gate // nil: without accounts
+	server  *server
+	log     *slog.Logger
+}
+
+func newSite(o options, h *hub.Hub, people bool, log *slog.Logger) *site {
+	s := &site{options: o, hub: h, catalog: catalog.New(hub.DB(h), h, log), server: &server{log: log, started: time.Now()}, log: log}
+	if people {
+		s.gate = gate.New(hub.DB(h), gate.Options{URL: o.url, Log: log})
+	}
+	return s
+}
+
+// start starts what works beside the requests; stop ends it and waits for it.
+func (s *site) start(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for _, run := range []func(context.Context){s.catalog.Run} {
+		wg.Go(func() { run(ctx) })
+	}
+	return func() {
+		cancel()
+		wg.Wait()
+	}
 }
 
 // withProtocols offers HTTP/2.
@@ -122,22 +167,26 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // routes is all that the Hub serves.
-func routes(o options, h *hub.Hub, w *web, people bool, log *slog.Logger) http.Handler {
-	api := registry.NewHandler(h, registry.Options{ReadOnly: o.readOnly, Log: log})
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", w.live)
-	mux.HandleFunc("GET /readyz", w.ready(hub.DB(h)))
-	if !people {
-		mux.Handle("/v2/", auth.Open(api))
-		mux.Handle("/v2", auth.Open(api))
-		mux.Handle("/v1/", auth.Open(api))
-		return plainPaths(mux, auth.Open(api))
+func (s *site) routes() (http.Handler, error) {
+	db := hub.DB(s.hub)
+	api := registry.NewHandler(s.hub, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log})
+	if s.gate == nil {
+		api = auth.Open(api)
+	} else {
+		api = s.gate.Registry(api)
 	}
-	g := gate.New(hub.DB(h), gate.Options{URL: o.url, Log: log})
-	mux.Handle("/token", g.Token())
-	mux.HandleFunc("GET /ca.crt", o.authority)
-	mux.Handle("/v1/", g.Registry(api))
-	return plainPaths(mux, g.Registry(api))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", s.server.live)
+	mux.HandleFunc("GET /readyz", s.server.ready(db))
+	mux.Handle("/v1/", api)
+	mux.Handle("/api/", hubapi.NewHandler(hubapi.API{DB: db, Hub: s.hub, Catalog: s.catalog, Gate: s.gate, Log: s.log}))
+	if s.gate != nil {
+		mux.Handle("/token", s.gate.Token())
+		mux.HandleFunc("GET /ca.crt", s.authority)
+	}
+	pages, err := web.NewHandler(web.Options{DB: db, Catalog: s.catalog, Repositories: s.hub, URL: s.url, Open: s.gate == nil, Log: s.log})
+	mux.Handle("/", pages)
+	return plainPaths(mux, api), err
 }
 
 // plainPaths serves the distribution API past the mux, which would clean the

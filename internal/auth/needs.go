@@ -127,3 +127,19 @@ func needPlace(ctx context.Context, tx *sql.Tx, name string, p place) (int64, er
 	}
 	return row, nil
 }
+
+// IsLoggedOut reports whether err says that nobody is logged in.
+func IsLoggedOut(err error) bool { return errors.Is(err, errLogin) }
+
+// NeedMember fails unless the caller is an account itself, belongs to the
+// organization or administers the Hub; NeedOwner unless they own it.
+func NeedMember(ctx context.Context, tx *sql.Tx, account string) error {
+	_, err := needPlace(ctx, tx, account, member)
+	return err
+}
+
+// NeedOwner is described at NeedMember.
+func NeedOwner(ctx context.Context, tx *sql.Tx, account string) error {
+	_, err := needPlace(ctx, tx, account, owner)
+	return err
+}

@@ -206,7 +206,11 @@ func put(t *testing.T, h registry.Registry, repo, tag, mediaType string, v any) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := h.PutManifest(auth.With(t.Context(), auth.Identity{System: true}), repo, []string{tag}, registry.Manifest{MediaType: mediaType, Bytes: b})
+	var tags []string
+	if tag != "" {
+		tags = []string{tag}
+	}
+	d, err := h.PutManifest(auth.With(t.Context(), auth.Identity{System: true}), repo, tags, registry.Manifest{MediaType: mediaType, Bytes: b})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,8 @@ import (
 	"strake/internal/sqldb"
 )
 
-// web is the server's own part: its log, its health, its end.
-type web struct {
+// server is the server's own part: its log, its health, its end.
+type server struct {
 	log      *slog.Logger
 	started  time.Time
 	draining atomic.Bool
@@ -25,9 +25,9 @@ type web struct {
 
 // run serves until ctx ends. Then /readyz fails; after delay no new connection
 // is taken, and requests under way have drainTime to finish.
-func (w *web) run(ctx context.Context, server *http.Server, listener net.Listener, delay time.Duration) error {
+func (w *server) run(ctx context.Context, hs *http.Server, listener net.Listener, delay time.Duration) error {
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- hs.Serve(listener) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve: %w", err)
@@ -38,18 +38,18 @@ func (w *web) run(ctx context.Context, server *http.Server, listener net.Listene
 	time.Sleep(delay)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		return errors.Join(fmt.Errorf("shut down: %w", err), server.Close())
+	if err := hs.Shutdown(drain); err != nil {
+		return errors.Join(fmt.Errorf("shut down: %w", err), hs.Close())
 	}
 	return nil
 }
 
 // live says that the process works at all.
-func (w *web) live(rw http.ResponseWriter, _ *http.Request) { plain(rw, http.StatusOK, "ok") }
+func (w *server) live(rw http.ResponseWriter, _ *http.Request) { plain(rw, http.StatusOK, "ok") }
 
 // ready says whether requests are welcome here: the database answers, and the
 // server is not about to end.
-func (w *web) ready(db *sqldb.DB) http.HandlerFunc {
+func (w *server) ready(db *sqldb.DB) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
@@ -75,7 +75,7 @@ func plain(w http.ResponseWriter, status int, text string) {
 
 // watch gives each request an ID and writes a line about it. Query strings and
 // headers are left out: they may hold secrets.
-func (w *web) watch(next http.Handler) http.Handler {
+func (w *server) watch(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start, id := time.Now(), requestID(r)
 		rw.Header().Set("X-Request-Id", id)

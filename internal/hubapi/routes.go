@@ -1,0 +1,14 @@
+package hubapi
+
+import "slices"
+
+// Routes is the table. Each part of the Hub has a file with its own.
+func Routes() []Route {
+	return slices.Concat(
+		accountRoutes(),
+		organizationRoutes(),
+		repositoryRoutes(),
+		peopleRoutes(),
+		documentRoutes(),
+	)
+}
