@@ -48,9 +48,10 @@ race: packages bin/versitygw ## Run the concurrency tests with the race detector
 soak: packages build bin/versitygw ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
 	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|Soak|PowerLoss' ./...
 
-conformance: packages bin/buildkitd bin/versitygw ## Run the suites that every implementation must pass, and BuildKit against its recorded results
+conformance: packages bin/buildkitd bin/versitygw bin/clients/helm ## Run the suites that every implementation must pass, and BuildKit against its recorded results
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h -v -run '^TestRealWorld$$' ./internal/conformance
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h $(call testing,"strake/internal/conformance")
+	@STRAKE_CLIENTS=$(CURDIR)/bin/clients go test -count=1 -run '^TestBuiltClients$$' -v ./cmd/strake-hub
 
 lint: bin/golangci-lint ## Check style with the pinned golangci-lint
 	@bin/golangci-lint run ./...
@@ -73,6 +74,12 @@ generate: bin/templ ## Write the Go of the Hub's pages (internal/web/*.templ) ag
 
 bin/templ: tools/templ/go.mod
 	@cd tools/templ && go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/a-h/templ/cmd/templ
+	@touch $@
+
+bin/clients/helm: tools/clients/go.mod tools/helm/go.mod # Clients of registries: crane, oras, regctl, helm
+	@cd tools/clients && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/clients/ \
+		github.com/google/go-containerregistry/cmd/crane github.com/regclient/regclient/cmd/regctl oras.land/oras/cmd/oras
+	@cd tools/helm && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ helm.sh/helm/v3/cmd/helm
 	@touch $@
 
 fuzz: ## Fuzz each target for FUZZTIME (30s)
