@@ -209,6 +209,13 @@ func TestScan(t *testing.T) {
 				t.Errorf("a layer was read %d times", n)
 			}
 		}
+		var m ocispec.Manifest
+		if err := json.Unmarshal(hub.manifests[one.Desc.Digest.String()].Bytes, &m); err != nil {
+			t.Fatal(err)
+		}
+		if im, found, err := s.Look(t.Context(), one.Repository, m); err != nil || len(im.Packages) != 2 || len(im.Secrets) != 1 || len(found.Findings) != 2 {
+			t.Errorf("%v %+v %+v", err, im, found)
+		}
 		r, err := scandb.Find(t.Context(), db, one.Desc.Digest)
 		if err != nil || ids(&r) != "CVE-1 libc6; CVE-2 lodash" || r.Distribution != "Debian 12" || len(r.Secrets) != 2 || r.Secrets[0].Place != "environment DB_PASSWORD" || r.Secrets[1].Layer != 2 {
 			t.Errorf("%v %q %+v", err, ids(&r), r.Secrets)

@@ -140,21 +140,11 @@ func (s *Scanner) scan(ctx context.Context, task Task) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	records := make([]scan.Record, len(manifest.Layers))
-	for i, l := range manifest.Layers {
-		if len(l.URLs) > 0 {
-			r.Notes = append(r.Notes, fmt.Sprintf("layer %d is not in this registry", i+1))
-			continue
-		}
-		if records[i], err = s.layer(ctx, task.Repository, l); broken(err) {
-			r.Notes = append(r.Notes, fmt.Sprintf("layer %d: %v", i+1, err))
-		} else if err != nil {
-			return Report{}, fmt.Errorf("layer %s: %w", l.Digest, err)
-		}
+	im, err := s.layers(ctx, task.Repository, manifest.Layers)
+	if err != nil {
+		return Report{}, err
 	}
-	im := scan.Merge(records)
-	r.Packages, r.Secrets = im.Packages, append(append([]scan.Secret{}, secrets...), im.Secrets...)
-	r.Notes = append(r.Notes, im.Skipped...)
+	r.Packages, r.Secrets, r.Notes = im.Packages, append(append([]scan.Secret{}, secrets...), im.Secrets...), im.Skipped
 	for _, name := range im.RPM {
 		r.Notes = append(r.Notes, "packages of rpm, in /"+name+", are not read")
 	}
@@ -162,6 +152,45 @@ func (s *Scanner) scan(ctx context.Context, task Task) (Report, error) {
 		r.Distribution = im.Release.Name
 	}
 	return r, nil
+}
+
+// Look is Scan for who wants to know at once and keeps nothing but the layers'
+// records: it does not look into the config. What is not known of layers is in im.Skipped.
+func (s *Scanner) Look(ctx context.Context, repo string, manifest ocispec.Manifest) (im scan.Image, found vuln.Result, err error) {
+	if len(manifest.Layers) > maxLayers {
+		return im, found, fmt.Errorf("an image of %d layers: %w", len(manifest.Layers), errdefs.ErrResourceExhausted)
+	}
+	reading := ctx
+	if s.System != nil {
+		reading = s.System(ctx)
+	}
+	if im, err = s.layers(reading, repo, manifest.Layers); err == nil {
+		found, err = vuln.Match(ctx, s.DB, im.Packages)
+	}
+	if err != nil {
+		return scan.Image{}, vuln.Result{}, fmt.Errorf("scan: %w", err)
+	}
+	return im, found, nil
+}
+
+// layers merges the records of layers. One that is elsewhere, or is none, is a note in Skipped.
+func (s *Scanner) layers(ctx context.Context, repo string, layers []ocispec.Descriptor) (scan.Image, error) {
+	records := make([]scan.Record, len(layers))
+	for i, l := range layers {
+		if len(l.URLs) > 0 {
+			records[i].Skipped = []string{fmt.Sprintf("layer %d is not in this registry", i+1)}
+			continue
+		}
+		r, err := s.layer(ctx, repo, l)
+		switch {
+		case broken(err):
+			r = scan.Record{Skipped: []string{fmt.Sprintf("layer %d: %v", i+1, err)}}
+		case err != nil:
+			return scan.Image{}, fmt.Errorf("layer %s: %w", l.Digest, err)
+		}
+		records[i] = r
+	}
+	return scan.Merge(records), nil
 }
 
 // notFound gives an error of the registry for what is not there the kind that it has elsewhere.
