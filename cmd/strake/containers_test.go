@@ -47,8 +47,26 @@ func parent(pid int) int {
 	return 0
 }
 
-// killings are ways in which a container's life is cut short, after a pause: what starts it is killed, its monitor, or its first
-// process.
+// runtimeIn is an OCI runtime that starts a container of a store, 0 where there is none.
+func runtimeIn(root string) int {
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), "\x00run\x00--detach\x00") || !strings.Contains(string(text), root) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			return pid
+		}
+	}
+	return 0
+}
+
+// killings are ways in which a container's life is cut short, after a pause: what starts it is killed, the runtime, its monitor, or its
+// first process.
 var killings = map[string]func(t *testing.T, w *world, name string, pause time.Duration){
 	"command": func(_ *testing.T, w *world, name string, pause time.Duration) {
 		ctx, cancel := context.WithTimeout(context.Background(), pause)
@@ -57,13 +75,31 @@ var killings = map[string]func(t *testing.T, w *world, name string, pause time.D
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGKILL) }
 		_ = cmd.Run() // it is killed, or was faster
 	},
+	"runtime": func(t *testing.T, w *world, name string, pause time.Duration) {
+		cmd := w.command(context.Background(), "a", "run", "-d", "--name", name, "-e", "MARK="+name, "busybox", "sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			_ = cmd.Wait() // its runtime is killed, or was faster
+			close(done)
+		}()
+		for {
+			if pid := runtimeIn(w.path("a")); pid > 0 {
+				time.Sleep(pause / 15)
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	},
 	"monitor": func(t *testing.T, w *world, name string, pause time.Duration) {
 		w.strake("a", "run", "-d", "--name", name, "-e", "MARK="+name, "busybox", "sleep", "1000")
-		pids := marked("MARK=" + name)
-		if len(pids) == 0 {
-			t.Fatal("the container has no process")
-		}
-		monitor := parent(pids[0])
+		monitor := monitorOf(t, name)
 		time.Sleep(pause / 10)
 		_ = syscall.Kill(monitor, syscall.SIGKILL)
 	},
@@ -100,11 +136,15 @@ func TestKilledContainers(t *testing.T) {
 // monitorOf is the monitor of a container whose processes have a mark.
 func monitorOf(t *testing.T, mark string) int {
 	t.Helper()
-	pids := marked("MARK=" + mark + "\x00")
-	if len(pids) == 0 {
-		t.Fatal("the container has no process")
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for _, pid := range marked("MARK=" + mark + "\x00") { // not before the runtime has started the program
+			if monitor := parent(pid); monitor > 0 {
+				return monitor
+			}
+		}
 	}
-	return parent(pids[0])
+	t.Fatal("the container has no process")
+	return 0
 }
 
 // Who starts a container whose monitor died starts it, though others find the death too.

@@ -53,6 +53,7 @@ func testHostileRun(t *testing.T, b *box) {
 				t.Errorf("groups %q", got)
 			}
 		}},
+		{"CVE_2026_46680", func(t *testing.T) { testNumericUser(t, b) }},
 		{"CVE_2022_24769", func(t *testing.T) { // nothing is inheritable, for root and for others
 			for _, user := range []string{"0", "10"} {
 				spec := b.spec("")
@@ -78,5 +79,22 @@ func testHostileRun(t *testing.T, b *box) {
 		}},
 	} {
 		t.Run(test.name, test.run)
+	}
+}
+
+// testNumericUser: a number is that user, whatever is called so; what is no number is not user 0.
+func testNumericUser(t *testing.T, b *box) {
+	t.Helper()
+	b.write(t, "etc/passwd", "1000:x:0:0::/:/bin/sh\nroot:x:0:0::/:/bin/sh\n", 0o644)
+	spec := b.spec("")
+	spec.Args, spec.User = []string{"/bin/busybox", "id", "-u"}, "1000"
+	if got := b.out(t, spec); got != "1000" {
+		t.Errorf("user 1000 is %q", got)
+	}
+	for _, user := range []string{"0x0", " 0", "0 ", "0e0", "0_0", "\u0660", "root ", "Root"} {
+		spec.User = user
+		if _, err := b.Run(t.Context(), spec); err == nil {
+			t.Errorf("started as user %q", user)
+		}
 	}
 }

@@ -42,7 +42,8 @@ type Spec struct {
 	Layers     []digest.Digest                      // diffIDs of the image, bottom first
 	Platform   string                               // "linux"
 	Mounts     []container.MountPoint               // as inspect shows them
-	MountSpecs []mount.Mount                        // and as they were asked for, with the names of volumes
+	MountSpecs []mount.Mount                        // and as they were asked for, with the names of volumes and the IDs of images
+	Images     map[string][]digest.Digest           // layers of the images that are mounted, by ID
 }
 
 // Path and Args are what the container runs, as inspect shows it.

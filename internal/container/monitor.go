@@ -286,7 +286,13 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 	m.mu.Unlock()
 	select {
 	case <-e.copied:
-	case <-time.After(lateOutput):
+	case <-time.After(lateOutput / 40):
+		// Its number may be another's while clients read.
+		waitErr = errors.Join(waitErr, m.set(ctx, "", nil, func(s *State) { s.Pid = 0 }))
+		select {
+		case <-e.copied:
+		case <-time.After(lateOutput):
+		}
 	}
 	m.stateMu.Lock()
 	s := &m.Container.State

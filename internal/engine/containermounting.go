@@ -12,11 +12,13 @@ import (
 
 	containertypes "github.com/moby/moby/api/types/container"
 	mounttypes "github.com/moby/moby/api/types/mount"
+	"github.com/opencontainers/go-digest"
 
 	"strake/internal/container"
 	"strake/internal/executor"
 	"strake/internal/mount"
 	"strake/internal/rootfs"
+	"strake/internal/store"
 	"strake/internal/volume"
 )
 
@@ -29,13 +31,14 @@ type mounting struct {
 	ns      *mount.Namespace
 	rootfs  string
 	staging string // directory in which parts of volumes and images are mounted
+	images  map[string][]digest.Digest
 	undo    []func() error
 }
 
 // mountAll adds a container's mounts to spec, whose root file system is mounted in ns: it mounts volumes and images, and fills
 // volumes that are empty. What it returns undoes what the end of ns does not.
 func mountAll(ctx context.Context, env *Env, table *container.Table, c *Container, spec *executor.Spec) (undo func() error, err error) {
-	m := &mounting{env: env, ns: spec.NS, rootfs: spec.Rootfs, staging: inDir(table, c, "mounts")}
+	m := &mounting{env: env, ns: spec.NS, rootfs: spec.Rootfs, staging: inDir(table, c, "mounts"), images: c.Spec.Images}
 	undo = func() error {
 		slices.Reverse(m.undo)
 		var failed []error
@@ -206,15 +209,7 @@ func (m *mounting) volume(ctx context.Context, i int, spec mounttypes.Mount) (st
 
 // image mounts an image, which nobody can write to, and returns where its files are.
 func (m *mounting) image(ctx context.Context, i int, spec mounttypes.Mount) (string, error) {
-	img, err := use(ctx, m.env, spec.Source, "")
-	if err != nil {
-		return "", err
-	}
-	config, err := readConfig(ctx, m.env, img)
-	if err != nil {
-		return "", err
-	}
-	files, err := chainFiles(ctx, m.env, config.RootFS.DiffIDs)
+	files, err := chainFiles(ctx, m.env, m.images[spec.Source])
 	if err != nil {
 		return "", err
 	}
@@ -274,10 +269,15 @@ func tmpfsOptions(options []string) ([]string, error) {
 	return merged, nil
 }
 
-// recordVolumes makes, in the transaction that makes a container, the rows of its volumes.
-func recordVolumes(ctx context.Context, env *Env, tx *sql.Tx, c *Container) error {
+// recordMounts makes, in the transaction that makes a container, the rows of its volumes, and of the images that it mounts.
+func recordMounts(ctx context.Context, env *Env, tx *sql.Tx, c *Container) error {
 	table := volumes(env)
 	for i, p := range c.Spec.Mounts {
+		if p.Type == mounttypes.TypeImage {
+			if err := store.MountImage(ctx, tx, c.ID, digest.Digest(c.Spec.MountSpecs[i].Source)); err != nil {
+				return err
+			}
+		}
 		if p.Type != mounttypes.TypeVolume {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/opencontainers/go-digest"
 
 	"strake/internal/container"
 	"strake/internal/volume"
@@ -25,6 +27,7 @@ type mountList struct {
 	points []containertypes.MountPoint
 	specs  []mount.Mount
 	asked  map[string]bool // targets that -v, --mount and --tmpfs name: each once
+	images map[string][]digest.Digest
 }
 
 func (l *mountList) add(p containertypes.MountPoint, m mount.Mount) {
@@ -49,7 +52,7 @@ func (l *mountList) ask(target string) error {
 // for what is left of those that the image and -v declare. It makes the missing sources of -v.
 func resolveMounts(ctx context.Context, env *Env, table *container.Table, c *Container) error {
 	h := c.Spec.HostConfig
-	l := &mountList{asked: map[string]bool{}}
+	l := &mountList{asked: map[string]bool{}, images: map[string][]digest.Digest{}}
 	for target := range h.Tmpfs {
 		if err := checkTarget(target); err != nil {
 			return messageError{err.Error(), errdefs.ErrInvalidArgument}
@@ -77,7 +80,7 @@ func resolveMounts(ctx context.Context, env *Env, table *container.Table, c *Con
 	if err := l.addAnonymous(env, c.Spec.Config.Volumes); err != nil {
 		return err
 	}
-	c.Spec.Mounts, c.Spec.MountSpecs = l.points, l.specs
+	c.Spec.Mounts, c.Spec.MountSpecs, c.Spec.Images = l.points, l.specs, l.images
 	return nil
 }
 
@@ -96,6 +99,7 @@ func (l *mountList) addFrom(ctx context.Context, table *container.Table, from st
 	if err != nil {
 		return err
 	}
+	maps.Copy(l.images, other.Spec.Images)
 	for i, p := range other.Spec.Mounts {
 		m := other.Spec.MountSpecs[i]
 		p.RW = p.RW && !slices.Contains(strings.Split(mode, ","), "ro")
@@ -228,11 +232,25 @@ func (l *mountList) addMount(ctx context.Context, env *Env, m mount.Mount) error
 			return invalidText("invalid mount config for type \"bind\": %v", err)
 		}
 	case mount.TypeImage:
-		if _, err := use(ctx, env, m.Source, ""); errdefs.IsNotFound(err) { // of which kind only the container's own image is
+		img, err := use(ctx, env, m.Source, "")
+		if errdefs.IsNotFound(err) { // of which kind only the container's own image is
 			return messageError{err.Error(), errdefs.ErrFailedPrecondition}
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
+		config, err := readConfig(ctx, env, img)
+		if err != nil {
+			return err
+		}
+		if err := l.addResolved(env, m, ""); err != nil {
+			return err
+		}
+		// Whatever its name stands for later.
+		at := slices.IndexFunc(l.points, func(p containertypes.MountPoint) bool { return p.Destination == path.Clean(m.Target) })
+		l.specs[at].Source = img.ID.String()
+		l.images[img.ID.String()] = config.RootFS.DiffIDs
+		return nil
 	}
 	return l.addResolved(env, m, "")
 }

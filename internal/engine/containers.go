@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/containerd/errdefs"
 
@@ -22,9 +23,11 @@ func containers(env *Env) *container.Table {
 			return store.WriteEvent(ctx, tx, store.Event{Type: "container", Action: action, Actor: id, Attributes: attributes})
 		},
 		Reap:    reapContainers,
-		Created: func(ctx context.Context, tx *sql.Tx, c *Container) error { return recordVolumes(ctx, env, tx, c) },
-		Removed: func(ctx context.Context, tx *sql.Tx, c *Container) error { return volumes(env).Forget(ctx, tx, c.ID) },
-		Gone:    func(ctx context.Context, c *Container) error { return removeAnonymous(ctx, env, c) },
+		Created: func(ctx context.Context, tx *sql.Tx, c *Container) error { return recordMounts(ctx, env, tx, c) },
+		Removed: func(ctx context.Context, tx *sql.Tx, c *Container) error {
+			return errors.Join(volumes(env).Forget(ctx, tx, c.ID), store.UnmountImages(ctx, tx, c.ID))
+		},
+		Gone: func(ctx context.Context, c *Container) error { return removeAnonymous(ctx, env, c) },
 	}
 }
 

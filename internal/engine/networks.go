@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"strake/internal/flock"
 	"strake/internal/network"
+	"strake/internal/store"
 )
 
 // Network is a network, as docker's API has it.
@@ -23,6 +25,13 @@ func networks(env *Env) *network.Networks {
 	root := env.Store.Root()
 	return network.New(network.Options{
 		DB: env.Store.DB(), Root: root,
+		Event: func(ctx context.Context, tx *sql.Tx, action string, nw networktypes.Network, container string) error {
+			attributes := map[string]string{"name": nw.Name, "type": nw.Driver}
+			if container != "" {
+				attributes["container"] = container
+			}
+			return store.WriteEvent(ctx, tx, store.Event{Type: "network", Action: action, Actor: nw.ID, Attributes: attributes})
+		},
 		// A container's monitor holds the lock of its directory.
 		Alive: func(_ context.Context, id string) bool {
 			held, err := flock.Held(filepath.Join(root, "containers", id), flock.Shared)

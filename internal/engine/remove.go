@@ -41,7 +41,14 @@ func Remove(ctx context.Context, env *Env, opts RemoveOptions) (RemoveResult, er
 	if len(wanted) > 0 && !opts.Force {
 		return RemoveResult{}, messageError{"Content will be removed from all images referencing this variant. Use —-force to force delete.", errdefs.ErrInvalidArgument}
 	}
-	res, err := env.Store.Remove(ctx, store.RemoveOptions{Ref: opts.Ref, Force: opts.Force, Now: opts.Now, Platforms: wanted})
+	remove := store.RemoveOptions{Ref: opts.Ref, Force: opts.Force, Now: opts.Now, Platforms: wanted}
+	res, err := env.Store.Remove(ctx, remove)
+	if errdefs.IsConflict(err) { // a container has it, perhaps one that ended with its monitor: listing them finds out
+		if _, listErr := containers(env).List(ctx); listErr != nil {
+			return RemoveResult{}, listErr
+		}
+		res, err = env.Store.Remove(ctx, remove)
+	}
 	if missing, ok := errors.AsType[*store.PlatformError](err); ok {
 		return RemoveResult{}, messageError{fmt.Sprintf("failed to delete platform %s for image %s: %v",
 			platforms.Format(missing.Platform), missing.ID, lacksPlatform(opts.Ref, missing.Platform)), errdefs.ErrNotFound}

@@ -30,7 +30,10 @@ func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *netw
 		if err != nil {
 			return err
 		}
-		if err := n.note(ctx, func(tx *sql.Tx) error { return insertEndpoint(ctx, tx, e) }); err != nil {
+		err = n.note(ctx, func(tx *sql.Tx) error {
+			return errors.Join(insertEndpoint(ctx, tx, e), n.opts.Event(ctx, tx, "connect", *nw, m.ID))
+		})
+		if err != nil {
 			return err
 		}
 		st.endpoints = append(st.endpoints, e)
@@ -91,7 +94,10 @@ func (n *Networks) Disconnect(ctx context.Context, m Member, ref string) (before
 				return fmt.Errorf("container %s failed to leave network %s: %w", m.ID, nw.Name, err)
 			}
 		}
-		if err := n.dropEndpoint(ctx, e); err != nil {
+		err = n.note(ctx, func(tx *sql.Tx) error {
+			return errors.Join(deleteEndpoint(ctx, tx, e), n.opts.Event(ctx, tx, "disconnect", *nw, m.ID))
+		})
+		if err != nil {
 			return err
 		}
 		st.endpoints = slices.Delete(st.endpoints, i, i+1)

@@ -46,7 +46,9 @@ func (n *Networks) Create(ctx context.Context, req network.CreateRequest) (id st
 		if err := assign(&nw, req.IPAM, s.networks); err != nil {
 			return err
 		}
-		return writing(n.opts.DB.Update(ctx, func(tx *sql.Tx) error { return insertNetwork(ctx, tx, nw) }))
+		return writing(n.opts.DB.Update(ctx, func(tx *sql.Tx) error {
+			return errors.Join(insertNetwork(ctx, tx, nw), n.opts.Event(ctx, tx, "create", nw, ""))
+		}))
 	})
 	return nw.ID, err
 }

@@ -118,7 +118,7 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) 
 	err = n.note(ctx, func(tx *sql.Tx) error {
 		errs := []error{insertSandbox(ctx, tx, row)}
 		for _, e := range list {
-			errs = append(errs, insertEndpoint(ctx, tx, e))
+			errs = append(errs, insertEndpoint(ctx, tx, e), n.opts.Event(ctx, tx, "connect", *st.byID(e.network), s.id))
 		}
 		return errors.Join(errs...)
 	})
@@ -354,7 +354,16 @@ func (s *Sandbox) Close(ctx context.Context) error {
 			return readErr
 		}
 		forgetFlows(&st, s.id)
-		if err := s.networks.forget(ctx, []string{s.id}); err != nil {
+		err := s.networks.note(ctx, func(tx *sql.Tx) error {
+			errs := []error{forgetOne(ctx, tx, s.id)}
+			for _, e := range st.of(s.id) {
+				if nw := st.byID(e.network); nw != nil {
+					errs = append(errs, s.networks.opts.Event(ctx, tx, "disconnect", *nw, s.id))
+				}
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
 			return err
 		}
 		return s.networks.enforce(ctx)

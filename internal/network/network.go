@@ -22,6 +22,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -71,6 +72,8 @@ type Options struct {
 	// Alive reports whether a container runs, or is about to: whether it may have
 	// endpoints. It is called without a transaction.
 	Alive func(ctx context.Context, id string) bool
+	// Event, when not nil, writes an event of a network in the transaction that makes it so; container is "" or who it is about.
+	Event func(ctx context.Context, tx *sql.Tx, action string, nw network.Network, container string) error
 	Log   func(text string) // told what a sandbox cannot tell anybody else; nil drops it
 }
 
@@ -90,6 +93,9 @@ type machine struct {
 
 // New returns the networks of a store. It touches nothing.
 func New(opts Options) *Networks {
+	if opts.Event == nil {
+		opts.Event = func(context.Context, *sql.Tx, string, network.Network, string) error { return nil }
+	}
 	if opts.Log == nil {
 		opts.Log = func(string) {}
 	}

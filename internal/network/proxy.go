@@ -22,6 +22,7 @@ const (
 	dialTimeout = 10 * time.Second
 	udpIdle     = 90 * time.Second // after which a client of UDP is forgotten
 	udpClients  = 1024             // of one port
+	tcpConns    = 4096             // of one port, both ends of each counted
 	udpPacket   = 64 << 10
 )
 
@@ -117,6 +118,13 @@ func (p *proxy) hold(c net.Conn) bool {
 	return true
 }
 
+// full reports whether a port has all the connections that it may have.
+func (p *proxy) full() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns) >= tcpConns
+}
+
 // drop closes a connection.
 func (p *proxy) drop(c net.Conn) {
 	p.mu.Lock()
@@ -139,6 +147,11 @@ func (p *proxy) serveTCP(ctx context.Context, l *net.TCPListener) {
 		}
 		if err != nil { // of descriptors, which come back
 			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		if p.full() {
+			_ = client.SetLinger(0) // refused, as by a listener whose queue is full
+			_ = client.Close()      // nothing was said
 			continue
 		}
 		if !p.hold(client) {

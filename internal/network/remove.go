@@ -63,6 +63,9 @@ func (n *Networks) remove(ctx context.Context, list []network.Network) error {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM networks WHERE id = $1", nw.ID); err != nil {
 				return err
 			}
+			if err := n.opts.Event(ctx, tx, "destroy", nw, ""); err != nil {
+				return err
+			}
 		}
 		return nil
 	}))

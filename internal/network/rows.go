@@ -214,14 +214,18 @@ func writing(err error) error {
 func (r rows) forget(ctx context.Context, ids []string) error {
 	return r.note(ctx, func(tx *sql.Tx) error {
 		for _, id := range ids {
-			_, err := tx.ExecContext(ctx, "DELETE FROM sandboxes WHERE container_id = $1", id)
-			_, endErr := tx.ExecContext(ctx, "DELETE FROM endpoints WHERE container_id = $1", id)
-			if err = errors.Join(err, endErr); err != nil {
+			if err := forgetOne(ctx, tx, id); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func forgetOne(ctx context.Context, tx *sql.Tx, id string) error {
+	_, err := tx.ExecContext(ctx, "DELETE FROM sandboxes WHERE container_id = $1", id)
+	_, endErr := tx.ExecContext(ctx, "DELETE FROM endpoints WHERE container_id = $1", id)
+	return errors.Join(err, endErr)
 }
 
 // dropEndpoint drops the row of an endpoint.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -57,7 +58,7 @@ type user struct {
 func userOf(ctx context.Context, tx *sql.Tx, id digest.Digest) (*user, error) {
 	var u user
 	err := tx.QueryRowContext(ctx, `SELECT id, status IN ('running', 'paused', 'restarting') AS up FROM containers
-		WHERE image_id = $1 ORDER BY up DESC, created LIMIT 1`, id.String()).Scan(&u.id, &u.running)
+		WHERE image_id = $1 OR id IN (SELECT container_id FROM image_mounts WHERE image_id = $1) ORDER BY up DESC, created LIMIT 1`, id.String()).Scan(&u.id, &u.running)
 	switch {
 	case err == sql.ErrNoRows:
 		return nil, nil
@@ -95,6 +96,27 @@ func (r *removal) unusedName(ctx context.Context, img Image) error {
 	}
 	return fmt.Errorf("unable to remove repository reference %q (must force) - container %s is using its referenced image %s: %w",
 		r.opts.Ref, u.id[:12], shortID(img.ID), errdefs.ErrConflict)
+}
+
+// MountImage notes, in the transaction that makes a container, that it mounts an image. It fails with errdefs.ErrNotFound where that is gone.
+func MountImage(ctx context.Context, tx *sql.Tx, container string, id digest.Digest) error {
+	res, err := tx.ExecContext(ctx, `INSERT INTO image_mounts (container_id, image_id, manifest) SELECT $1, id, manifest FROM images
+		WHERE id = $2 ON CONFLICT DO UPDATE SET image_id = image_id`, container, id.String())
+	if err != nil {
+		return fmt.Errorf("record the images of a container: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, fmt.Errorf("image %s: %w", id, errdefs.ErrNotFound))
+	}
+	return nil
+}
+
+// UnmountImages notes that a container is gone.
+func UnmountImages(ctx context.Context, tx *sql.Tx, container string) error {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM image_mounts WHERE container_id = $1", container); err != nil {
+		return fmt.Errorf("forget the images of a container: %w", err)
+	}
+	return nil
 }
 
 // LayerSize is how many bytes a layer's tar has.

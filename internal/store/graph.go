@@ -31,6 +31,7 @@ const rootsQuery = `
 	UNION ALL SELECT 'image', image_id, image_id, manifest FROM variants
 	UNION ALL SELECT 'cache', key, '', diff_id FROM cache_layers
 	UNION ALL SELECT 'container', id, image_id, manifest FROM containers
+	UNION ALL SELECT 'container', container_id, image_id, manifest FROM image_mounts
 	UNION ALL SELECT 'lease', lease, '', digest FROM leases
 	UNION ALL SELECT 'journal', CAST(entry AS TEXT), image_id, digest FROM journal_holds`
 

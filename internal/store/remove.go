@@ -337,7 +337,7 @@ func (r *removal) dropRoot(ctx context.Context, root digest.Digest) error {
 // dropUnreached removes an image unless a name, a digest, an index or a
 // container has it.
 func (r *removal) dropUnreached(ctx context.Context, id digest.Digest) error {
-	for _, table := range []string{"names", "repo_digests", "variants", "containers"} {
+	for _, table := range []string{"names", "repo_digests", "variants", "containers", "image_mounts"} {
 		if ok, err := exists(ctx, r.tx, table+" WHERE image_id = $1", id.String()); err != nil || ok {
 			return err
 		}
