@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +68,7 @@ func initialise(ctx context.Context, s streams, o initOptions) (err error) {
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return err
 	}
-	db, err := hubdb.Open(ctx, filepath.Join(o.data, "hub.db"))
+	db, err := hubdb.Open(ctx, o.databaseAt())
 	if err != nil {
 		return err
 	}

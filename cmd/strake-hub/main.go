@@ -45,6 +45,7 @@ const exitCodes = "Exit codes: 0 after SIGTERM or SIGINT, 1 on failure, 2 on wro
 // program is the tree of commands.
 func program() command {
 	return command{name: "strake-hub", summary: "Serve image repositories over the OCI distribution API", notes: exitCodes, children: []command{
+		{name: "gc", summary: "Remove blobs that nothing needs, while the Hub serves", prepare: prepareGC, notes: gcNotes},
 		{name: "init", summary: "Make the first administrator and the certificate of a Hub", prepare: prepareInit},
 		{name: "serve", summary: "Serve image repositories over the OCI distribution API", prepare: prepareServe, notes: exitCodes},
 		{name: "token", summary: "Manage personal and robot tokens", children: tokenCommands()},

@@ -39,6 +39,9 @@ type options struct {
 	drainDelay        time.Duration
 	readOnly          bool
 	noDelete          bool
+	noRedirect        bool
+	gcInterval        time.Duration
+	gcGrace           time.Duration
 }
 
 func prepareServe(f *flag.FlagSet) action {
@@ -54,9 +57,15 @@ func prepareServe(f *flag.FlagSet) action {
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
 	f.BoolVar(&o.noDelete, "no-delete", false, "Refuse to delete tags, manifests and blobs")
 	f.BoolVar(&o.readOnly, "read-only", false, "Refuse pushes and deletions")
+	f.BoolVar(&o.noRedirect, "no-redirect", false, "Send blobs of --storage through the Hub; clients get the bucket's URLs otherwise")
+	f.DurationVar(&o.gcInterval, "gc-interval", time.Hour, "`duration` between garbage collections of all replicas together; 0: none, see 'strake-hub gc'")
+	f.DurationVar(&o.gcGrace, "gc-grace", hub.DefaultGrace, "`duration` that a blob which no manifest names stays")
 	return func(ctx context.Context, s streams, _ []string) error {
 		if err := o.check(); err != nil {
 			return err
+		}
+		if o.gcGrace <= 0 || o.gcInterval < 0 {
+			return usageError{errors.New("--gc-grace is more than 0, --gc-interval not less")}
 		}
 		log, err := newLog(s, o.logFormat, o.logLevel)
 		if err != nil {
@@ -80,11 +89,17 @@ func newLog(s streams, format string, level slog.Level) (*slog.Logger, error) {
 
 // serve serves until ctx ends and the requests under way have finished.
 func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err error) {
-	h, err := hub.Open(ctx, hub.Options{Dir: o.data})
+	where := o.hub()
+	where.NoRedirect = o.noRedirect
+	h, err := hub.Open(ctx, where)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
+	if o.gcInterval > 0 && !o.readOnly {
+		stop := o.collect(ctx, h, log)
+		defer stop()
+	}
 	people, err := initialised(ctx, hub.DB(h))
 	if err != nil {
 		return err
@@ -218,6 +233,9 @@ func (o options) authority(w http.ResponseWriter, r *http.Request) {
 func (o options) certificate(ctx context.Context, h *hub.Hub, log *slog.Logger) (*certificate, error) {
 	if (o.cert == "") != (o.key == "") {
 		return nil, usageError{errors.New("--tls-cert and --tls-key come together")}
+	}
+	if o.cert == "" && o.data == "" {
+		return nil, usageError{errors.New("--tls-cert is required: there is no --data for a certificate of its own")}
 	}
 	c := &certificate{cert: o.cert, key: o.key, log: log}
 	if c.cert == "" {
