@@ -82,7 +82,7 @@ var packages = map[string]place{
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth catalog content gate hub hubapi hubdb jobs policy proxy registry review s3 seal sqldb web webhook",
+	"strake-hub": "auth catalog content gate hub hubapi hubdb jobs policy proxy registry review s3 scandb seal sqldb vuln web webhook",
 }
 
 // testOnly are the internal packages that only tests import.

@@ -51,6 +51,7 @@ func program() command {
 		{name: "token", summary: "Manage personal and robot tokens", children: tokenCommands()},
 		{name: "trust", summary: "Show the command that makes a client trust this Hub", prepare: prepareTrust},
 		{name: "user", summary: "Manage users", children: userCommands()},
+		{name: "vulnerabilities", summary: "Read vulnerability data, and match the images again that it is about", prepare: prepareVulnerabilities},
 	}}
 }
 
@@ -137,7 +138,7 @@ func (c command) help(path string, flags *flag.FlagSet) string {
 	if len(c.children) > 0 {
 		fmt.Fprintf(&b, "Usage:  %s COMMAND\n\n%s\n\nCommands:\n", path, c.summary)
 		for _, child := range c.children {
-			fmt.Fprintf(&b, "  %-10s %s\n", child.name, child.summary)
+			fmt.Fprintf(&b, "  %-16s %s\n", child.name, child.summary)
 		}
 		fmt.Fprintf(&b, "\nRun '%s COMMAND --help' for more information on a command.\n", path)
 	} else {

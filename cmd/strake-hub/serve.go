@@ -22,6 +22,7 @@ import (
 	"strake/internal/hub"
 	"strake/internal/hubapi"
 	"strake/internal/registry"
+	"strake/internal/scandb"
 	"strake/internal/web"
 )
 
@@ -42,6 +43,7 @@ type options struct {
 	noRedirect        bool
 	gcInterval        time.Duration
 	gcGrace           time.Duration
+	feed              string // of vulnerability data
 }
 
 func prepareServe(f *flag.FlagSet) action {
@@ -55,6 +57,7 @@ func prepareServe(f *flag.FlagSet) action {
 	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error; requests are told at info")
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
+	f.StringVar(&o.feed, "vulnerabilities", "", "dump, directory or `URL` of vulnerability data that is read once a day; osv is OSV's server (default none)")
 	f.BoolVar(&o.noDelete, "no-delete", false, "Refuse to delete tags, manifests and blobs")
 	f.BoolVar(&o.readOnly, "read-only", false, "Refuse pushes and deletions")
 	f.BoolVar(&o.noRedirect, "no-redirect", false, "Send blobs of --storage through the Hub; clients get the bucket's URLs otherwise")
@@ -91,6 +94,7 @@ func newLog(s streams, format string, level slog.Level) (*slog.Logger, error) {
 func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err error) {
 	where := o.hub()
 	where.NoRedirect = o.noRedirect
+	where.Hooks = hub.Hooks{scanHook}
 	h, err := hub.Open(ctx, where)
 	if err != nil {
 		return err
@@ -120,6 +124,11 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	scheme := "http"
 	if people {
 		scheme, listener = "https", tls.NewListener(listener, withProtocols(cert.config()))
+	}
+	if o.feed != "" {
+		if err := scandb.Schedule(ctx, hub.DB(h), scandb.Feed{From: feedOf(o.feed), Every: refreshEvery}); err != nil {
+			return err
+		}
 	}
 	site := newSite(o, h, people, log)
 	handler, err := site.routes()
@@ -154,7 +163,7 @@ func newSite(o options, h *hub.Hub, people bool, log *slog.Logger) *site {
 func (s *site) start(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context){s.catalog.Run} {
+	for _, run := range []func(context.Context){s.catalog.Run, newQueue(s.hub, s.log).Run} {
 		wg.Go(func() { run(ctx) })
 	}
 	return func() {
