@@ -94,7 +94,7 @@ func (p *gitProxy) dial(ctx context.Context, network, addr string) (net.Conn, er
 func (p *gitProxy) check(host, addr string) error {
 	ap, err := netip.ParseAddrPort(addr)
 	if err == nil && address.LinkLocal(ap.Addr()) {
-		err = fmt.Errorf("%s is at %s: nothing is fetched from link-local addresses", host, ap.Addr())
+		err = fmt.Errorf("%s is at %s: nothing is fetched from link-local addresses", host, ap.Addr().Unmap())
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.refused == nil {

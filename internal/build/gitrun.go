@@ -297,7 +297,7 @@ func (g *gitRun) checkHost(ctx context.Context) error {
 	}
 	for _, ip := range ips {
 		if address.LinkLocal(ip) {
-			return fmt.Errorf("%s is at %s: nothing is fetched from link-local addresses", host, ip)
+			return fmt.Errorf("%s is at %s: nothing is fetched from link-local addresses", host, ip.Unmap())
 		}
 	}
 	return nil
