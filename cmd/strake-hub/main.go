@@ -45,8 +45,10 @@ const exitCodes = "Exit codes: 0 after SIGTERM or SIGINT, 1 on failure, 2 on wro
 // program is the tree of commands.
 func program() command {
 	return command{name: "strake-hub", summary: "Serve image repositories over the OCI distribution API", notes: exitCodes, children: []command{
+		{name: "backup", args: "DIR", summary: "Copy a Hub that serves to a directory, or renew the copy", prepare: prepareBackup, notes: backupNotes},
 		{name: "gc", summary: "Remove blobs that nothing needs, while the Hub serves", prepare: prepareGC, notes: gcNotes},
 		{name: "init", summary: "Make the first administrator and the certificate of a Hub", prepare: prepareInit},
+		{name: "restore", args: "DIR", summary: "Make a Hub of a backup, in an empty --data", prepare: prepareRestore, notes: backupNotes},
 		{name: "serve", summary: "Serve image repositories over the OCI distribution API", prepare: prepareServe, notes: exitCodes},
 		{name: "token", summary: "Manage personal and robot tokens", children: tokenCommands()},
 		{name: "trust", summary: "Show the command that makes a client trust this Hub", prepare: prepareTrust},
