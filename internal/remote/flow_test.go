@@ -93,6 +93,35 @@ func TestBearer(t *testing.T) {
 	}
 }
 
+// TestSearch: a registry that asks for no login at a search shows more to who has one.
+func TestSearch(t *testing.T) {
+	realm := tokenServer(t)
+	for _, c := range []struct {
+		cred remote.Credential
+		want int
+	}{{secret, 1}, {remote.Credential{}, 0}} {
+		base := bearerAuth(realm)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v1/search" {
+				base.ServeHTTP(w, r)
+				return
+			}
+			results := "[]"
+			if strings.Contains(r.Header.Get("Authorization"), "user="+secret.Username) {
+				results = `[{"name":"team/app"}]`
+			}
+			fmt.Fprintf(w, `{"results":%s}`, results)
+		}))
+		r, err := newClient(t, host, c.cred).Registry(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found, err := r.Search(t.Context(), "app", 10); err != nil || len(found) != c.want {
+			t.Errorf("found %v, %v, want %d", found, err, c.want)
+		}
+	}
+}
+
 func TestLogin(t *testing.T) {
 	token := tokenServer(t)
 	for name, wrap := range map[string]func(http.Handler) http.Handler{"basic": basicAuth, "bearer": bearerAuth(token)} {

@@ -25,6 +25,9 @@ func (r *Registry) Search(ctx context.Context, term string, limit int) ([]regist
 	if r.host == "docker.io" {
 		req.url = &url.URL{Scheme: "https", Host: "index.docker.io", Path: "/v1/search", RawQuery: req.query.Encode()}
 		req.path, req.query, req.scopes = "", nil, nil
+	} else if err := r.Check(ctx); err != nil && !errdefs.IsUnauthorized(err) && !errdefs.IsNotFound(err) {
+		// Who logged in finds more, and a search asks nobody to: the base of the API does.
+		return nil, fmt.Errorf("search: %w", err)
 	}
 	resp, err := r.do(ctx, req)
 	if errdefs.IsNotFound(err) {
