@@ -26,6 +26,7 @@ const (
 	maxTagged    = 500      // of its newest tags
 	maxText      = 64 << 10 // bytes that it is found by
 	maxConfig    = 4 << 20  // bytes of an image's config
+	maxScanned   = 20       // of its images, for the names of their packages
 	maxPlatforms = 64
 )
 
@@ -100,7 +101,11 @@ func (d derivation) store(ctx context.Context, tx *sql.Tx) error {
 		}
 	}
 	s := d.stale
-	platforms, text := describe(s, d.images)
+	packages, err := packagesOf(ctx, tx, d.images)
+	if err != nil {
+		return err
+	}
+	platforms, text := describe(s, d.images, packages)
 	if _, err := tx.ExecContext(ctx, `DELETE FROM stale WHERE repository = $1 AND version = $2`, s.id, s.version); err != nil {
 		return err
 	}
@@ -115,7 +120,7 @@ func (d derivation) store(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, `INSERT INTO repository_texts (rowid, text) VALUES ($1, $2)`, row, text); err != nil {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `UPDATE repositories SET base = $2, platforms = $3, popularity = $4, indexed = $5, text_row = $6 WHERE id = $1`,
+	_, err = tx.ExecContext(ctx, `UPDATE repositories SET base = $2, platforms = $3, popularity = $4, indexed = $5, text_row = $6 WHERE id = $1`,
 		s.id, path.Base(s.name), platforms, score, s.pulls, row)
 	return err
 }
@@ -148,7 +153,7 @@ func textRow(public bool, popularity, id int64) int64 {
 const privateRows = 1 << 61
 
 // describe returns the platforms of a repository and the text that it is found by.
-func describe(s stale, images []facts) (platforms, text string) {
+func describe(s stale, images []facts, packages []string) (platforms, text string) {
 	set, labels := map[string]bool{}, map[string]bool{}
 	for _, f := range images {
 		if p := f.os + "/" + f.architecture; f.os != "" && f.os != "unknown" && len(set) < maxPlatforms {
@@ -162,13 +167,30 @@ func describe(s stale, images []facts) (platforms, text string) {
 		platforms = " " + strings.Join(slices.Sorted(maps.Keys(set)), " ") + " "
 	}
 	var b strings.Builder
-	for _, line := range append([]string{s.name, s.description}, slices.Sorted(maps.Keys(labels))...) {
+	for _, line := range slices.Concat([]string{s.name, s.description}, slices.Sorted(maps.Keys(labels)), packages) {
 		if b.Len()+len(line) >= maxText {
 			break
 		}
 		b.WriteString(strings.ToValidUTF8(strings.ReplaceAll(line, "\x00", ""), "") + "\n")
 	}
 	return platforms, strings.ToLower(b.String())
+}
+
+// packagesOf are the names of the packages that scans found in the newest images.
+func packagesOf(ctx context.Context, tx *sql.Tx, images []facts) ([]string, error) {
+	names := map[string]bool{}
+	for _, f := range images[:min(len(images), maxScanned)] {
+		err := scanAll(ctx, tx, `SELECT DISTINCT name FROM scan_packages WHERE image = $1 LIMIT 10000`, []any{f.digest}, func(rows *sql.Rows) error {
+			var name string
+			err := rows.Scan(&name)
+			names[name] = true
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
 // facts are the row of an image.

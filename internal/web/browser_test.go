@@ -200,6 +200,13 @@ func (w *world) furnish() {
 		`UPDATE repositories SET kind = 'verified', pulls = 12345, stars = 31 WHERE name = 'org/site'`, `UPDATE tags SET pulls = 4113 WHERE name = 'latest'`)
 	w.ok(w.hub.Describe(w.as("ann"), "org/site", "The organization's web site, with its server", readme, true))
 	w.push("org/secret", "1.0", "amd64", app)
+	d := one.Digest.String()
+	w.exec(`INSERT INTO scan_images (image, scanned, matched, packages, distribution) VALUES ('`+d+`', 1795000000, 1795000000, 4, 'Debian GNU/Linux 13 (trixie)')`,
+		`INSERT INTO scan_packages (image, number, type, name, version) VALUES ('`+d+`', 0, 'deb', 'curl', '8.14.1-2'), ('`+d+`', 1, 'deb', 'libc6', '2.41-12'),
+		  ('`+d+`', 2, 'deb', 'openssl', '3.5.1-1'), ('`+d+`', 3, 'npm', 'express', '4.19.2')`,
+		`INSERT INTO scan_findings (image, number, id, severity, fixed, summary, package) VALUES
+		  ('`+d+`', 0, 'CVE-2026-1001', 5, '3.5.1-1+deb13u2', 'A crafted certificate runs code', 2), ('`+d+`', 1, 'CVE-2026-1002', 4, '', 'A long header is read past its end', 0),
+		  ('`+d+`', 2, 'CVE-2026-1003', 3, '4.19.3', 'A path is followed out of the directory', 3), ('`+d+`', 3, 'CVE-2025-9', 2, '', '', 1)`)
 	w.refresh()
 }
 
@@ -251,14 +258,57 @@ func TestBrowser(t *testing.T) {
 	b.check("/n/ann", "namespace-own")
 	b.check("/audit?repository=org/site", "audit")
 	b.check("/orgs/new", "organization-new")
-	b.open("/account")
-	b.run(chromedp.Click("header summary"))
-	b.press("Log out")
-	b.shows("You are logged out")
+	b.logOut()
 
 	for _, m := range b.messages {
 		t.Errorf("the console says %s", m)
 	}
+}
+
+func (b *browser) logOut() {
+	b.t.Helper()
+	b.open("/account")
+	b.run(chromedp.Click("header summary"))
+	b.press("Log out")
+	b.shows("You are logged out")
+}
+
+func (b *browser) logIn(name string) {
+	b.t.Helper()
+	b.open("/login")
+	b.fill("User name", name)
+	b.fill("Password", password)
+	b.leave(chromedp.Click("main button"))
+}
+
+// TestBrowserReview goes through a review as its author, as a reviewer and as a reader.
+func TestBrowserReview(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	w.exec(`UPDATE reviews SET state = 'waiting'`, `INSERT INTO review_checks (review, position, name, result, message) VALUES
+		(1, 0, 'secrets', 'pass', 'No secret in layers, history or configuration.'), (1, 1, 'licence', 'warn', 'No label says under which licence the image is.')`)
+	b := newBrowser(w)
+	b.logIn("ann")
+	b.open("/r/org/site/-/tags")
+	b.press("In review")
+	b.press("org/site:2.0")
+	b.fill("Comment", "The licence is in /LICENSE.")
+	b.press("Comment")
+	b.shows("The licence is in /LICENSE.")
+	b.check("/review/1", "review-author")
+	b.logOut()
+	b.open("/r/org/site/-/tags/2.0")
+	b.shows("Nothing here")
+	b.logIn("root")
+	b.open("/review")
+	b.press("org/site:2.0")
+	b.check("/review", "reviews")
+	b.check("/review/1", "review-reviewer")
+	b.press("Approve and publish")
+	b.shows("Approved")
+	b.logOut()
+	b.open("/r/org/site/-/tags/2.0")
+	b.shows("org/site:2.0")
 }
 
 // TestBrowserAdmin looks at what administrators have.
@@ -266,11 +316,7 @@ func TestBrowserAdmin(t *testing.T) {
 	w := newWorld(t)
 	w.repositories()
 	b := newBrowser(w)
-	b.open("/login")
-	b.fill("User name", "root")
-	b.fill("Password", password)
-	b.leave(chromedp.Click("main button"))
-	b.run(chromedp.WaitVisible(".hero"))
+	b.logIn("root")
 	b.check("/admin", "admin")
 	b.fillIn("/admin/users", "Name", "dora")
 	b.press("Make the account")

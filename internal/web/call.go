@@ -47,6 +47,7 @@ type view struct {
 	Problem string
 	CSS, JS string
 	Open    bool
+	Reviews bool // there are some, and the user decides them
 }
 
 // handler makes a page's function a handler.
@@ -207,7 +208,7 @@ var notices = map[string]string{
 func (c *call) view(title string) view {
 	return view{
 		Title: title, User: c.id, Host: c.host(), Here: c.r.URL.RequestURI(), Notice: notices[c.r.URL.Query().Get("done")], Problem: c.problem,
-		CSS: c.assets["style.css"].path, JS: c.assets["hub.js"].path, Open: c.Open, Query: c.r.URL.Query().Get("q"),
+		CSS: c.assets["style.css"].path, JS: c.assets["hub.js"].path, Open: c.Open, Reviews: c.Reviews != nil && c.id.IsReviewer(), Query: c.r.URL.Query().Get("q"),
 	}
 }
 

@@ -113,7 +113,7 @@ func layout(v view) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		if v.User.IsReviewer() && !v.Open {
+		if v.Reviews {
 			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "<li><a href=\"/review\">Review</a></li>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err

@@ -12,6 +12,9 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/scan"
+	"strake/internal/scandb"
+	"strake/internal/vuln"
 )
 
 type repositoryView struct {
@@ -23,6 +26,7 @@ type repositoryView struct {
 	Tags     []catalog.Tag
 	TagQuery catalog.TagQuery
 	Pages    pages
+	Reviewed bool // there are reviews
 }
 
 func (v *repositoryView) base() string { return path.Base(v.Name) }
@@ -94,7 +98,7 @@ func showRepository(c *call) error {
 // repositoryView is what the pages of a repository have in common.
 func (c *call) repositoryView(repo, tab string) (repositoryView, error) {
 	r, err := c.Catalog.Repository(c.ctx(), repo)
-	return repositoryView{Repository: r, User: c.id, Host: c.host(), Tab: tab}, err
+	return repositoryView{Repository: r, User: c.id, Host: c.host(), Tab: tab, Reviewed: c.Reviews != nil}, err
 }
 
 func showOverview(c *call, repo string) error {
@@ -189,8 +193,37 @@ func changeRepository(c *call) error {
 
 type imageView struct {
 	*catalog.Image
-	Host    string
-	Largest int64 // of the layers
+	Host     string
+	Largest  int64          // of the layers
+	Report   *scandb.Report // nil: it was not scanned
+	MayWrite bool           // the caller, to the repository
+	All      bool           // findings and packages, however many
+}
+
+// What a page shows of a long list unless it is asked for all of it.
+const (
+	someFindings = 25
+	somePackages = 200
+	mostLines    = 5000
+)
+
+func (v imageView) findings() []vuln.Finding { return cut(v.Report.Findings, v.All, someFindings) }
+func (v imageView) packages() []scan.Package { return cut(v.Report.Packages, v.All, somePackages) }
+
+// allPath leads to the page with the whole lists.
+func (v imageView) allPath() string {
+	p := imagePath(v.Repository, v.Reference, v.Platform)
+	if strings.Contains(p, "?") {
+		return p + "&all=1"
+	}
+	return p + "?all=1"
+}
+
+func cut[T any](list []T, all bool, some int) []T {
+	if all {
+		some = mostLines
+	}
+	return list[:min(some, len(list))]
 }
 
 func showImage(c *call, repo, ref string) error {
@@ -201,6 +234,17 @@ func showImage(c *call, repo, ref string) error {
 	v := imageView{Image: im, Host: c.host()}
 	for _, s := range im.Steps {
 		v.Largest = max(v.Largest, s.Size)
+	}
+	r, err := c.Catalog.Repository(c.ctx(), repo)
+	if err != nil {
+		return err
+	}
+	v.MayWrite, v.All = r.Role >= auth.Write, c.r.FormValue("all") != ""
+	switch report, err := scandb.Find(c.ctx(), c.DB, im.Digest); {
+	case err == nil:
+		v.Report = &report
+	case !errdefs.IsNotFound(err):
+		return err
 	}
 	return c.render(v.title(), imagePage(v))
 }

@@ -18,6 +18,8 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/hub"
+	"strake/internal/review"
 	"strake/internal/sqldb"
 )
 
@@ -25,6 +27,8 @@ import (
 type Options struct {
 	DB      *sqldb.DB
 	Catalog *catalog.Catalog
+	Reviews *review.Board // nil: nothing is reviewed
+	Hooks   hub.Hooks     // the Hub's, which a decision calls
 	// Repositories changes them.
 	Repositories Repositories
 	URL          string       // by which people reach the Hub; empty: as the request says
@@ -92,6 +96,9 @@ func (s *site) routes() map[string]func(*call) error {
 		"GET /orgs/{name}":       showOrganization,
 		"POST /orgs/{name}":      changeOrganization,
 		"GET /audit":             showAudit,
+		"GET /review":            showReviews,
+		"GET /review/{id}":       showReview,
+		"POST /review/{id}":      changeReview,
 		"GET /admin":             showAdmin,
 		"GET /admin/users":       showUsers,
 		"POST /admin/users":      changeUsers,

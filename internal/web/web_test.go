@@ -17,6 +17,9 @@ func (w *world) repositories() {
 	w.push("ann/own", "1.0", "amd64", step{"COPY . /srv", map[string]int{"srv/own": 1000}})
 	w.exec(`UPDATE repositories SET public = 1, description = 'The site' WHERE name = 'org/site'`,
 		`INSERT INTO grants (repository, team, role) SELECT r.id, t.id, 2 FROM repositories r, teams t WHERE r.name = 'org/secret'`)
+	w.pusher = w.as("ann")
+	w.push("org/site", "2.0", "amd64", step{"COPY . /srv", map[string]int{"srv/index": 2000}}) // is reviewed
+	w.pusher = nil
 	w.refresh()
 }
 
@@ -37,7 +40,8 @@ func TestRoles(t *testing.T) {
 		{"/r/org/site", [5]int{200, 200, 200, 200, 200}},
 		{"/r/org/site/-/tags", [5]int{200, 200, 200, 200, 200}},
 		{"/r/org/site/-/tags/1.0", [5]int{200, 200, 200, 200, 200}},
-		{"/r/org/site/-/tags/2.0", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/site/-/tags/2.0", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/site/-/tags/3.0", [5]int{404, 404, 404, 404, 404}},
 		{"/r/org/site/-/settings", [5]int{404, 404, 404, 200, 200}},
 		{"/r/org/site/-/nothing", [5]int{404, 404, 404, 404, 404}},
 		{"/r/org/secret", [5]int{404, 404, 200, 200, 200}},
@@ -57,6 +61,11 @@ func TestRoles(t *testing.T) {
 		{"/account/stars", [5]int{login, 200, 200, 200, 200}},
 		{"/audit", [5]int{login, 200, 200, 200, 200}},
 		{"/audit?repository=org/secret", [5]int{login, 404, 403, 200, 200}},
+		{"/review", [5]int{login, 403, 403, 403, 200}},
+		{"/review?repository=org/site", [5]int{login, 403, 403, 200, 200}},
+		{"/review?repository=org/secret", [5]int{login, 404, 200, 200, 200}},
+		{"/review/1", [5]int{login, 404, 404, 200, 200}},
+		{"/review/2", [5]int{login, 404, 404, 404, 404}},
 		{"/admin", [5]int{login, 404, 404, 404, 200}},
 		{"/admin/users", [5]int{login, 404, 404, 404, 200}},
 	} {
@@ -100,6 +109,8 @@ func TestForms(t *testing.T) {
 		{"/orgs/org", "do=add-team&team=tt", [5]int{401, 404, 403, 303, 409}},
 		{"/orgs/org", "do=remove-member&name=ann", [5]int{401, 404, 403, 409, 409}},
 		{"/orgs/org", "do=whatever", [5]int{401, 404, 400, 400, 400}},
+		{"/review/1", "do=comment&text=Hello", [5]int{401, 404, 404, 303, 303}},
+		{"/review/1", "do=approve", [5]int{401, 404, 404, 403, 409}},
 		{"/admin/users", "do=%2Breviewer&name=cid", [5]int{401, 404, 404, 404, 303}},
 		{"/admin/users", "do=%2Badmin&name=cid", [5]int{401, 404, 404, 404, 303}},
 		{"/logout", "", [5]int{303, 303, 303, 303, 303}},
@@ -229,4 +240,31 @@ func TestHeaders(t *testing.T) {
 // changeName gives ann a full name.
 func changeName(w *world, name string) error {
 	return auth.ChangeAccount(w.as("ann"), w.db, "ann", auth.AccountChange{FullName: &name})
+}
+
+// TestScan shows what a scan found: the secrets to who may push alone.
+func TestScan(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	var digest string
+	w.ok(w.db.Get(t.Context(), `SELECT t.digest FROM tags t JOIN repositories r ON r.id = t.repository WHERE r.name = 'org/site' AND t.name = '1.0'`, nil, &digest))
+	w.exec(`INSERT INTO scan_images (image, scanned, matched, packages, secrets, distribution) VALUES ('`+digest+`', 1, 1700000000, 1, 1, 'Debian 13')`,
+		`INSERT INTO scan_packages (image, number, type, name, version) VALUES ('`+digest+`', 0, 'deb', 'libalbatross', '1.2-3')`,
+		`INSERT INTO scan_findings (image, number, id, severity, fixed, summary, package) VALUES ('`+digest+`', 0, 'CVE-2099-1', 5, '1.2-4', 'It flies away', 0)`,
+		`INSERT INTO scan_secrets (image, number, rule, what, file) VALUES ('`+digest+`', 0, 'key', 'A private key', 'srv/id_rsa')`)
+	w.refresh()
+	for name, secret := range map[string]bool{"": false, "cid": false, "ann": true} {
+		_, _, body := w.get(w.session(name), "/r/org/site/-/tags/1.0")
+		for _, want := range []string{"CVE-2099-1", "1.2-4", "It flies away", "1 critical", "libalbatross", "Debian 13"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("as %q: no %s", name, want)
+			}
+		}
+		if strings.Contains(body, "id_rsa") != secret {
+			t.Errorf("as %q: the secret is shown: %v", name, !secret)
+		}
+	}
+	if _, _, body := w.get(w.session(""), "/explore?q=albatross"); !strings.Contains(body, "/r/org/site") {
+		t.Error("not found by its package")
+	}
 }

@@ -27,6 +27,7 @@ import (
 	"strake/internal/hub"
 	"strake/internal/hubdb"
 	"strake/internal/registry"
+	"strake/internal/review"
 	"strake/internal/sqldb"
 	"strake/internal/web"
 )
@@ -40,7 +41,9 @@ type world struct {
 	db     *sqldb.DB
 	hub    *hub.Hub
 	cat    *catalog.Catalog
+	board  *review.Board
 	server *httptest.Server
+	pusher context.Context //nolint:containedctx // whoever pushes; nil: the server itself
 }
 
 // newWorld makes ann, who owns org and administers nothing else; bob, a member of
@@ -48,18 +51,20 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	dir := t.TempDir()
-	h, err := hub.Open(t.Context(), hub.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = h.Close() })
 	db, err := hubdb.Open(t.Context(), filepath.Join(dir, "hub.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	w := &world{t: t, db: db, hub: h, cat: catalog.New(db, h, slog.New(slog.DiscardHandler))}
-	pages, err := web.NewHandler(web.Options{DB: db, Catalog: w.cat, Repositories: h, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	board := review.New(db)
+	hooks := hub.Hooks{board.Hook}
+	h, err := hub.Open(t.Context(), hub.Options{Dir: dir, Hooks: hooks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	w := &world{t: t, db: db, hub: h, board: board, cat: catalog.New(db, h, slog.New(slog.DiscardHandler))}
+	pages, err := web.NewHandler(web.Options{DB: db, Catalog: w.cat, Repositories: h, Reviews: board, Hooks: hooks, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,6 +114,14 @@ func (w *world) exec(queries ...string) {
 
 func (w *world) system() context.Context {
 	return auth.With(w.t.Context(), auth.Identity{System: true})
+}
+
+// who pushes.
+func (w *world) who() context.Context {
+	if w.pusher != nil {
+		return w.pusher
+	}
+	return w.system()
 }
 
 // as is a context of somebody's.
@@ -202,7 +215,7 @@ func (w *world) push(repo, tag, architecture string, steps ...step) ocispec.Desc
 	w.t.Helper()
 	blob := func(mediaType string, b []byte) ocispec.Descriptor {
 		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-		w.ok(w.hub.PushBlob(w.system(), repo, d, bytes.NewReader(b)))
+		w.ok(w.hub.PushBlob(w.who(), repo, d, bytes.NewReader(b)))
 		return d
 	}
 	at := time.Now().Add(-26 * time.Hour).UTC()
@@ -240,7 +253,7 @@ func (w *world) put(repo, tag, mediaType string, v any) ocispec.Descriptor {
 	if tag != "" {
 		tags = []string{tag}
 	}
-	d, err := w.hub.PutManifest(w.system(), repo, tags, registry.Manifest{MediaType: mediaType, Bytes: b})
+	d, err := w.hub.PutManifest(w.who(), repo, tags, registry.Manifest{MediaType: mediaType, Bytes: b})
 	w.ok(err)
 	return d
 }
