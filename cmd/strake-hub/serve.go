@@ -43,6 +43,7 @@ type options struct {
 	noRedirect        bool
 	gcInterval        time.Duration
 	gcGrace           time.Duration
+	sparse            bool
 	feed              string // of vulnerability data
 }
 
@@ -59,6 +60,7 @@ func prepareServe(f *flag.FlagSet) action {
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
 	f.StringVar(&o.feed, "vulnerabilities", "", "dump, directory or `URL` of vulnerability data that is read once a day; osv is OSV's server (default none)")
 	f.BoolVar(&o.noDelete, "no-delete", false, "Refuse to delete tags, manifests and blobs")
+	f.BoolVar(&o.sparse, "sparse", false, "Accept manifests whose blobs and manifests are not here")
 	f.BoolVar(&o.readOnly, "read-only", false, "Refuse pushes and deletions")
 	f.BoolVar(&o.noRedirect, "no-redirect", false, "Send blobs of --storage through the Hub; clients get the bucket's URLs otherwise")
 	f.DurationVar(&o.gcInterval, "gc-interval", time.Hour, "`duration` between garbage collections of all replicas together; 0: none, see 'strake-hub gc'")
@@ -93,7 +95,7 @@ func newLog(s streams, format string, level slog.Level) (*slog.Logger, error) {
 // serve serves until ctx ends and the requests under way have finished.
 func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err error) {
 	where := o.hub()
-	where.NoRedirect = o.noRedirect
+	where.NoRedirect, where.Sparse = o.noRedirect, o.sparse
 	where.Hooks = hub.Hooks{scanHook}
 	h, err := hub.Open(ctx, where)
 	if err != nil {

@@ -37,6 +37,7 @@ type Options struct {
 	Database   string // URL of a PostgreSQL database; empty: the SQLite file hub.db in Dir
 	Storage    string // URL of a bucket, as s3.Open takes it; empty: files in Dir
 	NoRedirect bool   // blobs go through the Hub even where clients could fetch them from the bucket
+	Sparse     bool   // manifests are taken whose blobs and manifests are not here
 	Hooks      Hooks
 }
 
@@ -46,6 +47,7 @@ type Hub struct {
 	changes group
 	storage
 	hooks   Hooks
+	sparse  bool
 	recent  recent // manifests read and written last
 	parking parking
 }
@@ -58,7 +60,7 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	h := &Hub{storage: store, hooks: opts.Hooks, parking: parking{on: store.files != nil, writers: map[string]*parked{}}}
+	h := &Hub{storage: store, hooks: opts.Hooks, sparse: opts.Sparse, parking: parking{on: store.files != nil, writers: map[string]*parked{}}}
 	if opts.Database == "" {
 		opts.Database = filepath.Join(opts.Dir, "hub.db")
 	}

@@ -189,7 +189,7 @@ func readManifest(m registry.Manifest) (manifestInfo, error) {
 
 // PutManifest implements registry.Writer.
 func (h *Hub) PutManifest(ctx context.Context, repo string, tags []string, m registry.Manifest) (ocispec.Descriptor, error) {
-	return putManifest(ctx, h, repo, tags, m, false)
+	return putManifest(ctx, h, repo, tags, m, h.sparse)
 }
 
 // CacheManifest is PutManifest for a manifest of another registry, of which the
