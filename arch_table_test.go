@@ -62,7 +62,7 @@ var packages = map[string]place{
 	"catalog":   {3, "archive auth layer registry sqldb"},
 
 	"gate":       {4, "auth registry sqldb"},
-	"hubapi":     {4, "auth catalog gate hub registry sqldb"},
+	"hubapi":     {5, "auth catalog gate hub policy proxy registry review sqldb webhook"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
 	"policy":     {4, "auth hub jobs registry sqldb"},

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
 	"strake/internal/hub"
-	"strake/internal/jobs"
 	"strake/internal/scandb"
 	"strake/internal/sqldb"
 	"strake/internal/vuln"
@@ -35,11 +33,6 @@ func scanHook(ctx context.Context, tx *sql.Tx, c hub.Change) error {
 // scanner scans the images of a Hub.
 func scanner(h *hub.Hub) *scandb.Scanner {
 	return &scandb.Scanner{DB: hub.DB(h), Source: h, System: system}
-}
-
-// newQueue is what does the Hub's work that is not done at once.
-func newQueue(h *hub.Hub, log *slog.Logger) *jobs.Queue {
-	return jobs.New(hub.DB(h), jobs.Options{Handlers: scanner(h).Handlers(), Log: log})
 }
 
 // refreshEvery is how often vulnerability data is read.

@@ -35,6 +35,8 @@ type options struct {
 	addr, metricsAddr string
 	url               string
 	cert, key         string
+	keyFile           string
+	webhookNetworks   string
 	logFormat         string
 	logLevel          slog.Level
 	drainDelay        time.Duration
@@ -55,6 +57,8 @@ func prepareServe(f *flag.FlagSet) action {
 	f.StringVar(&o.url, "url", "", "`URL` by which clients reach the Hub, where a proxy is before it (default as requests say)")
 	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, in PEM; read again when it changes, and at SIGHUP (default what init said)")
 	f.StringVar(&o.key, "tls-key", "", "`file` of the certificate's key")
+	f.StringVar(&o.keyFile, "key-file", "", "`file` of the key that seals secrets in the database; replicas share it (default secret.key in --data, made if need be)")
+	f.StringVar(&o.webhookNetworks, "webhook-networks", "", "internal `networks` in CIDR form, commas between them, that webhooks may lead to")
 	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error; requests are told at info")
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
@@ -133,6 +137,9 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 		}
 	}
 	site := newSite(o, h, people, log)
+	if site.parts, err = site.newParts(ctx); err != nil {
+		return err
+	}
 	handler, err := site.routes()
 	if err != nil {
 		return err
@@ -146,6 +153,7 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 // site is the parts of a Hub that serves.
 type site struct {
 	options
+	*parts
 	hub     *hub.Hub
 	catalog *catalog.Catalog
 	gate    *gate.Gate // nil: without accounts
@@ -165,7 +173,7 @@ func newSite(o options, h *hub.Hub, people bool, log *slog.Logger) *site {
 func (s *site) start(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context){s.catalog.Run, newQueue(s.hub, s.log).Run} {
+	for _, run := range []func(context.Context){s.catalog.Run, s.queue.Run} {
 		wg.Go(func() { run(ctx) })
 	}
 	return func() {
@@ -195,7 +203,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 // routes is all that the Hub serves.
 func (s *site) routes() (http.Handler, error) {
 	db := hub.DB(s.hub)
-	api := registry.NewHandler(s.hub, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log})
+	api := registry.NewHandler(s.proxy, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log})
 	if s.gate == nil {
 		api = auth.Open(api)
 	} else {
@@ -205,7 +213,9 @@ func (s *site) routes() (http.Handler, error) {
 	mux.HandleFunc("GET /livez", s.server.live)
 	mux.HandleFunc("GET /readyz", s.server.ready(db))
 	mux.Handle("/v1/", api)
-	mux.Handle("/api/", hubapi.NewHandler(hubapi.API{DB: db, Hub: s.hub, Catalog: s.catalog, Gate: s.gate, Log: s.log}))
+	mux.Handle("/api/", hubapi.NewHandler(hubapi.API{
+		DB: db, Hub: s.hub, Catalog: s.catalog, Policy: s.policy, Reviews: s.reviews, Webhooks: s.webhooks, Proxy: s.proxy, Mirrors: s.mirrors, Gate: s.gate, Log: s.log,
+	}))
 	if s.gate != nil {
 		mux.Handle("/token", s.gate.Token())
 		mux.HandleFunc("GET /ca.crt", s.authority)

@@ -62,3 +62,9 @@ func (hooks Hooks) Call(ctx context.Context, tx *sql.Tx, c Change) error {
 	}
 	return nil
 }
+
+// Attach adds hooks to those of a Hub that nobody uses yet.
+func Attach(h *Hub, hooks ...Hook) { h.hooks = append(h.hooks, hooks...) }
+
+// HooksOf returns the hooks of a Hub, for who changes what is in it by themselves.
+func HooksOf(h *Hub) Hooks { return h.hooks }

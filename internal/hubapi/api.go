@@ -26,8 +26,12 @@ import (
 	"strake/internal/catalog"
 	"strake/internal/gate"
 	"strake/internal/hub"
+	"strake/internal/policy"
+	"strake/internal/proxy"
 	"strake/internal/registry"
+	"strake/internal/review"
 	"strake/internal/sqldb"
+	"strake/internal/webhook"
 )
 
 // prefix is the path below which the API is.
@@ -38,11 +42,16 @@ const maxBody = 256 << 10
 
 // API is what the routes work on.
 type API struct {
-	DB      *sqldb.DB
-	Hub     *hub.Hub
-	Catalog *catalog.Catalog
-	Gate    *gate.Gate   // tells who asks; nil: a Hub without accounts, whoever asks may do everything
-	Log     *slog.Logger // told of errors that clients do not see
+	DB       *sqldb.DB
+	Hub      *hub.Hub
+	Catalog  *catalog.Catalog
+	Policy   *policy.Policy
+	Reviews  *review.Board
+	Webhooks *webhook.Book
+	Proxy    *proxy.Cache
+	Mirrors  *proxy.Mirrors
+	Gate     *gate.Gate   // tells who asks; nil: a Hub without accounts, whoever asks may do everything
+	Log      *slog.Logger // told of errors that clients do not see
 }
 
 // Need is what the caller must be. For who may not even see the object, it does

@@ -126,8 +126,46 @@ var expectations = map[string]expectation{
 	"PUT /repositories/{repository}/grants":                   {class: admins, ok: 204, body: `{"to":"stranger","role":"read"}`},
 	"DELETE /repositories/{repository}/grants/{grantee}":      {class: admins, ok: 204, fill: []string{"grantee", "writer"}},
 	"GET /repositories/{repository}/audit":                    {class: admins, ok: 200},
-	"PUT /repositories/{repository}/star":                     {class: with(reads, class{"robot": 403}), ok: 204},
-	"DELETE /repositories/{repository}/star":                  {class: with(reads, class{"robot": 403}), ok: 204},
+	"GET /repositories/{repository}/history":                  {class: writes, ok: 200},
+	"POST /repositories/{repository}/tags/{tag}/restore":      {class: admins, ok: 200, fill: []string{"tag", "gone"}, body: `{}`},
+	"GET /repositories/{repository}/trash":                    {class: writes, ok: 200},
+	"POST /repositories/{repository}/trash/{digest}/restore":  {class: admins, ok: 200, fill: []string{"digest", trashed}},
+	"GET /repositories/{repository}/retention":                {class: admins, ok: 200},
+	"POST /repositories/{repository}/retention":               {class: admins, ok: 200},
+
+	"GET /scopes/{scope}/immutable-tags":            {class: writes, ok: 200, fill: scoped},
+	"POST /scopes/{scope}/immutable-tags":           {class: admins, ok: 201, fill: scoped, body: `{"pattern":"v*"}`},
+	"DELETE /scopes/{scope}/immutable-tags/{rule}":  {class: admins, ok: 204, fill: scoped},
+	"GET /scopes/{scope}/retention-rules":           {class: writes, ok: 200, fill: scoped},
+	"POST /scopes/{scope}/retention-rules":          {class: admins, ok: 201, fill: scoped, body: `{"pattern":"*","lastPushed":3}`},
+	"DELETE /scopes/{scope}/retention-rules/{rule}": {class: admins, ok: 204, fill: scoped},
+	"GET /usage/{namespace}":                        {class: same(403, class{"anonymous": 401, "owner": ok, "sysop": ok}), ok: 200, fill: scoped},
+	"PUT /quotas/{namespace}":                       {class: sysops, ok: 204, fill: scoped, body: `{"bytes":1000000}`},
+
+	"GET /reviews":                    {class: same(403, class{"anonymous": 401, "reviewer": ok, "sysop": ok}), ok: 200},
+	"GET /reviews/{review}":           {class: reviewed, ok: 200, fill: scoped},
+	"POST /reviews/{review}/comments": {class: reviewed, ok: 204, fill: scoped, body: `{"text":"hm"}`},
+	"POST /reviews/{review}/approve":  {class: with(sysops, class{"reviewer": ok}), ok: 204, fill: scoped, body: `{"digest":"` + held + `"}`},
+	"POST /reviews/{review}/return":   {class: with(sysops, class{"reviewer": ok}), ok: 204, fill: scoped, body: `{"digest":"` + held + `","comment":"no"}`},
+
+	"GET /scopes/{scope}/webhooks":                                  {class: admins, ok: 200, fill: scoped},
+	"POST /scopes/{scope}/webhooks":                                 {class: admins, ok: 201, fill: scoped, body: `{"url":"https://example.com/","events":["push"]}`},
+	"PATCH /scopes/{scope}/webhooks/{webhook}":                      {class: admins, ok: 204, fill: scoped, body: `{"enabled":false}`},
+	"DELETE /scopes/{scope}/webhooks/{webhook}":                     {class: admins, ok: 204, fill: scoped},
+	"POST /scopes/{scope}/webhooks/{webhook}/ping":                  {class: admins, ok: 204, fill: scoped},
+	"GET /scopes/{scope}/webhooks/{webhook}/deliveries":             {class: admins, ok: 200, fill: scoped},
+	"POST /scopes/{scope}/webhooks/{webhook}/deliveries/{delivery}": {class: admins, ok: 204, fill: scoped},
+
+	"GET /proxies":                {class: sysops, ok: 200},
+	"PUT /proxies/{namespace}":    {class: sysops, ok: 204, fill: []string{"namespace", "quay"}, body: `{"host":"quay.io","public":true}`},
+	"DELETE /proxies/{namespace}": {class: sysops, ok: 204, fill: []string{"namespace", "dockerhub"}},
+	"GET /mirrors":                {class: sysops, ok: 200},
+	"POST /mirrors":               {class: sysops, ok: 201, body: `{"repository":"org/app","source":"quay.io/org/app","pattern":"v*","every":3600}`},
+	"POST /mirrors/{mirror}/run":  {class: sysops, ok: 204, fill: scoped},
+	"DELETE /mirrors/{mirror}":    {class: sysops, ok: 204, fill: scoped},
+
+	"PUT /repositories/{repository}/star":    {class: with(reads, class{"robot": 403}), ok: 204},
+	"DELETE /repositories/{repository}/star": {class: with(reads, class{"robot": 403}), ok: 204},
 }
 
 const good = "correct horse battery"
@@ -156,6 +194,7 @@ func start(t *testing.T, dir string) world {
 	}
 	db := hub.DB(h)
 	a := API{DB: db, Hub: h, Catalog: catalog.New(db, h, discard()), Gate: gate.New(db, gate.Options{}), Log: discard()}
+	addParts(t, &a, dir)
 	server := httptest.NewServer(NewHandler(a))
 	t.Cleanup(func() {
 		server.Close()
@@ -208,6 +247,7 @@ func build(t *testing.T) fixture {
 		t.Fatal(err)
 	}
 	w := world{T: t, api: API{DB: hub.DB(h), Hub: h}}
+	addParts(t, &w.api, f.dir)
 	ctx, db := system(t.Context()), w.api.DB
 	for _, name := range []string{"stranger", "member", "reader", "writer", "admin-x", "owner", "reviewer", "sysop"} {
 		w.must(auth.AddUser(ctx, db, auth.NewUser{Name: name, Admin: name == "sysop", Reviewer: name == "reviewer"}))
@@ -240,6 +280,7 @@ func build(t *testing.T) fixture {
 		_, err := tx.ExecContext(ctx, `UPDATE tokens SET expires = $2 WHERE id = $1`, expired, time.Now().Unix()-1)
 		return err
 	}))
+	w.fill()
 	f.spare = token("", "writer", auth.NewToken{Name: "spare"})
 	w.must(h.Close())
 	return f
@@ -358,10 +399,10 @@ func TestMissingLooksAsForbidden(t *testing.T) {
 			continue
 		}
 		there := f.path(r.Pattern, want.fill)
-		absent := strings.NewReplacer("org%2Fapp", "org%2Fxyz", "/org/", "/xyz/", "/accounts/writer", "/accounts/xyzxyz").Replace(there)
+		absent := strings.NewReplacer("org%2Fapp", "org%2Fxyz", "/org/", "/xyz/", "/accounts/writer", "/accounts/xyzxyz", "/reviews/1", "/reviews/99").Replace(there)
 		a, body1 := w.call(r.Method, there, f.auth["stranger"], want.body)
 		b, body2 := w.call(r.Method, absent, f.auth["stranger"], want.body)
-		clean := strings.NewReplacer("org/app", "", "org/xyz", "", `\"org\"`, "", `\"xyz\"`, "", "writer", "", "xyzxyz", "")
+		clean := strings.NewReplacer("org/app", "", "org/xyz", "", `\"org\"`, "", `\"xyz\"`, "", "writer", "", "xyzxyz", "", "review 99", "", "review 1", "")
 		if a != b || there == absent || clean.Replace(body1) != clean.Replace(body2) {
 			t.Errorf("%s: %d %s; %s: %d %s", there, a, body1, absent, b, body2)
 		}

@@ -8,6 +8,11 @@ func Routes() []Route {
 		accountRoutes(),
 		organizationRoutes(),
 		repositoryRoutes(),
+		journalRoutes(),
+		policyRoutes(),
+		reviewRoutes(),
+		webhookRoutes(),
+		proxyRoutes(),
 		peopleRoutes(),
 		documentRoutes(),
 	)

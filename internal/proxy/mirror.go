@@ -81,13 +81,17 @@ func (c *Mirrors) Add(ctx context.Context, m Mirror) (Mirror, error) {
 		return m, fmt.Errorf("a mirror runs every %d seconds at most, and a name comes with a password: %w", leastEvery, errdefs.ErrInvalidArgument)
 	}
 	m.Source = named.Domain() + "/" + named.Path()
+	sealed, err := c.opts.Key.Seal(m.Password, "mirror "+m.Source)
+	if err != nil {
+		return m, err
+	}
 	err = c.db.Update(ctx, func(tx *sql.Tx) error {
 		if err := needAdmin(ctx, tx); err != nil {
 			return err
 		}
 		err := tx.QueryRowContext(ctx, `
 			INSERT INTO mirrors (repository, source, pattern, every, username, password, insecure) VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id`,
-			m.Repository, m.Source, m.Pattern, m.Every, m.Username, c.opts.Key.Seal(m.Password, "mirror "+m.Source), flag(m.Insecure)).Scan(&m.ID)
+			m.Repository, m.Source, m.Pattern, m.Every, m.Username, sealed, flag(m.Insecure)).Scan(&m.ID)
 		if sqldb.IsUnique(err) {
 			return fmt.Errorf("%s mirrors %s of %s already: %w", m.Repository, m.Pattern, m.Source, errdefs.ErrAlreadyExists)
 		}

@@ -130,6 +130,10 @@ func (c *Cache) Set(ctx context.Context, p Proxy) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	p.Host = remote.CanonicalHost(p.Host)
+	sealed, err := c.opts.Key.Seal(p.Password, "proxy "+p.Host)
+	if err != nil {
+		return err
+	}
 	if p.Fresh == 0 {
 		p.Fresh = defaultFresh
 	}
@@ -150,7 +154,7 @@ func (c *Cache) Set(ctx context.Context, p Proxy) error {
 			INSERT INTO proxies (namespace, host, prefix, username, password, insecure, public, fresh) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 			ON CONFLICT (namespace) DO UPDATE SET host = excluded.host, prefix = excluded.prefix, username = excluded.username, password = excluded.password,
 			insecure = excluded.insecure, public = excluded.public, fresh = excluded.fresh, version = proxies.version + 1`,
-			p.Namespace, p.Host, p.Prefix, p.Username, c.opts.Key.Seal(p.Password, "proxy "+p.Host), flag(p.Insecure), flag(p.Public), p.Fresh)
+			p.Namespace, p.Host, p.Prefix, p.Username, sealed, flag(p.Insecure), flag(p.Public), p.Fresh)
 		if err != nil {
 			return fmt.Errorf("set proxy: %w", err)
 		}

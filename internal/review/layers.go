@@ -20,7 +20,7 @@ type Matcher func(ctx context.Context, packages []scan.Package) (found []Vulnera
 // LayerScanner returns a Scanner that reads the layers of an image from source,
 // one after the other, in bounded memory. match may be nil.
 func LayerScanner(source registry.Reader, match Matcher) Scanner {
-	return func(ctx context.Context, repo string, m ocispec.Manifest) (Scan, error) {
+	return func(ctx context.Context, repo string, _ ocispec.Descriptor, m ocispec.Manifest) (Scan, error) {
 		var records []scan.Record
 		for _, l := range m.Layers {
 			if len(l.URLs) > 0 {

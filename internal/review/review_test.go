@@ -59,8 +59,8 @@ func open(t *testing.T) *site {
 	s.exec(`INSERT INTO accounts (id, name, created) VALUES (1, 'ann', 1), (2, 'bob', 1), (3, 'rita', 1)`)
 	s.exec(`INSERT INTO repositories (name, namespace, public, description) VALUES ('ann/app', 'ann', 1, 'an app')`)
 	layers := review.LayerScanner(s, nil)
-	checker := &review.Checker{Board: s.board, Source: s, Scan: func(ctx context.Context, repo string, m ocispec.Manifest) (review.Scan, error) {
-		found, err := layers(ctx, repo, m)
+	checker := &review.Checker{Board: s.board, Source: s, Scan: func(ctx context.Context, repo string, desc ocispec.Descriptor, m ocispec.Manifest) (review.Scan, error) {
+		found, err := layers(ctx, repo, desc, m)
 		found.Vulnerabilities, found.Matched = s.vulnerabilities, true
 		return found, err
 	}}

@@ -20,6 +20,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// errNone is of secrets where there is no key.
+var errNone = fmt.Errorf("secrets need a key: strake-hub serve --key-file: %w", errdefs.ErrFailedPrecondition)
+
 // Key encrypts by AES-256-GCM. It is safe for concurrent use.
 type Key struct{ aead cipher.AEAD }
 
@@ -81,13 +84,17 @@ func newKey(raw []byte) (*Key, error) {
 	return &Key{aead}, nil
 }
 
-// Seal encrypts text. about says what it is and whose, and has to be the same in
+// Seal encrypts text; without a key, nil, that fails with
+// errdefs.ErrFailedPrecondition. about says what it is and whose, and has to be the same in
 // Open: what is sealed for one purpose is of no use for another. "" stays "".
-func (k *Key) Seal(text, about string) string {
+func (k *Key) Seal(text, about string) (string, error) {
 	if text == "" {
-		return ""
+		return "", nil
 	}
-	return base64.StdEncoding.EncodeToString(k.aead.Seal(nil, nil, []byte(text), []byte(about))) //nolint:gosec // the nonce is made by the AEAD itself
+	if k == nil {
+		return "", errNone
+	}
+	return base64.StdEncoding.EncodeToString(k.aead.Seal(nil, nil, []byte(text), []byte(about))), nil //nolint:gosec // the nonce is made by the AEAD itself
 }
 
 // Open decrypts what Seal returned. It fails with errdefs.ErrFailedPrecondition
@@ -95,6 +102,9 @@ func (k *Key) Seal(text, about string) string {
 func (k *Key) Open(sealed, about string) (string, error) {
 	if sealed == "" {
 		return "", nil
+	}
+	if k == nil {
+		return "", errNone
 	}
 	b, err := base64.StdEncoding.DecodeString(sealed)
 	if err == nil {

@@ -23,8 +23,11 @@ func TestKey(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	sealed := keys[0].Seal("secret", "upstream of a")
-	if again := keys[0].Seal("secret", "upstream of a"); again == sealed {
+	sealed, err := keys[0].Seal("secret", "upstream of a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := keys[0].Seal("secret", "upstream of a"); err != nil || again == sealed {
 		t.Error("the same text is sealed alike")
 	}
 	for i, k := range keys {
@@ -39,6 +42,10 @@ func TestKey(t *testing.T) {
 		if _, err := keys[0].Open(bad, "upstream of a"); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+	var none *Key
+	if _, err := none.Seal("x", "y"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("sealed without a key: %v", err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)

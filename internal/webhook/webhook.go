@@ -182,9 +182,13 @@ func (b *Book) Add(ctx context.Context, w Webhook) (Webhook, error) {
 	if w.Secret == "" {
 		w.Secret = rand.Text() + rand.Text()
 	}
+	sealed, err := b.key.Seal(w.Secret, "webhook of "+w.Scope)
+	if err != nil {
+		return w, err
+	}
 	slices.Sort(w.Events)
 	w.Events = slices.Compact(w.Events)
-	err := b.db.Update(ctx, func(tx *sql.Tx) error {
+	err = b.db.Update(ctx, func(tx *sql.Tx) error {
 		if err := policy.NeedScope(ctx, tx, w.Scope, auth.Admin); err != nil {
 			return err
 		}
@@ -197,7 +201,7 @@ func (b *Book) Add(ctx context.Context, w Webhook) (Webhook, error) {
 		}
 		w.Enabled, w.Created, w.Actor = true, time.Now(), auth.From(ctx).Name
 		err := tx.QueryRowContext(ctx, `INSERT INTO webhooks (scope, url, secret, events, created, actor) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id`,
-			w.Scope, w.URL, b.key.Seal(w.Secret, "webhook of "+w.Scope), " "+strings.Join(w.Events, " ")+" ", w.Created.Unix(), w.Actor).Scan(&w.ID)
+			w.Scope, w.URL, sealed, " "+strings.Join(w.Events, " ")+" ", w.Created.Unix(), w.Actor).Scan(&w.ID)
 		if err != nil {
 			return err
 		}

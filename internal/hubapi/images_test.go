@@ -1,0 +1,109 @@
+package hubapi
+
+import (
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"strake/internal/hub"
+	"strake/internal/policy"
+	"strake/internal/proxy"
+	"strake/internal/review"
+	"strake/internal/seal"
+	"strake/internal/webhook"
+)
+
+// What the fixture has of the parts of the Hub, each with the number 1.
+var (
+	trashed = digest.FromString("trashed").String()
+	held    = digest.FromString("held").String()
+	scoped  = []string{"scope", "org%2Fapp", "rule", "1", "webhook", "1", "delivery", "first", "review", "1", "mirror", "1", "namespace", "org"}
+	// A review is for reviewers and for who may write; for others it is not there.
+	reviewed = with(writes, class{"reader": 404, "robot": 404, "reviewer": ok})
+)
+
+// addParts makes the parts of the Hub that is in a.
+func addParts(t *testing.T, a *API, dir string) {
+	t.Helper()
+	key, err := seal.Load(filepath.Join(dir, "secret.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "spool"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.Policy, a.Reviews, a.Webhooks = policy.New(a.DB), review.New(a.DB), webhook.New(a.DB, key)
+	opts := proxy.Options{Key: key, Spool: filepath.Join(dir, "spool")}
+	a.Proxy, a.Mirrors = proxy.New(a.Hub, opts), proxy.NewMirrors(a.Hub, opts)
+	hub.Attach(a.Hub, a.Policy.Hook, a.Reviews.Hook, a.Webhooks.Hook)
+}
+
+// fill gives the fixture one of each thing.
+func (w world) fill() {
+	w.Helper()
+	ctx := system(w.Context())
+	var row int64
+	w.must(w.api.DB.Get(ctx, `SELECT id FROM repositories WHERE name = 'org/app'`, nil, &row))
+	w.push("org/app", "gone")
+	w.must(w.api.Hub.DeleteTag(ctx, "org/app", "gone"))
+	_, err := w.api.Policy.AddImmutable(ctx, "org/app", "fixed-*")
+	w.must(err)
+	_, err = w.api.Policy.AddRule(ctx, policy.Rule{Scope: "org/app", Pattern: "nightly-*", LastPushed: 1})
+	w.must(err)
+	_, err = w.api.Webhooks.Add(ctx, webhook.Webhook{Scope: "org/app", URL: "https://example.com/", Events: []string{"push"}})
+	w.must(err)
+	w.must(w.api.Proxy.Set(ctx, proxy.Proxy{Namespace: "dockerhub", Host: "docker.io", Public: true}))
+	_, err = w.api.Mirrors.Add(ctx, proxy.Mirror{Repository: "org/mirror", Source: "quay.io/org/mirror", Pattern: "*", Every: 3600})
+	w.must(err)
+	w.must(w.api.DB.Update(ctx, func(tx *sql.Tx) error {
+		for _, q := range []string{
+			`INSERT INTO trash (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, artifact, held, tags, deleted, actor)
+				VALUES ($1, '` + trashed + `', 1, 'm', '', '', '', 1, '', 0, 0, 0, '[]', 1, '')`,
+			`INSERT INTO manifests (repository, digest, size, media_type, held) VALUES ($1, '` + held + `', 1, 'application/vnd.oci.image.manifest.v1+json', 1)`,
+			`INSERT INTO reviews (repository, tag, digest, state, author, opened, changed) VALUES ($1, 'next', '` + held + `', 'waiting', 'writer', 1, 1)`,
+			`INSERT INTO deliveries (id, webhook, event, payload, created) SELECT 'first', 1, 'push', '{}', $1`,
+		} {
+			if _, err := tx.ExecContext(ctx, q, row); err != nil {
+				return fmt.Errorf("%s: %w", q, err)
+			}
+		}
+		return nil
+	}))
+}
+
+// A review by the API: who pushes sees what is found and answers, and readers see
+// the image when it is approved.
+func TestReviewByAPI(t *testing.T) {
+	f := build(t)
+	w := start(t, f.copied(t))
+	status, body := w.call("POST", "/reviews/1/approve", f.auth["reviewer"], `{"digest":"`+f.digest+`"}`)
+	if status != 409 || !strings.Contains(body, "by now") {
+		t.Errorf("a decision about another image: %d %s", status, body)
+	}
+	for _, step := range []struct {
+		role, path, body string
+		status           int
+	}{
+		{"reviewer", "/reviews/1/return", `{"digest":"` + held + `"}`, 400},
+		{"reviewer", "/reviews/1/return", `{"digest":"` + held + `","comment":"why root?"}`, 204},
+		{"writer", "/reviews/1/comments", `{"text":"it binds to port 80"}`, 204},
+		{"writer", "/reviews/1/comments", `{"text":" "}`, 400},
+		{"reviewer", "/reviews/1/approve", `{"digest":"` + held + `","comment":"fine"}`, 204},
+		{"reviewer", "/reviews/1/approve", `{"digest":"` + held + `"}`, 409},
+	} {
+		if status, body := w.call("POST", step.path, f.auth[step.role], step.body); status != step.status {
+			t.Errorf("%s %s %s: %d %s", step.role, step.path, step.body, status, body)
+		}
+	}
+	_, body = w.call("GET", "/reviews/1", f.auth["writer"], "")
+	for _, want := range []string{`"state":"approved"`, `"text":"why root?"`, `"author":"writer"`, `"reviewer":"reviewer"`} {
+		if !strings.Contains(body, want) {
+			t.Errorf("lacks %s: %s", want, body)
+		}
+	}
+}
