@@ -62,6 +62,7 @@ var packages = map[string]place{
 	"catalog":   {3, "archive auth layer registry sqldb"},
 
 	"gate":       {4, "auth registry sqldb"},
+	"oidc":       {5, "auth gate sqldb"},
 	"hubapi":     {5, "auth catalog gate hub policy proxy registry review sqldb webhook"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
@@ -82,7 +83,7 @@ var packages = map[string]place{
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
 	"strake":     "cli",
-	"strake-hub": "auth catalog content gate hub hubapi hubdb jobs policy proxy registry review s3 scandb seal sqldb vuln web webhook",
+	"strake-hub": "auth catalog content gate hub hubapi hubdb jobs oidc policy proxy registry review s3 scandb seal sqldb vuln web webhook",
 }
 
 // testOnly are the internal packages that only tests import.
@@ -103,6 +104,7 @@ var shared = map[string]string{
 	"github.com/moby/sys/user":               "the format of passwd and group files, which COPY --chown and USER read",
 	"github.com/docker/go-units":             "how docker writes and reads sizes and durations",
 	"golang.org/x/crypto":                    "the part of the standard library's cryptography that is not in it: argon2 in auth, the SSH agent in sshagent",
+	"github.com/pelletier/go-toml/v2":        "the format of configuration files: registries.conf in remote, the Hub's in strake-hub",
 	"golang.org/x/sync":                      "the part of package sync that is not yet in the standard library",
 }
 

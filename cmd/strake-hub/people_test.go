@@ -6,10 +6,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -368,5 +371,129 @@ func TestAPI(t *testing.T) {
 	defer stopOpen()
 	if status, body := get(t, http.DefaultClient, "http://"+host+"/api/v1/accounts", "", ""); status != 200 {
 		t.Errorf("without accounts: %d %s", status, body)
+	}
+}
+
+// Metrics are for administrators, or have an address of their own; a
+// configuration that is not understood keeps the server from starting.
+func TestMetricsAndConfiguration(t *testing.T) {
+	p := initialisedHub(t)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(p.dir, "hub.toml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for text, want := range map[string]string{
+		"[oidc]\nissuer = 'http://idp.example.com'": "no https URL", "[oidc]\nissuerr = 'x'": `"oidc.issuerr"`, "[limits]\nwindow = 'x'": "limits.window", "[": "hub.toml",
+		"[oidc]\nissuer = 'https://idp.example.com'\nclient_id='x'\nclient_secret_file='/absent'": "client_secret_file",
+	} {
+		write(text)
+		if out := cmd(t, 1, "", "serve", "--data", p.dir, "--addr", "127.0.0.1:0"); !strings.Contains(out, want) {
+			t.Errorf("%s: %s", text, out)
+		}
+	}
+	write("[oidc]\nname = 'Example'\nissuer = 'https://idp.example.com'\nclient_id = 'x'\n[limits]\nanonymous_pulls = 1\nwindow = '1h'\n")
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	c := p.client(t)
+	if status, body := get(t, c, "https://"+host+"/login", "", ""); status != 200 || !strings.Contains(body, "Example") {
+		t.Errorf("login page: %d %s", status, body)
+	}
+	if status, _ := get(t, c, "https://"+host+"/metrics", "", ""); status != 404 {
+		t.Errorf("metrics for everybody: %d", status)
+	}
+	status, body := get(t, c, "https://"+host+"/metrics", "operator", p.password)
+	if status != 200 || !strings.Contains(body, `strake_hub_requests_total{code="404",kind="health",method="GET"} 1`) || !strings.Contains(body, "go_goroutines") {
+		t.Errorf("metrics: %d %s", status, body)
+	}
+	for _, want := range []int{404, 429} { // absent, and absent too often
+		if status, _ := get(t, c, "https://"+host+"/v2/operator/none/manifests/x", "", ""); status != want && status != 401 {
+			t.Errorf("limit: %d, want %d", status, want)
+		}
+	}
+	if status, _ := get(t, c, "https://"+host+"/v2/operator/none/manifests/x", "", ""); status != 429 {
+		t.Errorf("limit: %d, want 429", status)
+	}
+}
+
+// At SIGTERM /readyz fails first, and what is under way finishes.
+func TestDrain(t *testing.T) {
+	began, finish := make(chan bool), make(chan bool)
+	srv := &server{log: discard(), metrics: newMetrics()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
+		began <- true
+		<-finish
+		plain(w, http.StatusOK, "done")
+	})
+	db, err := hubdb.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	mux.HandleFunc("/readyz", srv.ready(db))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.run(ctx, newServer(srv.watch(mux), discard()), listener, 300*time.Millisecond) }()
+	url := "http://" + listener.Addr().String()
+	if status, _ := get(t, http.DefaultClient, url+"/readyz", "", ""); status != 200 {
+		t.Errorf("ready: %d", status)
+	}
+	slow := make(chan string, 1)
+	go func() {
+		resp, err := http.Get(url + "/slow")
+		if err != nil {
+			slow <- err.Error()
+			return
+		}
+		b, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		slow <- string(b)
+	}()
+	<-began
+	cancel()
+	for try := 0; ; try++ {
+		status, _ := get(t, http.DefaultClient, url+"/readyz", "", "")
+		if status == http.StatusServiceUnavailable {
+			break
+		}
+		if try > 100 {
+			t.Fatal("ready while it ends")
+		}
+	}
+	time.Sleep(400 * time.Millisecond)
+	close(finish)
+	if got := <-slow; got != "done\n" {
+		t.Errorf("the request that was under way: %s", got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// The log has no query strings, no secrets, and is JSON where that is asked for.
+func TestLog(t *testing.T) {
+	var b bytes.Buffer
+	log, err := newLog(streams{nil, nil, &b}, "json", slog.LevelInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &server{log: log, metrics: newMetrics()}
+	r := httptest.NewRequest(http.MethodGet, "/token?password=hunter2", nil)
+	r.Header.Set("Authorization", "Bearer hunter2")
+	r.Header.Set("X-Request-Id", "bad id\n")
+	w := httptest.NewRecorder()
+	srv.watch(http.NotFoundHandler()).ServeHTTP(w, r)
+	var line map[string]any
+	if err := json.Unmarshal(b.Bytes(), &line); err != nil || line["path"] != "/token" || line["status"] != 404.0 || line["id"] != w.Header().Get("X-Request-Id") {
+		t.Errorf("log: %s, %v", &b, err)
+	}
+	if strings.Contains(b.String(), "hunter2") || w.Header().Get("X-Request-Id") == "bad id\n" {
+		t.Errorf("log: %s", &b)
 	}
 }

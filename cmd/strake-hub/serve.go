@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"strake/internal/gate"
 	"strake/internal/hub"
 	"strake/internal/hubapi"
+	"strake/internal/oidc"
 	"strake/internal/registry"
 	"strake/internal/scandb"
 	"strake/internal/web"
@@ -33,7 +35,7 @@ const drainTime = 30 * time.Second
 type options struct {
 	place
 	addr, metricsAddr string
-	url               string
+	url, config       string
 	cert, key         string
 	keyFile           string
 	webhookNetworks   string
@@ -54,6 +56,7 @@ func prepareServe(f *flag.FlagSet) action {
 	o.define(f)
 	f.StringVar(&o.addr, "addr", "127.0.0.1:5000", "`address` to listen on; port 0 takes a free one. Without accounts it is a loopback address")
 	f.StringVar(&o.metricsAddr, "metrics-addr", "", "`address` that serves /metrics; empty: administrators alone get it, at the first")
+	f.StringVar(&o.config, "config", "", "`file` of the configuration: OIDC, limits (default hub.toml in the data directory, where it is)")
 	f.StringVar(&o.url, "url", "", "`URL` by which clients reach the Hub, where a proxy is before it (default as requests say)")
 	f.StringVar(&o.cert, "tls-cert", "", "`file` of the certificate, in PEM; read again when it changes, and at SIGHUP (default what init said)")
 	f.StringVar(&o.key, "tls-key", "", "`file` of the certificate's key")
@@ -136,7 +139,10 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 			return err
 		}
 	}
-	site := newSite(o, h, people, log)
+	site, err := newSite(o, h, people, log)
+	if err != nil {
+		return err
+	}
 	if site.parts, err = site.newParts(ctx); err != nil {
 		return err
 	}
@@ -144,6 +150,11 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	if err != nil {
 		return err
 	}
+	stopMetrics, err := site.serveMetrics(ctx, o.metricsAddr)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopMetrics()) }()
 	stop := site.start(ctx)
 	defer stop()
 	fmt.Fprintf(s.out, "strake-hub: serving %s://%s\n", scheme, listener.Addr())
@@ -156,17 +167,28 @@ type site struct {
 	*parts
 	hub     *hub.Hub
 	catalog *catalog.Catalog
-	gate    *gate.Gate // nil: without accounts
+	gate    *gate.Gate  // nil: without accounts
+	sso     *oidc.Login // nil: none is configured
+	ssoName string
 	server  *server
 	log     *slog.Logger
 }
 
-func newSite(o options, h *hub.Hub, people bool, log *slog.Logger) *site {
-	s := &site{options: o, hub: h, catalog: catalog.New(hub.DB(h), h, log), server: &server{log: log, started: time.Now()}, log: log}
-	if people {
-		s.gate = gate.New(hub.DB(h), gate.Options{URL: o.url, Log: log})
+func newSite(o options, h *hub.Hub, people bool, log *slog.Logger) (*site, error) {
+	s := &site{options: o, hub: h, catalog: catalog.New(hub.DB(h), h, log), server: &server{log: log, metrics: newMetrics()}, log: log}
+	c, err := readConfig(o.config, o.data)
+	if err != nil {
+		return nil, err
 	}
-	return s
+	limits, err := c.limits()
+	if err != nil || !people {
+		return s, err
+	}
+	s.gate = gate.New(hub.DB(h), gate.Options{URL: o.url, Limits: limits, Log: log})
+	if s.sso, err = s.login(c); s.sso != nil {
+		s.ssoName = cmp.Or(c.OIDC.Name, "Log in by "+c.OIDC.Issuer)
+	}
+	return s, err
 }
 
 // start starts what works beside the requests; stop ends it and waits for it.
@@ -216,13 +238,33 @@ func (s *site) routes() (http.Handler, error) {
 	mux.Handle("/api/", hubapi.NewHandler(hubapi.API{
 		DB: db, Hub: s.hub, Catalog: s.catalog, Policy: s.policy, Reviews: s.reviews, Webhooks: s.webhooks, Proxy: s.proxy, Mirrors: s.mirrors, Gate: s.gate, Log: s.log,
 	}))
+	if s.sso != nil {
+		mux.Handle(oidc.LoginPath, s.sso)
+		mux.Handle(oidc.CallbackPath, s.sso)
+	}
+	if s.metricsAddr == "" {
+		mux.Handle("GET /metrics", s.administrators(s.server.metrics.handler()))
+	}
 	if s.gate != nil {
 		mux.Handle("/token", s.gate.Token())
 		mux.HandleFunc("GET /ca.crt", s.authority)
 	}
-	pages, err := web.NewHandler(web.Options{DB: db, Catalog: s.catalog, Repositories: s.hub, URL: s.url, Open: s.gate == nil, Log: s.log})
+	pages, err := web.NewHandler(web.Options{DB: db, Catalog: s.catalog, Repositories: s.hub, URL: s.url, SSO: s.ssoName, Open: s.gate == nil, Log: s.log})
 	mux.Handle("/", pages)
 	return plainPaths(mux, api), err
+}
+
+// administrators lets those alone through. For others there is nothing.
+func (s *site) administrators(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.gate != nil {
+			if id, err := s.gate.Identify(r); err != nil || !id.IsAdmin() { //nolint:contextcheck // it is the request's
+				http.NotFound(w, r)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // plainPaths serves the distribution API past the mux, which would clean the

@@ -19,7 +19,7 @@ import (
 // server is the server's own part: its log, its health, its end.
 type server struct {
 	log      *slog.Logger
-	started  time.Time
+	metrics  *metrics
 	draining atomic.Bool
 }
 
@@ -80,7 +80,10 @@ func (w *server) watch(next http.Handler) http.Handler {
 		start, id := time.Now(), requestID(r)
 		rw.Header().Set("X-Request-Id", id)
 		s := &statusWriter{ResponseWriter: rw, status: http.StatusOK}
+		w.metrics.current.Inc()
 		defer func() {
+			w.metrics.current.Dec()
+			w.metrics.observe(r, s.status, s.bytes, time.Since(start))
 			w.log.Info("request", "id", id, "method", r.Method, "path", r.URL.Path, "status", s.status,
 				"remote", r.RemoteAddr, "agent", r.UserAgent(), "took", time.Since(start).Round(time.Microsecond))
 		}()
@@ -102,6 +105,13 @@ func requestID(r *http.Request) string {
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	bytes  int64
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
 }
 
 func (w *statusWriter) WriteHeader(status int) {
@@ -110,7 +120,11 @@ func (w *statusWriter) WriteHeader(status int) {
 }
 
 // ReadFrom implements io.ReaderFrom.
-func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
+func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(w.ResponseWriter, r)
+	w.bytes += n
+	return n, err
+}
 
 // Unwrap is for http.ResponseController.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -56,7 +56,7 @@ func AddUser(ctx context.Context, db *sqldb.DB, u NewUser) error {
 	if err := needAdmin(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(CheckName(u.Name), checkEmail(u.Email), checkLine("full name", u.FullName)); err != nil {
+	if err := errors.Join(CheckName(u.Name), checkEmail(u.Email), checkFullName(u.FullName)); err != nil {
 		return err
 	}
 	hash := ""
@@ -113,10 +113,10 @@ func checkEmail(email string) error {
 	return nil
 }
 
-// checkLine accepts one short line of text.
-func checkLine(what, s string) error {
+// checkFullName accepts one short line of text.
+func checkFullName(s string) error {
 	if len(s) > 200 || strings.ContainsFunc(s, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }) {
-		return fmt.Errorf("%s %.50q: one line of 200 bytes at most: %w", what, s, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("full name %.50q: one line of 200 bytes at most: %w", s, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -181,7 +181,7 @@ func ChangeAccount(ctx context.Context, db *sqldb.DB, name string, c AccountChan
 			check  func(string) error
 		}{
 			{"email", c.Email, nil, checkEmail},
-			{"full_name", c.FullName, nil, func(s string) error { return checkLine("full name", s) }},
+			{"full_name", c.FullName, nil, checkFullName},
 			{"admin", nil, c.Admin, nil},
 			{"reviewer", nil, c.Reviewer, nil},
 			{"verified", nil, c.Verified, nil},

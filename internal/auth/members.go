@@ -17,7 +17,7 @@ func AddOrganization(ctx context.Context, db *sqldb.DB, name, fullName string) e
 	if err := needLogin(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(CheckName(name), checkLine("full name", fullName)); err != nil {
+	if err := errors.Join(CheckName(name), checkFullName(fullName)); err != nil {
 		return err
 	}
 	return db.Update(ctx, func(tx *sql.Tx) error {

@@ -31,14 +31,17 @@ import (
 
 // Options say how a Gate works.
 type Options struct {
-	URL string       // by which clients reach the Hub, as https://hub.example.com; empty: as the request says
-	Log *slog.Logger // told of failed logins and of errors that clients do not see; nil drops them
+	URL    string       // by which clients reach the Hub, as https://hub.example.com; empty: as the request says
+	Limits Limits       // of how much one caller may ask
+	Log    *slog.Logger // told of failed logins and of errors that clients do not see; nil drops them
 }
 
 // Gate tells who asks. It is safe for concurrent use.
 type Gate struct {
 	db   *sqldb.DB
 	opts Options
+
+	requests, pulls *buckets
 
 	mu   sync.Mutex
 	keys map[string]key // that were read, by their ID
@@ -50,7 +53,7 @@ func New(db *sqldb.DB, opts Options) *Gate {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Gate{db: db, opts: opts, keys: map[string]key{}}
+	return &Gate{db: db, opts: opts, requests: newBuckets(), pulls: newBuckets(), keys: map[string]key{}}
 }
 
 // Registry serves next, the distribution API, with the caller's identity in the
@@ -65,6 +68,9 @@ func (g *Gate) Registry(next http.Handler) http.Handler {
 		}
 		if err == nil && id.none && (r.URL.Path == "/v2/" || r.URL.Path == "/v2") {
 			err = errNobody
+		}
+		if err == nil {
+			err = g.limit(w, r, id.Identity)
 		}
 		if err != nil {
 			g.refuse(w, r, err, scopes)
@@ -232,6 +238,10 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, err error, scopes 
 
 // errorOf turns an error into the registry's form, and says when to come back.
 func (g *Gate) errorOf(w http.ResponseWriter, r *http.Request, err error) *registry.Error {
+	if over, ok := errors.AsType[*limitError](err); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(over.wait.Seconds()))))
+		return registry.Errorf(registry.TooManyRequests, "%w", err)
+	}
 	if many, ok := errors.AsType[*auth.TooManyError](err); ok {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(many.Wait.Seconds()))))
 		return registry.Errorf(registry.TooManyRequests, "%w", err)

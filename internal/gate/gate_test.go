@@ -8,12 +8,14 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -390,3 +392,36 @@ func TestSecretsStayOutOfLogs(t *testing.T) {
 }
 
 func newLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// Who asks too much is told when to come back, and others are not held up.
+func TestLimits(t *testing.T) {
+	s := serve(t)
+	s.gate.opts.Limits = Limits{AnonymousPulls: 2, Pulls: 3, Window: time.Hour}
+	const path = "/v2/ann/site/manifests/1"
+	for want := 1; want >= 0; want-- {
+		got := s.do(http.MethodGet, path, "")
+		if left := got.header.Get("RateLimit-Remaining"); got.status != 200 || left != fmt.Sprintf("%d;w=3600", want) || got.header.Get("RateLimit-Limit") != "2;w=3600" {
+			t.Errorf("%d, %q left", got.status, left)
+		}
+	}
+	got := s.do(http.MethodGet, path, "")
+	if wait, err := strconv.Atoi(got.header.Get("Retry-After")); got.status != 429 || err != nil || wait < 1 || wait > 1800 || !strings.Contains(got.body, "TOOMANYREQUESTS") {
+		t.Errorf("over: %d %q %s", got.status, got.header.Get("Retry-After"), got.body)
+	}
+	s.want(200, "HEAD", path, "")
+	s.want(200, "GET", path, s.token(basic("ann", password), "repository:ann/site:pull"))
+	s.gate.opts.Limits = Limits{Requests: 0.1}
+	s.want(200, "HEAD", path, "")
+	s.want(429, "HEAD", path, "")
+}
+
+// However many addresses ask, few are remembered.
+func TestLimitsAreBounded(t *testing.T) {
+	b := newBuckets()
+	for i := range 3 * maxBuckets {
+		b.take(strconv.Itoa(i), 1, 10)
+	}
+	if len(b.by) > maxBuckets {
+		t.Errorf("%d buckets", len(b.by))
+	}
+}
