@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/hubdb"
 	"strake/internal/image"
@@ -40,15 +41,19 @@ type site struct {
 
 func open(t *testing.T) *site {
 	t.Helper()
-	dir := t.TempDir()
-	path := filepath.Join(dir, "hub.db")
-	db, err := hubdb.Open(t.Context(), path)
+	return openOn(t, filepath.Join(t.TempDir(), "hub.db"))
+}
+
+// openOn is open on a database.
+func openOn(t *testing.T, database string) *site {
+	t.Helper()
+	db, err := hubdb.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := policy.New(db)
 	hooks := hub.Hooks{p.Hook}
-	h, err := hub.Open(t.Context(), hub.Options{Dir: dir, Hooks: hooks})
+	h, err := hub.Open(t.Context(), hub.Options{Dir: t.TempDir(), Database: database, Hooks: hooks})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,8 +120,12 @@ func denied(t *testing.T, what string, err error) {
 	}
 }
 
-func TestImmutable(t *testing.T) {
-	s := open(t)
+func TestImmutable(t *testing.T) { immutable(t, open(t)) }
+
+func TestImmutablePostgreSQL(t *testing.T) { immutable(t, openOn(t, conformance.PostgreSQL(t))) }
+
+func immutable(t *testing.T, s *site) {
+	t.Helper()
 	one := s.mustPush("v1", "one")
 	s.mustPush("dev", "one")
 	for _, pattern := range []string{"", "/(/", strings.Repeat("x", 300)} {
@@ -204,8 +213,12 @@ func TestScopes(t *testing.T) {
 }
 
 // What the rules say they do is what they do, and can be undone.
-func TestRetention(t *testing.T) {
-	s := open(t)
+func TestRetention(t *testing.T) { retention(t, open(t)) }
+
+func TestRetentionPostgreSQL(t *testing.T) { retention(t, openOn(t, conformance.PostgreSQL(t))) }
+
+func retention(t *testing.T, s *site) {
+	t.Helper()
 	for i, tag := range []string{"v1", "v2", "v3", "nightly-1", "nightly-2", "nightly-3", "other"} {
 		s.mustPush(tag, tag)
 		s.exec(`UPDATE tags SET pushed = $1, pulled = $2 WHERE name = $3`, 1000+i, map[string]int{"nightly-1": 5000}[tag], tag)

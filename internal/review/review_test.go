@@ -20,6 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/hubdb"
 	"strake/internal/image"
@@ -43,14 +44,19 @@ type site struct {
 
 func open(t *testing.T) *site {
 	t.Helper()
-	dir := t.TempDir()
-	db, err := hubdb.Open(t.Context(), filepath.Join(dir, "hub.db"))
+	return openOn(t, filepath.Join(t.TempDir(), "hub.db"))
+}
+
+// openOn is open on a database.
+func openOn(t *testing.T, database string) *site {
+	t.Helper()
+	db, err := hubdb.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &site{t: t, db: db, board: review.New(db)}
 	s.hooks = hub.Hooks{s.board.Hook}
-	if s.Hub, err = hub.Open(t.Context(), hub.Options{Dir: dir, Hooks: s.hooks}); err != nil {
+	if s.Hub, err = hub.Open(t.Context(), hub.Options{Dir: t.TempDir(), Database: database, Hooks: s.hooks}); err != nil {
 		t.Fatal(err)
 	}
 	as := func(id auth.Identity) context.Context { return auth.With(t.Context(), id) }
@@ -172,8 +178,12 @@ func (s *site) checked(tag string) review.Review {
 
 // Only an approval publishes; the author pulls it meanwhile; a tag that readers
 // see names what it named until its new image is approved.
-func TestLife(t *testing.T) {
-	s := open(t)
+func TestLife(t *testing.T) { life(t, open(t)) }
+
+func TestLifePostgreSQL(t *testing.T) { life(t, openOn(t, conformance.PostgreSQL(t))) }
+
+func life(t *testing.T, s *site) {
+	t.Helper()
 	bad := s.push(s.ann, "v1", strings.Replace(good, "COPY app /", "ENV AWS=AKIAIOSFODNN7EXAMPLQ", 1), layer("app", "x"))
 	if s.gets(s.bob, "v1")+s.gets(s.bob, bad.Digest.String())+s.gets(t.Context(), "v1") != "" || s.gets(s.ann, "v1") != bad.Digest {
 		t.Error("what waits is there for readers, or not for its author")
