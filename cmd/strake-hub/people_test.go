@@ -291,6 +291,9 @@ func TestAuthorityIsConstrained(t *testing.T) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
+	if pair.Leaf.Subject.String() == pair.Leaf.Issuer.String() {
+		t.Error("the certificate is called as its issuer, which OpenSSL takes for self-signed")
+	}
 	if info, err := os.Stat(p.file(caKey)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("key: %v, %v", info, err)
 	}

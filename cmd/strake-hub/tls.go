@@ -76,7 +76,7 @@ func makeCertificate(p *place, now time.Time) error {
 		return err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: pair.Leaf.Subject.CommonName},
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "server of " + pair.Leaf.Subject.CommonName}, // not the issuer's: OpenSSL takes that for self-signed
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(serverLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames: pair.Leaf.PermittedDNSDomains, BasicConstraintsValid: true,
