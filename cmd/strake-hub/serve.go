@@ -225,7 +225,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 // routes is all that the Hub serves.
 func (s *site) routes() (http.Handler, error) {
 	db := hub.DB(s.hub)
-	api := registry.NewHandler(s.proxy, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log})
+	api := registry.NewHandler(s.proxy, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log, Search: s.catalog.DockerSearch})
 	if s.gate == nil {
 		api = auth.Open(api)
 	} else {
@@ -249,7 +249,9 @@ func (s *site) routes() (http.Handler, error) {
 		mux.Handle("/token", s.gate.Token())
 		mux.HandleFunc("GET /ca.crt", s.authority)
 	}
-	pages, err := web.NewHandler(web.Options{DB: db, Catalog: s.catalog, Repositories: s.hub, URL: s.url, SSO: s.ssoName, Open: s.gate == nil, Log: s.log})
+	pages, err := web.NewHandler(web.Options{
+		DB: db, Catalog: s.catalog, Repositories: s.hub, Reviews: s.reviews, Hooks: hub.HooksOf(s.hub), URL: s.url, SSO: s.ssoName, Open: s.gate == nil, Log: s.log,
+	})
 	mux.Handle("/", pages)
 	return plainPaths(mux, api), err
 }

@@ -135,6 +135,11 @@ func TestSearch(t *testing.T) {
 		if r, err := c.Search(scoped, catalog.Query{Text: "postgres"}); err != nil || names(r) != "ann/postgres-backup ann/secret" {
 			t.Errorf("by a token of ann/*: %q, %v", names(r), err)
 		}
+		docker, err := c.DockerSearch(t.Context(), "postgres", 1)
+		want := registry.SearchResult{Name: "postgres", IsOfficial: true, Description: "The object-relational database"}
+		if err != nil || len(docker) != 1 || docker[0] != want {
+			t.Errorf("docker search: %+v, %v", docker, err)
+		}
 		exec(t, db, `UPDATE repositories SET description = 'Web shop' WHERE id = 4`, `DELETE FROM repositories WHERE id = 5`)
 		refresh(t, c)
 		for text, want := range map[string]string{"talks": "", "web shop": "org/site", "go": ""} {
@@ -253,6 +258,8 @@ func TestImages(t *testing.T) {
 	put(t, h, "ann/app", "1.0", index.MediaType, index)
 	pushImage(t, h, "ann/other", "latest", "riscv64", tarOf(t))
 	exec(t, db, `UPDATE repositories SET public = 1`)
+	refresh(t, c)
+	exec(t, db, `UPDATE repositories SET description = 'Once more' WHERE name = 'ann/app'`) // with images that are known
 	refresh(t, c)
 	for _, q := range []catalog.Query{
 		{Text: "albatross", Namespace: "ann", Architecture: "arm64"},

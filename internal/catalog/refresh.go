@@ -240,8 +240,9 @@ func (c *Catalog) images(ctx context.Context, s stale) ([]facts, error) {
 			if f.known = f.config != ""; !f.known {
 				missing[f.digest] = true
 			}
+			err := json.Unmarshal([]byte(labels), &f.labels)
 			list = append(list, f)
-			return json.Unmarshal([]byte(labels), &f.labels)
+			return err
 		})
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/auth"
+	"strake/internal/registry"
 )
 
 // Kinds of repositories.
@@ -376,4 +377,17 @@ func (s *search) collectFrom(ctx context.Context, from string, w *where, order s
 		}
 		return nil
 	})
+}
+
+// DockerSearch is Search for docker's v1 search API.
+func (c *Catalog) DockerSearch(ctx context.Context, text string, limit int) ([]registry.SearchResult, error) {
+	found, err := c.Search(ctx, Query{Text: text, Limit: limit})
+	if err != nil {
+		return nil, err
+	}
+	results := make([]registry.SearchResult, 0, len(found.Repositories))
+	for _, f := range found.Repositories {
+		results = append(results, registry.SearchResult{StarCount: int(f.Stars), IsOfficial: f.Kind == Official, Name: f.Name, Description: f.Description})
+	}
+	return results, nil
 }

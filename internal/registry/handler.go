@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,9 @@ type Options struct {
 	// of which clients give as ns=; nil, or a nil Registry: none does. What is
 	// asked for such a namespace is served by reg itself, as without ns=.
 	Namespace func(host string) Registry
+	// Search finds repositories that the caller may read, the best first, limit at
+	// most; nil looks at all their names.
+	Search func(ctx context.Context, text string, limit int) ([]SearchResult, error)
 }
 
 // stallTime is the default of Options.Stall.

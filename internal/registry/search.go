@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"context"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -12,8 +14,8 @@ const (
 	maxResults     = 100
 )
 
-// searchResult is a repository as docker's v1 search API describes it.
-type searchResult struct {
+// SearchResult is a repository as docker's v1 search API describes it.
+type SearchResult struct {
 	StarCount   int    `json:"star_count"`
 	IsOfficial  bool   `json:"is_official"`
 	Name        string `json:"name"`
@@ -29,9 +31,8 @@ func ping(c *call) error {
 	}{true})
 }
 
-// search answers docker's v1 search API with the repositories whose names
-// contain the words of q: first those that are called so, then those that begin
-// so, then the others, each in order.
+// search answers docker's v1 search API by Options.Search, or with the
+// repositories whose names contain the words of q.
 func search(c *call) error {
 	query := c.r.URL.Query()
 	n := defaultResults
@@ -42,27 +43,42 @@ func search(c *call) error {
 		}
 		n = min(v, maxResults)
 	}
-	term := strings.ToLower(strings.TrimSpace(query.Get("q")))
+	var results []SearchResult
+	var err error
+	if c.opts.Search != nil {
+		results, err = c.opts.Search(c.r.Context(), query.Get("q"), n)
+	} else {
+		results, err = searchNames(c.r.Context(), c.reg, query.Get("q"), n)
+	}
+	if err != nil {
+		return err
+	}
+	return c.json("application/json", struct {
+		Query      string         `json:"query"`
+		NumResults int            `json:"num_results"`
+		Results    []SearchResult `json:"results"`
+	}{query.Get("q"), len(results), append([]SearchResult{}, results...)})
+}
+
+// searchNames finds repositories by their names: first those that are called so,
+// then those that begin so, then the others, each in order.
+func searchNames(ctx context.Context, reg Lister, text string, n int) ([]SearchResult, error) {
+	term := strings.ToLower(strings.TrimSpace(text))
 	words := strings.Fields(term)
-	var ranks [3][]searchResult
-	for name, err := range c.reg.Repositories(c.r.Context(), "") {
+	var ranks [3][]SearchResult
+	for name, err := range reg.Repositories(ctx, "") {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if rank, ok := match(name, term, words); ok && len(ranks[rank]) < n {
-			ranks[rank] = append(ranks[rank], searchResult{Name: name})
+			ranks[rank] = append(ranks[rank], SearchResult{Name: name})
 		}
 		if len(ranks[0]) == n {
 			break
 		}
 	}
-	results := append(append(append([]searchResult{}, ranks[0]...), ranks[1]...), ranks[2]...)
-	results = results[:min(n, len(results))]
-	return c.json("application/json", struct {
-		Query      string         `json:"query"`
-		NumResults int            `json:"num_results"`
-		Results    []searchResult `json:"results"`
-	}{query.Get("q"), len(results), results})
+	results := slices.Concat(ranks[0], ranks[1], ranks[2])
+	return results[:min(n, len(results))], nil
 }
 
 // match reports whether name has all the words, and how well it fits: 0 is best.
