@@ -250,7 +250,8 @@ func (s *site) routes() (http.Handler, error) {
 		mux.HandleFunc("GET /ca.crt", s.authority)
 	}
 	pages, err := web.NewHandler(web.Options{
-		DB: db, Catalog: s.catalog, Repositories: s.hub, Reviews: s.reviews, Hooks: hub.HooksOf(s.hub), URL: s.url, SSO: s.ssoName, Open: s.gate == nil, Log: s.log,
+		DB: db, Catalog: s.catalog, Repositories: s.hub, Reviews: s.reviews, Hooks: hub.HooksOf(s.hub), URL: s.url, SSO: s.ssoName, Open: s.gate == nil,
+		Missing: api, Log: s.log,
 	})
 	mux.Handle("/", pages)
 	return plainPaths(mux, api), err

@@ -263,4 +263,11 @@ func (c *call) send(b []byte, zip bool) error {
 	return nil
 }
 
-func showMissing(c *call) error { return errdefs.ErrNotFound }
+// showMissing answers what no page has: a program is told in its own language.
+func showMissing(c *call) error {
+	if c.Missing == nil || strings.Contains(c.r.Header.Get("Accept"), "text/html") {
+		return errdefs.ErrNotFound
+	}
+	c.Missing.ServeHTTP(c.w, c.r)
+	return nil
+}

@@ -34,6 +34,7 @@ type Options struct {
 	URL          string       // by which people reach the Hub; empty: as the request says
 	SSO          string       // what the button of the OIDC login says; empty: there is none
 	Open         bool         // there are no accounts: whoever asks may do everything
+	Missing      http.Handler // answers programs, which do not ask for HTML, what no page has; nil: pages do
 	Log          *slog.Logger // of errors that people do not see; nil drops them
 }
 
