@@ -19,6 +19,9 @@ import (
 func scanHook(ctx context.Context, tx *sql.Tx, c hub.Change) error {
 	switch c.Kind {
 	case hub.ManifestPut, hub.ManifestRestored:
+		if c.Kind == hub.ManifestPut && !c.Fresh {
+			return nil // it was scanned, or is about to be
+		}
 		return scandb.Enqueue(ctx, tx, scandb.Task{Repository: c.Repository, Desc: c.Desc})
 	case hub.ManifestDeleted:
 		var n int

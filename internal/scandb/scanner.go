@@ -37,9 +37,12 @@ type Task struct {
 	Desc       ocispec.Descriptor // of the manifest
 }
 
-// Enqueue has an image scanned, in the caller's transaction. What is no manifest of
-// an image (an index, an artifact) is passed over when the job is done.
+// Enqueue has an image scanned, in the caller's transaction. An index is none; an
+// artifact is passed over when the job is done.
 func Enqueue(ctx context.Context, tx *sql.Tx, task Task) error {
+	if image.IsIndex(task.Desc.MediaType) {
+		return nil
+	}
 	payload, err := json.Marshal(task)
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", task.Desc.Digest, err)
