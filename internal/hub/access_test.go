@@ -3,12 +3,14 @@ package hub_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/hub"
 	"strake/internal/registry"
 )
 
@@ -83,5 +85,44 @@ func TestAccess(t *testing.T) {
 	}
 	if len(names) > 0 {
 		t.Errorf("others see %v", names)
+	}
+}
+
+// What is pushed, tagged and deleted is in the audit log, with who did it and from where; what was refused is not.
+func TestAudit(t *testing.T) {
+	h := open(t, t.TempDir())
+	ann := auth.With(t.Context(), auth.Identity{Account: 1, Name: "ann", Admin: true, Address: "192.0.2.7"})
+	blob := []byte("{}")
+	config := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	if err := h.PushBlob(ann, "ann/app", config, bytes.NewReader(blob)); err != nil {
+		t.Fatal(err)
+	}
+	m := registry.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	m.Bytes = []byte(`{"schemaVersion":2,"mediaType":"` + m.MediaType + `","config":{"mediaType":"` + config.MediaType + `","digest":"` + config.Digest.String() + `","size":2},"layers":[]}`)
+	for range 2 { // the second changes nothing but the time of the push
+		if _, err := h.PutManifest(ann, "ann/app", []string{"1"}, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.DeleteTag(ann, "ann/app", "none"); err == nil {
+		t.Error("deleted what is not there")
+	}
+	if err := h.DeleteTag(ann, "ann/app", "1"); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := auth.AuditLog(ann, hub.DB(h), auth.AuditFilter{Repository: "ann/app", Limit: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range slices.Backward(entries) {
+		if e.Actor != "ann" || e.Address != "192.0.2.7" {
+			t.Errorf("%s by %q from %q", e.Action, e.Actor, e.Address)
+		}
+		got = append(got, e.Action+" "+e.Object)
+	}
+	want := []string{"manifest.push ann/app@" + digest.FromBytes(m.Bytes).String(), "tag.set ann/app:1", "tag.delete ann/app:1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("log %q, want %q", got, want)
 	}
 }

@@ -60,7 +60,7 @@ func Open(ctx context.Context, opts Options) (*Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	h := &Hub{storage: store, hooks: opts.Hooks, sparse: opts.Sparse, parking: parking{on: store.files != nil, writers: map[string]*parked{}}}
+	h := &Hub{storage: store, hooks: append(Hooks{audited}, opts.Hooks...), sparse: opts.Sparse, parking: parking{on: store.files != nil, writers: map[string]*parked{}}}
 	if opts.Database == "" {
 		opts.Database = filepath.Join(opts.Dir, "hub.db")
 	}
