@@ -47,6 +47,7 @@ type Hub struct {
 	changes group
 	storage
 	hooks   Hooks
+	mayPull func(ctx context.Context, repo string, dgst digest.Digest) error // nil: whatever one may read
 	sparse  bool
 	recent  recent // manifests read and written last
 	parking parking

@@ -95,6 +95,13 @@ type RuleBody struct {
 	PulledDays int    `json:"pulledDays,omitempty"`
 }
 
+// PullBody is a rule of pulls: images with a vulnerability of the severity
+// (critical, high, medium, low, none) or above are not pulled, nor those that were not scanned.
+type PullBody struct {
+	Severity  string `json:"severity"`
+	Unscanned bool   `json:"unscanned,omitempty"`
+}
+
 // Quota is how many bytes a namespace may hold: 0 is any number, -1 the default.
 type Quota struct {
 	Bytes int64 `json:"bytes"`
@@ -145,6 +152,26 @@ func policyRoutes() []Route {
 			Method: "DELETE", Pattern: scope + "/retention-rules/{rule}", Need: Login, Summary: "Take a retention rule back",
 			Do: func(a API, c *Call) (any, error) {
 				return nil, a.Policy.RemoveRule(c.Context(), c.PathValue("scope"), c.id("rule"))
+			},
+		},
+		{
+			Method: "GET", Pattern: scope + "/pull-rule", Need: Login, Summary: "List the rules that stop pulls, the one that holds first", Answer: Page[policy.PullRule]{},
+			Do: func(a API, c *Call) (any, error) { return all(a.Policy.PullRules(c.Context(), c.PathValue("scope"))) },
+		},
+		{
+			Method: "PUT", Pattern: scope + "/pull-rule", Need: Login, Summary: "Stop pulls of images with vulnerabilities", Body: PullBody{},
+			Do: func(a API, c *Call) (any, error) {
+				r, err := decoded[PullBody](c)
+				if err != nil {
+					return nil, err
+				}
+				return nil, a.Policy.SetPullRule(c.Context(), policy.PullRule{Scope: c.PathValue("scope"), Severity: r.Severity, Unscanned: r.Unscanned})
+			},
+		},
+		{
+			Method: "DELETE", Pattern: scope + "/pull-rule", Need: Login, Summary: "Take the rule of pulls back",
+			Do: func(a API, c *Call) (any, error) {
+				return nil, a.Policy.RemovePullRule(c.Context(), c.PathValue("scope"))
 			},
 		},
 		{

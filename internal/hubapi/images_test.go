@@ -55,6 +55,7 @@ func (w world) fill() {
 	w.must(err)
 	_, err = w.api.Policy.AddRule(ctx, policy.Rule{Scope: "org/app", Pattern: "nightly-*", LastPushed: 1})
 	w.must(err)
+	w.must(w.api.Policy.SetPullRule(ctx, policy.PullRule{Scope: "org/app", Severity: "none"}))
 	_, err = w.api.Webhooks.Add(ctx, webhook.Webhook{Scope: "org/app", URL: "https://example.com/", Events: []string{"push"}})
 	w.must(err)
 	w.must(w.api.Proxy.Set(ctx, proxy.Proxy{Namespace: "dockerhub", Host: "docker.io", Public: true}))

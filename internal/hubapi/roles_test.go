@@ -139,6 +139,9 @@ var expectations = map[string]expectation{
 	"GET /scopes/{scope}/retention-rules":           {class: writes, ok: 200, fill: scoped},
 	"POST /scopes/{scope}/retention-rules":          {class: admins, ok: 201, fill: scoped, body: `{"pattern":"*","lastPushed":3}`},
 	"DELETE /scopes/{scope}/retention-rules/{rule}": {class: admins, ok: 204, fill: scoped},
+	"GET /scopes/{scope}/pull-rule":                 {class: writes, ok: 200, fill: scoped},
+	"PUT /scopes/{scope}/pull-rule":                 {class: admins, ok: 204, fill: scoped, body: `{"severity":"none"}`},
+	"DELETE /scopes/{scope}/pull-rule":              {class: admins, ok: 204, fill: scoped},
 	"GET /usage/{namespace}":                        {class: same(403, class{"anonymous": 401, "owner": ok, "sysop": ok}), ok: 200, fill: scoped},
 	"PUT /quotas/{namespace}":                       {class: sysops, ok: 204, fill: scoped, body: `{"bytes":1000000}`},
 

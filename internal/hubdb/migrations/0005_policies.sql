@@ -23,6 +23,13 @@ CREATE TABLE retention_rules (
 );
 CREATE INDEX retention_rules_scope ON retention_rules (scope);
 
+-- What stops pulls: a severity of vulnerabilities.
+CREATE TABLE pull_rules (
+  scope     TEXT   NOT NULL PRIMARY KEY,
+  severity  TEXT   NOT NULL, -- or 'none'
+  unscanned BIGINT NOT NULL
+);
+
 -- How many bytes a namespace may hold; 0 is any number. One without a row has the default, of the namespace *.
 CREATE TABLE quotas (
   namespace TEXT   NOT NULL PRIMARY KEY,
