@@ -71,7 +71,7 @@ RUN test -d HOST/secret && test -f HOST/empty/f && echo inside`, logs: "inside"}
 	"CVE-2024-11218": {source: `FROM base AS one
 RUN --mount=type=cache,id=r,target=/c for i in 1 2 3 4 5 6 7 8 9; do rm -rf /c/d; mkdir /c/d; rm -rf /c/d; ln -s HOST /c/d; done; rm -f /c/d; mkdir -p /c/d; echo done
 FROM base AS two
-RUN --mount=type=cache,id=r,target=/c mkdir -p /c/d
+RUN --mount=type=cache,id=r,target=/c until mkdir -p /c/d; do :; done
 FROM base
 RUN --mount=from=one,target=/1 --mount=from=two,target=/2 --mount=type=cache,id=r,source=d,target=/d cat /d/secret; echo raced`, logs: "raced"},
 	// The environment of the builder.
