@@ -155,26 +155,6 @@ func policyRoutes() []Route {
 			},
 		},
 		{
-			Method: "GET", Pattern: scope + "/pull-rule", Need: Login, Summary: "List the rules that stop pulls, the one that holds first", Answer: Page[policy.PullRule]{},
-			Do: func(a API, c *Call) (any, error) { return all(a.Policy.PullRules(c.Context(), c.PathValue("scope"))) },
-		},
-		{
-			Method: "PUT", Pattern: scope + "/pull-rule", Need: Login, Summary: "Stop pulls of images with vulnerabilities", Body: PullBody{},
-			Do: func(a API, c *Call) (any, error) {
-				r, err := decoded[PullBody](c)
-				if err != nil {
-					return nil, err
-				}
-				return nil, a.Policy.SetPullRule(c.Context(), policy.PullRule{Scope: c.PathValue("scope"), Severity: r.Severity, Unscanned: r.Unscanned})
-			},
-		},
-		{
-			Method: "DELETE", Pattern: scope + "/pull-rule", Need: Login, Summary: "Take the rule of pulls back",
-			Do: func(a API, c *Call) (any, error) {
-				return nil, a.Policy.RemovePullRule(c.Context(), c.PathValue("scope"))
-			},
-		},
-		{
 			Method: "GET", Pattern: repo + "/retention", Need: RepoAdmin, Summary: "Preview what the retention rules would do now", Answer: policy.Plan{},
 			Do: func(a API, c *Call) (any, error) { return a.Policy.Preview(c.Context(), c.PathValue("repository")) },
 		},
@@ -196,6 +176,32 @@ func policyRoutes() []Route {
 					return nil, err
 				}
 				return nil, a.Policy.SetQuota(c.Context(), c.PathValue("namespace"), q.Bytes)
+			},
+		},
+	}
+}
+
+func pullRoutes() []Route {
+	const scope = "/scopes/{scope}"
+	return []Route{
+		{
+			Method: "GET", Pattern: scope + "/pull-rule", Need: Login, Summary: "List the rules that stop pulls, the one that holds first", Answer: Page[policy.PullRule]{},
+			Do: func(a API, c *Call) (any, error) { return all(a.Policy.PullRules(c.Context(), c.PathValue("scope"))) },
+		},
+		{
+			Method: "PUT", Pattern: scope + "/pull-rule", Need: Login, Summary: "Stop pulls of images with vulnerabilities", Body: PullBody{},
+			Do: func(a API, c *Call) (any, error) {
+				r, err := decoded[PullBody](c)
+				if err != nil {
+					return nil, err
+				}
+				return nil, a.Policy.SetPullRule(c.Context(), policy.PullRule{Scope: c.PathValue("scope"), Severity: r.Severity, Unscanned: r.Unscanned})
+			},
+		},
+		{
+			Method: "DELETE", Pattern: scope + "/pull-rule", Need: Login, Summary: "Take the rule of pulls back",
+			Do: func(a API, c *Call) (any, error) {
+				return nil, a.Policy.RemovePullRule(c.Context(), c.PathValue("scope"))
 			},
 		},
 	}

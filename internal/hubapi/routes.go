@@ -10,6 +10,7 @@ func Routes() []Route {
 		repositoryRoutes(),
 		journalRoutes(),
 		policyRoutes(),
+		pullRoutes(),
 		reviewRoutes(),
 		webhookRoutes(),
 		proxyRoutes(),
