@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestCopyBesidePeers copies what skopeo made, and has skopeo read what copy
@@ -75,6 +76,12 @@ func TestSearchByDocker(t *testing.T) {
 	for _, name := range []string{"team/app", "team/wrapper", "team/other"} {
 		w.strake("store", "tag", "busybox", h+"/"+name)
 		w.strake("store", "push", "-q", h+"/"+name)
+	}
+	// The Hub's index follows within about a second.
+	for end := time.Now().Add(20 * time.Second); strings.Count(w.strake("store", "search", h+"/team"), "team/") < 3; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("what was pushed is not found")
+		}
 	}
 	for _, args := range [][]string{{"search", h + "/app"}, {"search", "--limit", "1", "--format", "json", h + "/app"}, {"search", "--no-trunc", h + "/nosuch"}} {
 		if got, want := w.strake("store", args...), docker(args...); got != want {
