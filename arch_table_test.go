@@ -66,7 +66,7 @@ var packages = map[string]place{
 	"hubapi":     {5, "auth catalog gate hub policy proxy registry review sqldb webhook"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
-	"policy":     {4, "auth hub jobs registry sqldb"},
+	"policy":     {4, "auth hub image jobs registry sqldb"},
 	"webhook":    {4, "address auth hub jobs policy seal sqldb"},
 	"review":     {4, "archive auth hub image jobs registry scan secret sqldb"},
 	"proxy":      {4, "auth hub image jobs policy reference registry remote seal sqldb"},

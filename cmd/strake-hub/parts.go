@@ -66,7 +66,6 @@ func (s *site) newParts(ctx context.Context) (*parts, error) {
 	}
 	scanner := scanner(s.hub)
 	scanner.Done = s.scanned
-	hub.GuardPulls(s.hub, p.policy.MayPull)
 	hub.Attach(s.hub, p.policy.Hook, p.reviews.Hook, p.webhooks.Hook)
 	if err := p.policy.Schedule(ctx); err != nil {
 		return nil, err

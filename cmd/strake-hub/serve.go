@@ -225,7 +225,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 // routes is all that the Hub serves.
 func (s *site) routes() (http.Handler, error) {
 	db := hub.DB(s.hub)
-	api := registry.NewHandler(s.proxy, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log, Search: s.catalog.DockerSearch})
+	api := registry.NewHandler(s.proxy, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log, Search: s.catalog.DockerSearch, MayPull: s.policy.MayPull})
 	if s.gate == nil {
 		api = auth.Open(api)
 	} else {

@@ -66,11 +66,5 @@ func (hooks Hooks) Call(ctx context.Context, tx *sql.Tx, c Change) error {
 // Attach adds hooks to those of a Hub that nobody uses yet.
 func Attach(h *Hub, hooks ...Hook) { h.hooks = append(h.hooks, hooks...) }
 
-// GuardPulls has a Hub that nobody uses yet ask mayPull before anybody but the
-// server itself gets a manifest of repo. What mayPull returns is the answer.
-func GuardPulls(h *Hub, mayPull func(ctx context.Context, repo string, dgst digest.Digest) error) {
-	h.mayPull = mayPull
-}
-
 // HooksOf returns the hooks of a Hub, for who changes what is in it by themselves.
 func HooksOf(h *Hub) Hooks { return h.hooks }

@@ -47,7 +47,6 @@ type Hub struct {
 	changes group
 	storage
 	hooks   Hooks
-	mayPull func(ctx context.Context, repo string, dgst digest.Digest) error // nil: whatever one may read
 	sparse  bool
 	recent  recent // manifests read and written last
 	parking parking

@@ -10,8 +10,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/image"
 	"strake/internal/registry"
 )
 
@@ -25,9 +27,6 @@ type PullRule struct {
 
 // severities are those of a PullRule, the worst first.
 var severities = []string{"critical", "high", "medium", "low"}
-
-// images are the types of the configs of what is scanned.
-var images = []string{"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 
 // SetPullRule makes the rule of a scope, or changes it.
 func (p *Policy) SetPullRule(ctx context.Context, r PullRule) error {
@@ -103,7 +102,7 @@ const pullQuery = `SELECT p.scope, p.severity, p.unscanned, COALESCE(i.matched, 
 	FROM pull_rules p LEFT JOIN scan_images i ON i.image = $4 WHERE p.scope IN ($1, $2, $3)
 	ORDER BY CASE p.scope WHEN $1 THEN 0 WHEN $2 THEN 1 ELSE 2 END LIMIT 1`
 
-// MayPull is what hub.GuardPulls asks: it refuses, with DENIED, the image of a
+// MayPull is for registry.Options: it refuses, with DENIED, the image of a
 // manifest that the rule of its repository stops, whoever asks.
 func (p *Policy) MayPull(ctx context.Context, repo string, dgst digest.Digest) error {
 	in := Scopes(repo)
@@ -140,7 +139,7 @@ func (p *Policy) mustBeScanned(ctx context.Context, repo string, dgst digest.Dig
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("rule of pulls: %w", err)
 	}
-	if !slices.Contains(images, kind) {
+	if kind != ocispec.MediaTypeImageConfig && kind != image.MediaTypeDockerConfig {
 		return nil
 	}
 	return registry.Errorf(registry.Denied, "%s@%s was not scanned for vulnerabilities yet, which the rule of %s asks for", repo, dgst, scope)

@@ -41,6 +41,9 @@ type Options struct {
 	// Search finds repositories that the caller may read, the best first, limit at
 	// most; nil looks at all their names.
 	Search func(ctx context.Context, text string, limit int) ([]SearchResult, error)
+	// MayPull is asked before a manifest is sent; its error is the answer. HEAD is no
+	// pull: who pushes asks by it what is there. nil lets all through.
+	MayPull func(ctx context.Context, repo string, dgst digest.Digest) error
 }
 
 // stallTime is the default of Options.Stall.

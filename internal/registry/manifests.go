@@ -48,6 +48,11 @@ func getManifest(c *call) error {
 	if m.Digest == "" {
 		m.Digest = digest.FromBytes(m.Bytes)
 	}
+	if c.opts.MayPull != nil {
+		if err := c.opts.MayPull(c.r.Context(), c.repo, m.Digest); err != nil {
+			return err
+		}
+	}
 	if m.Warning != "" {
 		AddWarning(c.w.Header(), m.Warning)
 	}
