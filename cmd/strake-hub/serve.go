@@ -109,10 +109,6 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	if o.gcInterval > 0 && !o.readOnly {
-		stop := o.collect(ctx, h, log)
-		defer stop()
-	}
 	people, err := initialised(ctx, hub.DB(h))
 	if err != nil {
 		return err
@@ -130,6 +126,7 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	defer func() { _ = listener.Close() }() // the server closes it, where that began
 	scheme := "http"
 	if people {
 		scheme, listener = "https", tls.NewListener(listener, withProtocols(cert.config()))
@@ -157,6 +154,10 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	defer func() { err = errors.Join(err, stopMetrics()) }()
 	stop := site.start(ctx)
 	defer stop()
+	if o.gcInterval > 0 && !o.readOnly { // not before all hooks are attached
+		stop := o.collect(ctx, h, log)
+		defer stop()
+	}
 	fmt.Fprintf(s.out, "strake-hub: serving %s://%s\n", scheme, listener.Addr())
 	return site.server.run(ctx, newServer(site.server.watch(handler), log), listener, o.drainDelay)
 }
