@@ -68,7 +68,7 @@ var packages = map[string]place{
 	"dockerfile": {4, "build executor image reference"},
 	"policy":     {4, "auth hub image jobs registry sqldb"},
 	"webhook":    {4, "address auth hub jobs policy seal sqldb"},
-	"review":     {4, "archive auth hub image jobs registry scan secret sqldb"},
+	"review":     {4, "auth hub image jobs registry secret sqldb"},
 	"proxy":      {4, "auth hub image jobs policy reference registry remote seal sqldb"},
 	"web":        {5, "auth catalog hub registry review scan scandb sqldb vuln"},
 

@@ -112,7 +112,7 @@ func (s *site) scanned(ctx context.Context, tx *sql.Tx, repo string, r *scandb.R
 
 // reviewScan is what scans find as reviews want to know it.
 func reviewScan(scanner *scandb.Scanner) review.Scanner {
-	return func(ctx context.Context, repo string, desc ocispec.Descriptor, _ ocispec.Manifest) (found review.Scan, err error) {
+	return func(ctx context.Context, repo string, desc ocispec.Descriptor) (found review.Scan, err error) {
 		r, err := scandb.Find(ctx, scanner.DB, desc.Digest)
 		if errdefs.IsNotFound(err) {
 			r, err = scanner.Scan(ctx, scandb.Task{Repository: repo, Desc: desc})

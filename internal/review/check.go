@@ -80,10 +80,8 @@ type Vulnerability struct {
 	Fixed    string // version; "": none
 }
 
-// Scanner finds what is in the layers of an image, of which desc describes the
-// manifest m. It fails with
-// errdefs.ErrUnavailable while somebody is about it.
-type Scanner func(ctx context.Context, repo string, desc ocispec.Descriptor, m ocispec.Manifest) (Scan, error)
+// Scanner finds what is in the layers of an image, of whose manifest desc is.
+type Scanner func(ctx context.Context, repo string, desc ocispec.Descriptor) (Scan, error)
 
 // Checker runs the checks of reviews.
 type Checker struct {
@@ -232,7 +230,7 @@ func (c *Checker) facts(ctx context.Context, base Facts, ref, platform string, d
 			return nil, err
 		}
 		if c.Scan != nil {
-			if f.Scan, err = c.Scan(ctx, f.Repository, f.Desc, f.Manifest); err != nil {
+			if f.Scan, err = c.Scan(ctx, f.Repository, f.Desc); err != nil {
 				return nil, fmt.Errorf("scan %s: %w", f.Desc.Digest, err)
 			}
 		}

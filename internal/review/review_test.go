@@ -27,6 +27,7 @@ import (
 	"strake/internal/jobs"
 	"strake/internal/registry"
 	"strake/internal/review"
+	"strake/internal/scandb"
 	"strake/internal/sqldb"
 )
 
@@ -64,10 +65,13 @@ func openOn(t *testing.T, database string) *site {
 	s.rita = as(auth.Identity{Account: 3, Name: "rita", Reviewer: true})
 	s.exec(`INSERT INTO accounts (id, name, created) VALUES (1, 'ann', 1), (2, 'bob', 1), (3, 'rita', 1)`)
 	s.exec(`INSERT INTO repositories (name, namespace, public, description) VALUES ('ann/app', 'ann', 1, 'an app')`)
-	layers := review.LayerScanner(s, nil)
-	checker := &review.Checker{Board: s.board, Source: s, Scan: func(ctx context.Context, repo string, desc ocispec.Descriptor, m ocispec.Manifest) (review.Scan, error) {
-		found, err := layers(ctx, repo, desc, m)
-		found.Vulnerabilities, found.Matched = s.vulnerabilities, true
+	scanner := &scandb.Scanner{DB: db, Source: s}
+	checker := &review.Checker{Board: s.board, Source: s, Scan: func(ctx context.Context, repo string, desc ocispec.Descriptor) (review.Scan, error) {
+		found := review.Scan{Vulnerabilities: s.vulnerabilities, Matched: true}
+		r, err := scanner.Scan(ctx, scandb.Task{Repository: repo, Desc: desc})
+		for _, secret := range r.Secrets {
+			found.Secrets = append(found.Secrets, review.Secret{File: secret.File, What: secret.What})
+		}
 		return found, err
 	}}
 	s.queue = jobs.New(db, jobs.Options{Handlers: checker.Handlers(), Poll: 10 * time.Millisecond})
