@@ -102,6 +102,9 @@ func New(db *sqldb.DB, opts Options) (*Login, error) {
 	return &Login{db: db, opts: opts}, nil
 }
 
+// loginTime is how long somebody may take at the provider.
+const loginTime = 10 * time.Minute
+
 // pending is what the browser keeps between the two paths.
 type pending struct {
 	State, Nonce, Verifier, Next string
@@ -175,30 +178,15 @@ func (l *Login) begin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p := pending{State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(), Next: Local(r.URL.Query().Get("next"))}
+	p := pending{State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(), Next: gate.Local(r.URL.Query().Get("next"))}
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	l.cookie(w, r, base64.RawURLEncoding.EncodeToString(b), 10*60)
+	gate.SetCookie(w, r, cookieName(r), base64.RawURLEncoding.EncodeToString(b), loginTime)
 	//nolint:gosec // to the provider; it looks whether the address to come back to is one of ours
 	http.Redirect(w, r, config.AuthCodeURL(p.State, oidc.Nonce(p.Nonce), oauth2.S256ChallengeOption(p.Verifier)), http.StatusSeeOther)
 	return nil
-}
-
-func (l *Login) cookie(w http.ResponseWriter, r *http.Request, value string, life int) {
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec // plain HTTP is for the loopback address alone
-		Name: cookieName(r), Value: value, Path: "/", MaxAge: life, Secure: r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteLaxMode,
-	})
-}
-
-// Local is where a login leads: a path of this Hub, whatever was asked for.
-func Local(next string) string {
-	u, err := url.Parse(next)
-	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.ContainsAny(next, "\\\r\n\t") {
-		return "/"
-	}
-	return next
 }
 
 // finish takes up the browser that comes back from the provider.
@@ -207,7 +195,7 @@ func (l *Login) finish(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	l.cookie(w, r, "", -1)
+	gate.SetCookie(w, r, cookieName(r), "", 0)
 	query := r.URL.Query()
 	if subtle.ConstantTimeCompare([]byte(query.Get("state")), []byte(p.State)) != 1 {
 		return fmt.Errorf("the state is another: %w", errdefs.ErrInvalidArgument)
@@ -227,14 +215,10 @@ func (l *Login) finish(w http.ResponseWriter, r *http.Request) error {
 	if len(absent) > 0 {
 		l.opts.Log.Warn("groups of the provider are mapped to teams that do not exist", "teams", absent)
 	}
-	session, err := auth.StartSession(ctx, l.db, id)
-	if err != nil {
+	if err := gate.LogIn(w, r, l.db, id); err != nil { //nolint:contextcheck // it is the request's
 		return err
 	}
-	http.SetCookie(w, &http.Cookie{ //nolint:gosec // plain HTTP is for the loopback address alone
-		Name: gate.CookieName(r), Value: session, Path: "/", MaxAge: int(auth.SessionLife / time.Second), Secure: r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteLaxMode,
-	})
-	http.Redirect(w, r, Local(p.Next), http.StatusSeeOther)
+	http.Redirect(w, r, gate.Local(p.Next), http.StatusSeeOther)
 	return nil
 }
 

@@ -179,7 +179,7 @@ func TestCVE_2024_22244_OpenRedirect(t *testing.T) {
 		"/r/ann/app?tag=1": "/r/ann/app?tag=1", "": "/", "//evil.example": "/", "https://evil.example": "/", `/\evil.example`: "/", "evil": "/",
 		"/\t/evil.example": "/", "javascript:alert(1)": "/", "/%2f/evil": "/%2f/evil",
 	} {
-		if got := Local(next); got != want {
+		if got := gate.Local(next); got != want {
 			t.Errorf("%q leads to %q, want %q", next, got, want)
 		}
 	}

@@ -13,40 +13,24 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/gate"
 )
-
-// cookieName is that of the session's cookie. Over TLS browsers take it from this
-// host alone, for all of its paths.
-func cookieName(r *http.Request) string {
-	if r.TLS != nil {
-		return "__Host-strake"
-	}
-	return "strake"
-}
-
-func (c *call) setCookie(value string, life int) {
-	http.SetCookie(c.w, &http.Cookie{ //nolint:gosec // plain HTTP is for the loopback address alone
-		Name: cookieName(c.r), Value: value, Path: "/", MaxAge: life, Secure: c.r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteLaxMode,
-	})
-}
 
 type loginView struct{ Name, Next, SSO string }
 
 func showLogin(c *call) error {
 	if c.id.Account != 0 {
-		return c.done(local(c.r.FormValue("next")), "")
+		return c.done(gate.Local(c.r.FormValue("next")), "")
 	}
-	return c.render("Log in", loginPage(loginView{c.r.PostFormValue("name"), local(c.r.FormValue("next")), c.SSO}))
+	return c.render("Log in", loginPage(loginView{c.r.PostFormValue("name"), gate.Local(c.r.FormValue("next")), c.SSO}))
 }
 
 func logIn(c *call) error {
 	name := strings.TrimSpace(c.r.PostFormValue("name"))
 	who, err := auth.Authenticate(c.ctx(), c.DB, name, c.r.PostFormValue("password"))
 	if err == nil {
-		var cookie string
-		if cookie, err = auth.StartSession(c.ctx(), c.DB, who); err == nil {
-			c.setCookie(cookie, int(auth.SessionLife/time.Second))
-			return c.done(local(c.r.PostFormValue("next")), "")
+		if err = gate.LogIn(c.w, c.r, c.DB, who); err == nil {
+			return c.done(gate.Local(c.r.PostFormValue("next")), "")
 		}
 	}
 	switch status := kindOf(err); status {
@@ -58,12 +42,9 @@ func logIn(c *call) error {
 }
 
 func logOut(c *call) error {
-	if cookie, err := c.r.Cookie(cookieName(c.r)); err == nil {
-		if err := auth.EndSession(c.ctx(), c.DB, cookie.Value); err != nil {
-			return err
-		}
+	if err := gate.LogOut(c.w, c.r, c.DB); err != nil {
+		return err
 	}
-	c.setCookie("", -1)
 	return c.done("/", "out")
 }
 
@@ -111,11 +92,9 @@ func changePassword(c *call) error {
 	if err != nil {
 		return err
 	}
-	cookie, err := auth.StartSession(c.ctx(), c.DB, who)
-	if err != nil {
+	if err := gate.LogIn(c.w, c.r, c.DB, who); err != nil {
 		return err
 	}
-	c.setCookie(cookie, int(auth.SessionLife/time.Second))
 	return c.done("/account", "password")
 }
 

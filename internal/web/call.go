@@ -55,7 +55,7 @@ func (s *site) handler(serve func(*call) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &call{site: s, w: w, r: r, status: http.StatusOK}
 		var err error
-		if c.id, err = s.identify(r); err == nil {
+		if c.id, err = s.identify(r); err == nil { //nolint:contextcheck // it is the request's
 			r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 			c.r = r.WithContext(auth.With(r.Context(), c.id))
 			err = c.r.ParseForm()

@@ -88,14 +88,3 @@ func repositoryPath(name string, parts ...string) string {
 	}
 	return p
 }
-
-// local is where a login leads: a path of this site, whatever somebody wrote
-// into the link. Browsers take a second slash, or a backslash, for another host.
-func local(next string) string {
-	u, err := url.Parse(next)
-	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !strings.HasPrefix(next, "/") ||
-		strings.HasPrefix(next, "//") || strings.ContainsAny(next, "\\\r\n\t") {
-		return "/"
-	}
-	return next
-}

@@ -18,6 +18,7 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/gate"
 	"strake/internal/hub"
 	"strake/internal/review"
 	"strake/internal/sqldb"
@@ -112,14 +113,5 @@ func (s *site) identify(r *http.Request) (auth.Identity, error) {
 	if s.Open {
 		return auth.Identity{System: true, Address: r.RemoteAddr}, nil
 	}
-	cookie, err := r.Cookie(cookieName(r))
-	if err != nil {
-		return auth.Identity{Address: r.RemoteAddr}, nil //nolint:nilerr // nobody
-	}
-	ctx := auth.With(r.Context(), auth.Identity{Address: r.RemoteAddr})
-	id, err := auth.Session(ctx, s.DB, cookie.Value)
-	if kindOf(err) == http.StatusUnauthorized { // it has ended
-		return auth.Identity{Address: r.RemoteAddr}, nil
-	}
-	return id, err
+	return gate.Session(r, s.DB)
 }
