@@ -26,14 +26,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations are the migrations of a database that has jobs and nothing else.
-func Migrations() fs.FS {
-	steps, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return steps
-}
+// Migrations make the tables of jobs: in a database of their own, or included by another's.
+func Migrations() fs.FS { return sqldb.Steps(migrations, nil) }
 
 // Job is work to do.
 type Job struct {

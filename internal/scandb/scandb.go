@@ -21,10 +21,16 @@ import (
 
 	"strake/internal/scan"
 	"strake/internal/sqldb"
+	"strake/internal/vuln"
 )
 
 //go:embed migrations/*.sql
 var migrations embed.FS
+
+// Migrations make the tables of vulnerabilities and scans: in a database of their own, or included by another's.
+func Migrations() fs.FS {
+	return sqldb.Steps(migrations, map[string]fs.FS{"vuln": vuln.Migrations()})
+}
 
 // Open opens the SQLite database at path, which has vulnerabilities and scans and
 // nothing else, and makes it where there is none.
@@ -33,11 +39,7 @@ func Open(ctx context.Context, path string) (*sqldb.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	steps, err := fs.Sub(migrations, "migrations")
-	if err == nil {
-		err = db.Migrate(ctx, steps)
-	}
-	if err != nil {
+	if err := db.Migrate(ctx, Migrations()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the database of scans: %w", err), db.Close())
 	}
 	return db, nil

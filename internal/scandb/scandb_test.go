@@ -46,25 +46,6 @@ func databases(t *testing.T, test func(t *testing.T, db *sqldb.DB)) {
 	t.Run("postgres", func(t *testing.T) { open(t, conformance.PostgreSQL(t)) })
 }
 
-// The tables are the same in every database that has them.
-func TestSchema(t *testing.T) {
-	read := func(name string) string {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	vulns, scans := read("migrations/0001_vulns.sql"), read("migrations/0002_scans.sql")
-	if vulns != read("../vuln/migrations/0001_vulns.sql") {
-		t.Error("the tables of vulnerabilities are not those of package vuln")
-	}
-	names, err := filepath.Glob("../hubdb/migrations/*_scan.sql")
-	if err != nil || len(names) != 1 || read(names[0]) != vulns+scans {
-		t.Errorf("the Hub's tables (%q) are not those here", names)
-	}
-}
-
 // shelf is a registry of one repository in memory.
 type shelf struct {
 	registry.Reader

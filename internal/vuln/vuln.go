@@ -25,14 +25,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations are the migrations of a database that has vulnerabilities and nothing else.
-func Migrations() fs.FS {
-	steps, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return steps
-}
+// Migrations make the tables of vulnerabilities: in a database of their own, or included by another's.
+func Migrations() fs.FS { return sqldb.Steps(migrations, nil) }
 
 // Severity is how bad a vulnerability is.
 type Severity int
