@@ -37,6 +37,13 @@ type parts struct {
 
 // newParts makes the parts, and attaches them to the Hub.
 func (s *site) newParts(ctx context.Context) (*parts, error) {
+	spool := os.TempDir()
+	if s.data != "" {
+		spool = filepath.Join(s.data, "spool")
+		if err := os.MkdirAll(spool, 0o700); err != nil { // --data with it, where all else lives elsewhere
+			return nil, fmt.Errorf("make directory: %w", err)
+		}
+	}
 	db, path := hub.DB(s.hub), s.keyFile
 	if path == "" && s.data != "" {
 		path = filepath.Join(s.data, "secret.key")
@@ -51,13 +58,6 @@ func (s *site) newParts(ctx context.Context) (*parts, error) {
 	allowed, err := networks(s.webhookNetworks)
 	if err != nil {
 		return nil, err
-	}
-	spool := os.TempDir()
-	if s.data != "" {
-		spool = filepath.Join(s.data, "spool")
-		if err := os.MkdirAll(spool, 0o700); err != nil {
-			return nil, fmt.Errorf("make directory: %w", err)
-		}
 	}
 	opts := proxy.Options{Key: key, Spool: spool, Log: s.log}
 	p := &parts{

@@ -53,6 +53,8 @@ type Identity struct {
 	Address  string  // where the request came from, for the log
 	Token    string  // public part of the token that it came with; empty: a password or a session
 	Epoch    int64   // of the account: what was given out in an earlier one has ended
+
+	whole *Identity // before Asked narrowed it
 }
 
 // Anonymous reports whether nobody logged in.
@@ -81,6 +83,23 @@ func (id Identity) WithScopes(scopes []Scope) Identity {
 	}
 	id.Scopes = narrowed
 	return id
+}
+
+// Asked is id by a registry token that was asked for scopes: it does no more than
+// those. What it is shown of a repository that it reads is not narrowed, for who
+// pulls asks to pull alone, whatever else they may.
+func (id Identity) Asked(scopes []Scope) Identity {
+	narrowed := id.WithScopes(scopes)
+	narrowed.whole = &id
+	return narrowed
+}
+
+// Whole is id without what Asked took.
+func (id Identity) Whole() Identity {
+	if id.whole == nil {
+		return id
+	}
+	return *id.whole
 }
 
 type key struct{}

@@ -339,6 +339,14 @@ func registryMount(t *testing.T, r registry.Registry) {
 	if got := readBlob(t, r, "to/there", d.Digest, 0); !bytes.Equal(got, b) {
 		t.Error("other bytes")
 	}
+	if _, err := r.MountBlob(caller(t), "to/elsewhere", "", d.Digest); err != nil {
+		t.Errorf("mount from wherever it is: %v", err)
+	}
+	if got := readBlob(t, r, "to/elsewhere", d.Digest, 0); !bytes.Equal(got, b) {
+		t.Error("other bytes")
+	}
+	_, err = r.MountBlob(caller(t), "to/there", "", digest.FromString("x"))
+	want(t, "mount what is nowhere", err, errdefs.IsNotFound)
 	_, err = r.MountBlob(caller(t), "to/there", "nowhere", digest.FromString("x"))
 	want(t, "mount what is not there", err, errdefs.IsNotFound)
 }

@@ -25,9 +25,19 @@ import (
 // registry that is served over HTTP: each MUST and SHOULD that is about the
 // registry is a case. newRegistry returns an empty registry.
 func Wire(t *testing.T, newRegistry func(t *testing.T) registry.Registry) {
-	reg := newRegistry(t)
-	open := httptest.NewServer(auth.Open(registry.NewHandler(reg, registry.Options{})))
-	t.Cleanup(open.Close)
+	WireThrough(t, newRegistry(t), Door{Serve: auth.Open, Client: http.DefaultTransport})
+}
+
+// Door is what is between clients and the API of a registry.
+type Door struct {
+	Serve  func(api http.Handler) http.Handler // asks who comes
+	Client http.RoundTripper                   // says who comes
+}
+
+// WireThrough is Wire for a registry behind a door, for a caller who may do
+// everything there.
+func WireThrough(t *testing.T, reg registry.Registry, door Door) {
+	open := (&wire{t: t, reg: reg, door: door}).with(registry.Options{})
 	for _, group := range []struct {
 		name  string
 		cases []wireCase
@@ -38,7 +48,7 @@ func Wire(t *testing.T, newRegistry func(t *testing.T) registry.Registry) {
 			for _, c := range group.cases {
 				t.Run(c.name, func(t *testing.T) {
 					repo := "case/" + strings.ToLower(group.name+"/"+c.name)
-					c.run(t, &wire{t: t, reg: reg, url: open.URL, repo: repo})
+					c.run(t, &wire{t: t, reg: reg, door: door, url: open.url, repo: repo})
 				})
 			}
 		})
@@ -54,15 +64,16 @@ type wireCase struct {
 type wire struct {
 	t    *testing.T
 	reg  registry.Registry
+	door Door
 	url  string
 	repo string
 }
 
 // with is w on a server of other options.
 func (w *wire) with(opts registry.Options) *wire {
-	s := httptest.NewServer(auth.Open(registry.NewHandler(w.reg, opts)))
+	s := httptest.NewServer(w.door.Serve(registry.NewHandler(w.reg, opts)))
 	w.t.Cleanup(s.Close)
-	return &wire{t: w.t, reg: w.reg, url: s.URL, repo: w.repo}
+	return &wire{t: w.t, reg: w.reg, door: w.door, url: s.URL, repo: w.repo}
 }
 
 // answer is a response, read to its end.
@@ -90,7 +101,7 @@ func (w *wire) do(method, path string, body io.Reader, headers ...string) *answe
 		name, value, _ := strings.Cut(s, ": ")
 		r.Header.Add(name, value)
 	}
-	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := http.Client{Transport: w.door.Client, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(r)
 	if err != nil {
 		w.t.Fatal(err)

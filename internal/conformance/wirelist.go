@@ -342,7 +342,7 @@ var wireErrors = []wireCase{
 	}},
 	{"TooManyRequests", func(_ *testing.T, w *wire) {
 		e := registry.Errorf(registry.TooManyRequests, "too many requests")
-		front := &wire{t: w.t, reg: busy{w.reg, e}, repo: w.repo}
+		front := &wire{t: w.t, reg: busy{w.reg, e}, door: w.door, repo: w.repo}
 		front.with(registry.Options{}).get("tags/list").want(429).code(registry.TooManyRequests).has("Retry-After", "1")
 		e.RetryAfter = 1500 * time.Millisecond
 		front.with(registry.Options{}).get("tags/list").want(429).has("Retry-After", "2")

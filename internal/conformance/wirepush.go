@@ -112,6 +112,15 @@ var wirePush = append([]wireCase{
 		from.do("DELETE", "blobs/"+d.Digest.String(), nil).want(202)
 		w.get("blobs/" + d.Digest.String()).want(200).is("mounted")
 	}},
+	{"MountFromAnywhere", func(_ *testing.T, w *wire) {
+		from := *w
+		from.repo += "/from"
+		d := from.blob("mounted from anywhere")
+		for _, query := range []string{"", "&from="} {
+			a := w.do("POST", "blobs/uploads/?mount="+d.Digest.String()+query, nil).want(201).has("Docker-Content-Digest", d.Digest.String())
+			w.get(a.location()).want(200).is("mounted from anywhere")
+		}
+	}},
 	{"MountNothing", func(_ *testing.T, w *wire) {
 		d := digest.FromString("to be mounted")
 		for _, query := range []string{"&from=no/such/repository", "&from=" + w.repo, "", "&from=../..", "&from="} {

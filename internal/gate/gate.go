@@ -63,8 +63,10 @@ func (g *Gate) Registry(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := g.registryIdentity(nobody(r))
 		scopes := registry.Scopes(r)
-		if err == nil && id.jwt && !id.covers(scopes) {
-			err = g.another(r.Context(), id, scopes)
+		if err == nil && id.jwt {
+			if more := id.beyond(scopes); len(more) > 0 {
+				err = g.another(r.Context(), id, more)
+			}
 		}
 		if err == nil && id.none && (r.URL.Path == "/v2/" || r.URL.Path == "/v2") {
 			err = errNobody
@@ -91,36 +93,44 @@ func nobody(r *http.Request) *http.Request {
 // caller is who asks and how that is known.
 type caller struct {
 	auth.Identity
-	none   bool          // no credentials at all
-	jwt    bool          // a registry token
-	whole  auth.Identity // without the registry token's limits
-	grants []auth.Scope  // of the registry token
+	none   bool         // no credentials at all
+	jwt    bool         // a registry token
+	grants []auth.Scope // of the registry token
 }
 
-// covers reports whether a registry token was made for what a request needs.
-func (c caller) covers(scopes []registry.Scope) bool {
-	if len(scopes) == 0 {
-		return true
+// beyond are the scopes that a registry token was not made for.
+func (c caller) beyond(scopes []registry.Scope) (more []registry.Scope) {
+	granted := auth.Identity{}.WithScopes(c.grants)
+	for _, s := range scopes {
+		covered := granted.Limit(s.Name) >= roleOf(s.Actions)
+		if s.Type == "registry" {
+			covered = len(c.grants) > 0
+		}
+		if !covered {
+			more = append(more, s)
+		}
 	}
-	if scopes[0].Type == "registry" {
-		return len(c.grants) > 0
-	}
-	return auth.Identity{}.WithScopes(c.grants).Limit(scopes[0].Name) >= roleOf(scopes[0].Actions)
+	return more
 }
 
-// another fails with errScope when another registry token would serve: the
-// caller asked for one that allows less. Otherwise the registry itself says what
-// they may not.
+// another fails with errScope when another registry token would serve for one of
+// scopes: the caller asked for one that allows less. Otherwise the registry itself
+// says what they may not.
 func (g *Gate) another(ctx context.Context, c caller, scopes []registry.Scope) error {
 	if c.Anonymous() || scopes[0].Type == "registry" {
 		return errScope
 	}
 	return g.db.View(ctx, func(tx *sql.Tx) error {
-		role, err := auth.RoleOf(ctx, tx, c.whole, scopes[0].Name)
-		if err == nil && role >= roleOf(scopes[0].Actions) {
-			err = errScope
+		for _, s := range scopes {
+			role, err := auth.RoleOf(ctx, tx, c.Whole(), s.Name)
+			if err != nil {
+				return err
+			}
+			if role >= roleOf(s.Actions) {
+				return errScope
+			}
 		}
-		return err
+		return nil
 	})
 }
 

@@ -186,6 +186,15 @@ func TestTokenFlow(t *testing.T) {
 	s.want(202, "POST", "/v2/ann/app/blobs/uploads/", push)
 	s.want(202, "POST", "/v2/ann/new/blobs/uploads/", push)
 	s.want(401, "DELETE", "/v2/ann/app/manifests/1", push)
+
+	// To mount is to pull elsewhere: with a token for that, where the caller may.
+	const mount = "/v2/ann/new/blobs/uploads/?mount="
+	got = s.do(http.MethodPost, mount+s.blob.String()+"&from=ann/app", s.token(basic("ann", password), "repository:ann/new:pull,push"))
+	if h := got.header.Get("WWW-Authenticate"); got.status != 401 || !strings.Contains(h, `scope="repository:ann/new:pull,push repository:ann/app:pull",error="insufficient_scope"`) {
+		t.Errorf("mount with a token to push: %d %q", got.status, h)
+	}
+	s.want(201, "POST", mount+s.blob.String()+"&from=ann/app", push)
+	s.want(202, "POST", mount+s.blob.String()+"&from=bob/secret", push)
 	s.want(202, "DELETE", "/v2/ann/app/manifests/1", s.token(basic("ann", password), "repository:ann/app:delete"))
 
 	// Official names are the administrators'.

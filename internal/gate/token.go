@@ -72,7 +72,6 @@ func (g *Gate) verify(r *http.Request, text string) (caller, error) {
 			return caller{}, err
 		}
 	}
-	c.whole = c.Identity
 	for _, a := range own.Access {
 		switch {
 		case a.Type == "repository":
@@ -85,7 +84,7 @@ func (g *Gate) verify(r *http.Request, text string) (caller, error) {
 			}
 		}
 	}
-	c.Identity = c.WithScopes(c.grants)
+	c.Identity = c.Asked(c.grants)
 	return c, nil
 }
 

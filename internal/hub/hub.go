@@ -118,13 +118,14 @@ func (hooks Hooks) linkBlob(ctx context.Context, tx *sql.Tx, repo string, desc o
 	return hooks.Call(ctx, tx, Change{Kind: BlobLinked, Repository: repo, ID: id, Desc: desc})
 }
 
-// allow returns what the caller may do with repo, or fails unless that is need
-// at least. Nobody learns by it whether a repository exists.
+// allow fails unless the caller may do with repo what need says. It returns their
+// role there, which may be more than their registry token was asked for. Nobody
+// learns by it whether a repository exists.
 func allow(ctx context.Context, tx *sql.Tx, repo string, need auth.Role) (auth.Role, error) {
 	id := auth.From(ctx)
-	role, err := auth.RoleOf(ctx, tx, id, repo)
+	role, err := auth.RoleOf(ctx, tx, id.Whole(), repo)
 	switch {
-	case err != nil || role >= need:
+	case err != nil || min(role, id.Limit(repo)) >= need:
 		return role, err
 	case id.Anonymous():
 		return role, registry.Errorf(registry.Unauthorized, "authentication required")

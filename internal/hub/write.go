@@ -18,6 +18,7 @@ import (
 	"strake/internal/content"
 	"strake/internal/image"
 	"strake/internal/registry"
+	"strake/internal/sqldb"
 )
 
 // PushBlob implements registry.Writer. The bytes are read even where they are
@@ -110,24 +111,57 @@ func endUpload(ctx context.Context, tx *sql.Tx, id string) error {
 	return err
 }
 
+// mountSources is how many repositories that hold a blob are tried where the
+// client names none.
+const mountSources = 32
+
 // MountBlob implements registry.Writer.
 func (h *Hub) MountBlob(ctx context.Context, repo, from string, dgst digest.Digest) (desc ocispec.Descriptor, err error) {
-	if err := errors.Join(registry.CheckName(repo), registry.CheckName(from), registry.CheckDigest(dgst)); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return desc, err
+	}
+	if from != "" {
+		if err := registry.CheckName(from); err != nil {
+			return desc, err
+		}
 	}
 	err = h.changes.update(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
 			return err
 		}
-		if desc, err = findBlob(ctx, tx, from, dgst); err != nil {
-			if _, ok := errors.AsType[*registry.Error](err); ok { // whatever it is, it is not theirs to know
-				return errBlobUnknown()
+		sources := []string{from}
+		if from == "" {
+			if sources, err = holders(ctx, tx, repo, dgst); err != nil {
+				return err
 			}
-			return err
 		}
-		return h.hooks.linkBlob(ctx, tx, repo, desc)
+		for _, source := range sources {
+			desc, err = findBlob(ctx, tx, source, dgst)
+			if err == nil {
+				return h.hooks.linkBlob(ctx, tx, repo, desc)
+			}
+			if _, ok := errors.AsType[*registry.Error](err); !ok { // whatever it is, it is not theirs to know
+				return err
+			}
+		}
+		return errBlobUnknown()
 	})
 	return desc, err
+}
+
+// holders are repositories that hold a blob, whoever may read them: those of
+// repo's own namespace first, then public ones.
+func holders(ctx context.Context, tx *sql.Tx, repo string, dgst digest.Digest) (names []string, err error) {
+	err = sqldb.Each(ctx, tx, `
+		SELECT r.name FROM blobs b JOIN repositories r ON r.id = b.repository WHERE b.digest = $1
+		ORDER BY CASE r.namespace WHEN $2 THEN 0 ELSE 1 END, r.public DESC, r.id LIMIT $3`,
+		[]any{dgst.String(), auth.Namespace(repo), mountSources}, func(rows *sql.Rows) error {
+			var name string
+			err := rows.Scan(&name)
+			names = append(names, name)
+			return err
+		})
+	return names, err
 }
 
 // notation is the type of the config of signatures in the form of the Notary Project.

@@ -74,7 +74,8 @@ type Writer interface {
 	// fails with BLOB_UPLOAD_UNKNOWN.
 	ResumeUpload(ctx context.Context, repo, id string) (Upload, error)
 	// MountBlob makes a blob that the repository from holds a blob of repo too,
-	// or fails with BLOB_UNKNOWN.
+	// or fails with BLOB_UNKNOWN. An empty from stands for any repository that
+	// the caller may read.
 	MountBlob(ctx context.Context, repo, from string, dgst digest.Digest) (ocispec.Descriptor, error)
 	// PutManifest stores a manifest whose blobs are there and makes the tags
 	// name it; all or nothing where the registry can. A blob that is not there

@@ -22,8 +22,8 @@ func Scopes(r *http.Request) []Scope {
 	}
 	scope := Scope{"repository", repo, []string{"pull"}}
 	switch {
-	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-	case r.Method == http.MethodDelete && kind != "upload":
+	case kind != "upload" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+	case kind != "upload" && r.Method == http.MethodDelete:
 		scope.Actions = []string{"delete"}
 	default:
 		scope.Actions = []string{"pull", "push"}

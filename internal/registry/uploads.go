@@ -75,7 +75,7 @@ func (c *call) mount(dgst digest.Digest, from string) (bool, error) {
 	if err := CheckDigest(dgst); err != nil {
 		return false, err
 	}
-	if !validName(from) { // or none: which one may hold it is for the client to say
+	if from != "" && !validName(from) {
 		return false, nil
 	}
 	_, err := c.reg.MountBlob(c.r.Context(), c.repo, from, dgst)

@@ -268,13 +268,20 @@ func octets() http.Header { return http.Header{"Content-Type": {"application/oct
 // MountBlob implements registry.Writer.
 func (r *Registry) MountBlob(ctx context.Context, repo, from string, dgst digest.Digest) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst}
-	if err := errors.Join(registry.CheckName(repo), registry.CheckName(from), registry.CheckDigest(dgst)); err != nil {
+	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(dgst)); err != nil {
 		return desc, err
 	}
+	query, scopes := url.Values{"mount": {dgst.String()}}, push(repo)
+	if from != "" {
+		if err := registry.CheckName(from); err != nil {
+			return desc, err
+		}
+		query.Set("from", from)
+		scopes = append(scopes, pull(from)...)
+	}
 	resp, err := r.do(ctx, request{
-		method: http.MethodPost, path: "/v2/" + repo + "/blobs/uploads/",
-		query:  url.Values{"mount": {dgst.String()}, "from": {from}},
-		scopes: append(push(repo), pull(from)...), accept: []int{http.StatusCreated, http.StatusAccepted},
+		method: http.MethodPost, path: "/v2/" + repo + "/blobs/uploads/", query: query,
+		scopes: scopes, accept: []int{http.StatusCreated, http.StatusAccepted},
 	})
 	if err != nil {
 		return desc, fmt.Errorf("mount %s from %s: %w", dgst, from, err)
