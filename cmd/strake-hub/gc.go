@@ -18,6 +18,7 @@ import (
 const gcNotes = `Replicas that serve may go on, and collect too. 'strake-hub serve' does this
 by itself, see its --gc-interval. What was deleted goes when it cannot be
 restored any more; what was pushed and is named by no manifest, after --grace.
+A collection looks at what changed since the last one; --full, at all there is.
 `
 
 // prepareGC is strake-hub gc.
@@ -27,6 +28,7 @@ func prepareGC(f *flag.FlagSet) action {
 	p.define(f)
 	f.BoolVar(&opts.DryRun, "dry-run", false, "Only say what would be removed")
 	f.DurationVar(&opts.Grace, "grace", hub.DefaultGrace, "`duration` that a blob which no manifest names stays")
+	f.BoolVar(&opts.Full, "full", false, "Look at all that the database knows, not at what changed alone; for a database that was changed by hand")
 	f.BoolVar(&opts.Orphans, "orphans", false, "Look through all of the storage for blobs that the database does not know, as after a restore; a collection an hour later removes them")
 	return func(ctx context.Context, s streams, _ []string) (err error) {
 		if err := p.check(); err != nil {

@@ -3,6 +3,7 @@ package hub_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -168,6 +169,70 @@ func TestConcurrentCollect(t *testing.T) {
 		working.Wait()
 		cancel()
 		collecting.Wait()
+		noGarbageLeft(t, hubs[0])
+	})
+}
+
+// noGarbageLeft collects what changes left, and finds nothing then in all that
+// there is: no change was missed.
+func noGarbageLeft(t *testing.T, h *hub.Hub) {
+	t.Helper()
+	ctx, soon := system(t), time.Now().Add(2*time.Second) // times are whole seconds
+	if _, err := hub.CollectAt(ctx, h, atOnce, soon); err != nil {
+		t.Fatal(err)
+	}
+	dry := atOnce
+	dry.DryRun = true
+	if left, err := hub.CollectAt(ctx, h, dry, soon); err != nil || left != (hub.GCResult{}) {
+		t.Errorf("garbage that no change told of: %+v, %v", left, err)
+	}
+	var rows int
+	if err := hub.DB(h).Get(ctx, `SELECT count(*) FROM candidates`, nil, &rows); err != nil || rows != 0 {
+		t.Errorf("%d candidates wait still: %v", rows, err)
+	}
+}
+
+// TestCollectFull finds garbage that no candidate tells of: by request, and in a
+// database from before there were any.
+func TestCollectFull(t *testing.T) {
+	engines(t, func(t *testing.T, newOptions func(t *testing.T) hub.Options) {
+		ctx := system(t)
+		h := openWith(t, newOptions(t))
+		kept := newImage(t, "kept", []byte("layer"))
+		if err := kept.push(ctx, h, "a", "b", "1"); err != nil {
+			t.Fatal(err)
+		}
+		full := atOnce
+		full.Full = true
+		for _, test := range []struct {
+			forget string
+			opts   hub.GCOptions
+			want   hub.GCResult
+		}{
+			{`DELETE FROM candidates`, atOnce, hub.GCResult{}},
+			{`DELETE FROM candidates`, full, hub.GCResult{Links: 1, Blobs: 1, Bytes: 5}},
+			{`DELETE FROM settings WHERE name = 'gc-full'`, atOnce, hub.GCResult{Links: 1, Blobs: 1, Bytes: 5}},
+			{`DELETE FROM candidates`, atOnce, hub.GCResult{}}, // once
+		} {
+			pushBlob(ctx, t, h, "a", "", "loose")
+			err := hub.DB(h).Update(ctx, func(tx *sql.Tx) error {
+				for _, query := range []string{`DELETE FROM candidates`, test.forget} {
+					if _, err := tx.ExecContext(ctx, query); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := hub.CollectAt(ctx, h, test.opts, time.Now().Add(2*time.Second)); err != nil || got != test.want {
+				t.Errorf("Collect %+v: %+v, want %+v: %v", test.opts, got, test.want, err)
+			}
+		}
+		if err := kept.pull(ctx, h, "a", "1"); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
@@ -197,10 +262,9 @@ func TestCollect(t *testing.T) {
 		if err := h.DeleteManifest(ctx, "a", digest.FromBytes(one.manifest)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(1100 * time.Millisecond) // times are whole seconds
 		collect := func(opts hub.GCOptions, want hub.GCResult) {
 			t.Helper()
-			got, err := hub.Collect(ctx, h, opts)
+			got, err := hub.CollectAt(ctx, h, opts, time.Now().Add(2*time.Second)) // times are whole seconds
 			if err != nil || got != want {
 				t.Errorf("Collect %+v: %+v, want %+v: %v", opts, got, want, err)
 			}

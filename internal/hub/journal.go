@@ -22,8 +22,8 @@ const Window = 14 * 24 * time.Hour
 
 // Journal is what happened to tags and manifests of a Hub, and undoes it. A tag
 // that was set or deleted can name again what it named; a manifest that was
-// deleted can be put back with its tags. Both last for a window (ExpireJournal);
-// garbage collection keeps the bytes for as long. Like the Hub's its methods ask
+// deleted can be put back with its tags. Both last for a window, until Collect
+// forgets it with the bytes. Like the Hub's its methods ask
 // what the caller may do: the history is for who may write to the repository.
 type Journal struct{ hub *Hub }
 
@@ -244,19 +244,6 @@ func (hooks Hooks) restore(ctx context.Context, tx *sql.Tx, at place, dgst diges
 		}
 	}
 	return desc, hooks.Call(ctx, tx, Change{Kind: ManifestRestored, Repository: at.name, ID: at.id, Desc: desc})
-}
-
-// ExpireJournal forgets what happened before a time; what only the journal named
-// is garbage from then on. It returns how many deleted manifests were forgotten.
-func ExpireJournal(ctx context.Context, tx *sql.Tx, before time.Time) (int64, error) {
-	if _, err := tx.ExecContext(ctx, `DELETE FROM tag_history WHERE at < $1`, before.Unix()); err != nil {
-		return 0, fmt.Errorf("expire the history of tags: %w", err)
-	}
-	res, err := tx.ExecContext(ctx, `DELETE FROM trash WHERE deleted < $1`, before.Unix())
-	if err != nil {
-		return 0, fmt.Errorf("expire deleted manifests: %w", err)
-	}
-	return res.RowsAffected()
 }
 
 // Publish lets readers see a held manifest of repository id, called repo, what it

@@ -353,9 +353,6 @@ func (p *Policy) round(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := hub.ExpireJournal(ctx, tx, p.now().Add(-hub.Window)); err != nil {
-			return err
-		}
 		return jobs.Add(ctx, tx, jobs.Job{Kind: retentionJob, NotBefore: p.now().Add(round)})
 	})
 }

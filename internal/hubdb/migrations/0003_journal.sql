@@ -1,4 +1,4 @@
--- What can be undone. Rows go when the window is over (hub.ExpireJournal); until
+-- What can be undone. Rows go when the window is over (hub.Collect); until
 -- then garbage collection keeps what they name.
 
 -- What tags named. A manifest that a row names as previous can be tagged again.

@@ -1,0 +1,4 @@
+package hub
+
+// CollectAt is Collect at another time.
+var CollectAt = collectAt
