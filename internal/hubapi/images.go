@@ -271,11 +271,6 @@ type WebhookBody struct {
 	Events []string `json:"events"`
 }
 
-// Enabled says whether a webhook is told.
-type Enabled struct {
-	Enabled bool `json:"enabled"`
-}
-
 func webhookRoutes() []Route {
 	const hooks = "/scopes/{scope}/webhooks"
 	const one = hooks + "/{webhook}"
@@ -295,13 +290,13 @@ func webhookRoutes() []Route {
 			},
 		},
 		{
-			Method: "PATCH", Pattern: one, Need: Login, Summary: "Enable or disable a webhook", Body: Enabled{},
+			Method: "PATCH", Pattern: one, Need: Login, Summary: "Change a webhook, enable or disable it", Body: webhook.Change{},
 			Do: func(a API, c *Call) (any, error) {
-				b, err := decoded[Enabled](c)
+				b, err := decoded[webhook.Change](c)
 				if err != nil {
 					return nil, err
 				}
-				return nil, a.Webhooks.Enable(c.Context(), c.PathValue("scope"), c.id("webhook"), b.Enabled)
+				return nil, a.Webhooks.Change(c.Context(), c.PathValue("scope"), c.id("webhook"), b)
 			},
 		},
 		{

@@ -12,6 +12,7 @@ import (
 	"strake/internal/auth"
 	"strake/internal/hub"
 	"strake/internal/registry"
+	"strake/internal/sqldb"
 )
 
 // Usage is what a namespace holds. Bytes that several of its repositories hold
@@ -74,6 +75,29 @@ func (p *Policy) SetQuota(ctx context.Context, namespace string, n int64) error 
 		}
 		return auth.Audit(ctx, tx, "quota.set", namespace, map[string]int64{"bytes": n})
 	})
+}
+
+// Quota is how many bytes a namespace may hold.
+type Quota struct {
+	Namespace string `json:"namespace"` // *: of all of which nothing else is said
+	Bytes     int64  `json:"bytes"`     // 0: any number
+}
+
+// Quotas lists what was said with SetQuota, for administrators.
+func (p *Policy) Quotas(ctx context.Context) (list []Quota, err error) {
+	err = p.db.View(ctx, func(tx *sql.Tx) error {
+		list = []Quota{}
+		if err := NeedScope(ctx, tx, "*", auth.Admin); err != nil {
+			return err
+		}
+		return sqldb.Each(ctx, tx, `SELECT namespace, bytes FROM quotas ORDER BY namespace`, nil, func(rows *sql.Rows) error {
+			var q Quota
+			err := rows.Scan(&q.Namespace, &q.Bytes)
+			list = append(list, q)
+			return err
+		})
+	})
+	return list, err
 }
 
 // Usage counts what a namespace holds, for who owns it.

@@ -121,6 +121,28 @@ func (p *Policy) ListRules(ctx context.Context, scope string) (list []Rule, err 
 	return list, err
 }
 
+// HoldingRules lists the retention rules that hold in a scope: its own, or those of
+// the nearest wider one that has some. Who may write to the scope may read them.
+func (p *Policy) HoldingRules(ctx context.Context, scope string) (list []Rule, err error) {
+	err = p.db.View(ctx, func(tx *sql.Tx) error {
+		if err := NeedScope(ctx, tx, scope, auth.Write); err != nil {
+			return err
+		}
+		list, err = holding(ctx, tx, scope)
+		return err
+	})
+	return list, err
+}
+
+func holding(ctx context.Context, tx *sql.Tx, scope string) (list []Rule, err error) {
+	for _, s := range Scopes(scope) {
+		if list, err = rules(ctx, tx, s); err != nil || len(list) > 0 {
+			break
+		}
+	}
+	return list, err
+}
+
 func rules(ctx context.Context, tx *sql.Tx, scope string) ([]Rule, error) {
 	list := []Rule{}
 	err := sqldb.Each(ctx, tx, `
@@ -184,12 +206,7 @@ func (p *Policy) plan(ctx context.Context, tx *sql.Tx, repo string) (id int64, p
 	if err != nil {
 		return 0, plan, err
 	}
-	var hold []Rule
-	for _, scope := range Scopes(repo) {
-		if hold, err = rules(ctx, tx, scope); err != nil || len(hold) > 0 {
-			break
-		}
-	}
+	hold, err := holding(ctx, tx, repo)
 	if err != nil || len(hold) == 0 {
 		return id, plan, err
 	}

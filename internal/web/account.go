@@ -99,8 +99,9 @@ func changePassword(c *call) error {
 }
 
 type tokensView struct {
+	namespace             // of an organization's robots
 	Account, Host, Action string
-	Organization          bool
+	Form                  form
 	Tokens                []auth.Token
 	Secret                string // of the token that was just made
 	Made                  auth.Token
@@ -114,7 +115,7 @@ func renderTokens(c *call, v tokensView) (err error) {
 	if v.Tokens, err = auth.Tokens(c.ctx(), c.DB, v.Account); err != nil {
 		return err
 	}
-	v.Host = c.host()
+	v.Host, v.Form = c.host(), c.form
 	c.secret = v.Secret != ""
 	return c.render("Tokens of "+v.Account, tokensPage(v))
 }
@@ -133,14 +134,31 @@ func changeTokensOf(c *call, v tokensView) error {
 		return c.done(v.Action, "removed")
 	}
 	t, err := newToken(f)
-	if err == nil {
-		t.Robot = v.Organization
-		v.Secret, v.Made, err = auth.AddToken(c.ctx(), c.DB, v.Account, t)
-	}
 	if err != nil {
-		return c.refused(err, again)
+		return c.refusedAt("scope", err, again)
+	}
+	t.Robot = v.Organization
+	if v.Secret, v.Made, err = auth.AddToken(c.ctx(), c.DB, v.Account, t); err != nil {
+		return c.refusedAt(tokenField(err), err, again)
 	}
 	return renderTokens(c, v)
+}
+
+// tokenField is the field that an error of a new token is about.
+func tokenField(err error) string {
+	if strings.HasPrefix(err.Error(), "token") { // its name, or one that is there
+		return "name"
+	}
+	return "scope"
+}
+
+// scopeHelp explains what a token may be limited to.
+func (v tokensView) scopeHelp() string {
+	text := "A name, or a prefix such as " + v.Account + "/*."
+	if !v.Organization {
+		text += " Empty: all that you may."
+	}
+	return text
 }
 
 // newToken is what a form asks for.
@@ -192,31 +210,27 @@ func showStars(c *call) error {
 }
 
 type namespaceView struct {
-	Name, FullName, Host string
-	Organization         bool // that the caller belongs to
-	Result               catalog.Result
-	Pages                pages
+	namespace
+	Host   string
+	Result catalog.Result
+	Pages  pages
 }
 
 // showNamespace shows the repositories of an account. Nobody learns by it whether an
 // account exists that has none for them to see; to itself and to members it does.
 func showNamespace(c *call) error {
-	v := namespaceView{Name: c.r.PathValue("name"), Host: c.host()}
-	offset := c.offset()
-	var err error
-	v.Result, err = c.Catalog.Search(c.ctx(), catalog.Query{Namespace: v.Name, Sort: "name", Limit: perPage, Offset: offset})
+	n, err := c.namespace(c.r.PathValue("name"))
 	if err != nil {
 		return err
 	}
-	v.Pages = c.pagesOf(offset, perPage, offset+perPage < v.Result.Total)
-	a, err := auth.GetAccount(c.ctx(), c.DB, v.Name)
-	switch status := kindOf(err); {
-	case err == nil:
-		v.FullName, v.Organization = a.FullName, a.Organization
-	case status != http.StatusNotFound && status != http.StatusUnauthorized:
+	v := namespaceView{namespace: n, Host: c.host()}
+	offset := c.offset()
+	if v.Result, err = c.Catalog.Search(c.ctx(), catalog.Query{Namespace: v.Name, Sort: "name", Limit: perPage, Offset: offset}); err != nil {
 		return err
-	case v.Result.Total == 0:
+	}
+	if v.Result.Total == 0 && !v.Known && !v.Owner {
 		return errdefs.ErrNotFound
 	}
+	v.Pages = c.pagesOf(offset, perPage, offset+perPage < v.Result.Total)
 	return c.render(v.Name, namespacePage(v))
 }

@@ -18,7 +18,11 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"strake/internal/policy"
+	"strake/internal/webhook"
 )
 
 // look.js holds a page to rules that make it usable for everybody.
@@ -330,6 +334,79 @@ func (b *browser) fillIn(path, label, value string) {
 	b.t.Helper()
 	b.open(path)
 	b.fill(label, value)
+}
+
+// rules gives org/site rules, webhooks with deliveries, and something to restore.
+func (w *world) rules() {
+	ann := w.as("ann")
+	_, err := w.policy.AddImmutable(w.system(), "*", "release-*")
+	w.ok(err)
+	_, err = w.policy.AddImmutable(ann, "org/*", "v*")
+	w.ok(err)
+	_, err = w.policy.AddRule(ann, policy.Rule{Scope: "org/*", Pattern: "*", LastPushed: 1})
+	w.ok(err)
+	w.ok(w.policy.SetPullRule(ann, policy.PullRule{Scope: "org/*", Severity: "critical"}))
+	w.ok(w.policy.SetQuota(w.system(), "org", 2_000_000))
+	w.ok(w.policy.SetQuota(w.system(), "*", 20_000_000_000))
+	made, err := w.hooks.Add(ann, webhook.Webhook{Scope: "org/site", URL: "https://chat.example.com/hooks/images?room=releases-of-the-whole-organization", Events: []string{"push", "scan"}})
+	w.ok(err)
+	w.push("org/site", "edge", "amd64", step{"COPY . /srv", map[string]int{"srv/edge": 1000}})
+	w.push("org/site", "edge", "amd64", step{"COPY . /srv", map[string]int{"srv/edge": 1001}})
+	w.ok(w.hub.DeleteTag(ann, "org/site", "2.2.0"))
+	var manifest string
+	w.ok(w.db.Get(w.t.Context(), `SELECT digest FROM tags WHERE name = 'edge'`, nil, &manifest))
+	w.ok(w.hub.DeleteManifest(ann, "org/site", digest.Digest(manifest)))
+	w.exec(fmt.Sprintf(`UPDATE deliveries SET state = 'delivered', status = 200, attempts = 1, answer = '{"ok":true}', finished = created WHERE id = (SELECT id FROM deliveries WHERE webhook = %d ORDER BY id LIMIT 1)`, made.ID),
+		fmt.Sprintf(`UPDATE deliveries SET state = 'failed', status = 502, attempts = 14, answer = '<h1>Bad gateway</h1>', finished = created WHERE id = (SELECT id FROM deliveries WHERE webhook = %d ORDER BY id DESC LIMIT 1)`, made.ID),
+		fmt.Sprintf(`UPDATE webhooks SET failing = created WHERE id = %d`, made.ID))
+}
+
+// TestBrowserRules makes rules and webhooks, and restores, as an owner.
+func TestBrowserRules(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	w.rules()
+	b := newBrowser(w)
+	b.logIn("ann")
+	b.check("/r/org/site/-/rules", "rules")
+	b.fill("Pattern of tags", "/(/")
+	b.press("Protect these tags")
+	b.shows("missing closing )")
+	b.screenshot("rules-wrong")
+	if !eval[bool](b, `document.activeElement && document.querySelector("#immutable").getAttribute("aria-invalid") === "true"`) {
+		t.Error("the field is not marked")
+	}
+	b.fill("Pattern of tags", "stable")
+	b.press("Protect these tags")
+	b.shows("Added.")
+	b.check("/r/org/site/-/rules/preview", "retention")
+	b.run(chromedp.Click(".confirm summary"))
+	b.screenshot("retention-confirm")
+	b.press("Apply the rules now to org/site, really")
+	b.shows("What went is in Deleted")
+	b.check("/r/org/site/-/trash", "trash")
+	b.run(chromedp.ScrollIntoView("button[value=manifest]"))
+	b.leave(chromedp.Click("button[value=manifest]"))
+	b.shows("Restored.")
+
+	b.check("/r/org/site/-/webhooks", "webhooks")
+	b.fill("URL", "https://ci.example.com/hooks")
+	b.press("Add the webhook")
+	b.shows("Copy the secret now")
+	b.screenshot("webhook-made")
+	b.press("https://chat.example.com/hooks/images?room=releases-of-the-whole-organization")
+	b.shows("502 Bad Gateway")
+	path := eval[string](b, `location.pathname`)
+	b.check(path, "webhook")
+	b.run(chromedp.Click(".deliveries li:last-child summary"))
+	b.screenshot("webhook-delivery")
+	b.press("Send a test")
+	b.shows("to be sent")
+	b.check("/n/org/rules", "namespace-rules")
+	b.check("/n/org/webhooks", "namespace-webhooks")
+	for _, m := range b.messages {
+		t.Errorf("the console says %s", m)
+	}
 }
 
 // TestBrowserKeyboard goes through a page without a mouse.

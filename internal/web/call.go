@@ -29,6 +29,7 @@ type call struct {
 
 	id      auth.Identity
 	problem string // why the form was not accepted
+	form    form   // that form
 	status  int    // of the page that says so
 	secret  bool   // the page holds one: nobody keeps it
 }
@@ -45,6 +46,7 @@ type view struct {
 	Here    string // path and query of the page
 	Notice  string
 	Problem string
+	Field   string // of the form that the problem is about; empty: of none in particular
 	CSS, JS string
 	Open    bool
 	Reviews bool // there are some, and the user decides them
@@ -181,15 +183,26 @@ func (c *call) refused(err error, page func(*call) error) error {
 	switch status := kindOf(err); status {
 	case http.StatusBadRequest, http.StatusConflict, http.StatusTooManyRequests, http.StatusNotFound:
 		c.problem, c.status = reason(err), status
+		c.form.values, c.form.reason = c.r.PostForm, c.problem
 		return page(c)
 	}
 	return err
 }
 
+// refusedAt is refused for a form whose field is what is wrong.
+func (c *call) refusedAt(field string, err error, page func(*call) error) error {
+	c.form.field = field
+	return c.refused(err, page)
+}
+
 // done answers a form with a redirection to a page that says what was done.
 func (c *call) done(path, notice string) error {
 	if notice != "" {
-		path += "?done=" + notice
+		sep := "?"
+		if strings.Contains(path, "?") {
+			sep = "&"
+		}
+		path += sep + "done=" + notice
 	}
 	http.Redirect(c.w, c.r, path, http.StatusSeeOther)
 	return nil
@@ -203,11 +216,17 @@ var notices = map[string]string{
 	"added":    "Added.",
 	"deleted":  "Deleted.",
 	"out":      "You are logged out.",
+	"sent":     "Sent. It takes a moment until the answer is shown below.",
+	"restored": "Restored.",
+	"enabled":  "Enabled.",
+	"disabled": "Disabled.",
+	"applied":  "Done. What went is in Deleted for a while, and can be restored there.",
+	"started":  "Started. It takes a moment until the result is shown below.",
 }
 
 func (c *call) view(title string) view {
 	return view{
-		Title: title, User: c.id, Host: c.host(), Here: c.r.URL.RequestURI(), Notice: notices[c.r.URL.Query().Get("done")], Problem: c.problem,
+		Title: title, User: c.id, Host: c.host(), Here: c.r.URL.RequestURI(), Notice: notices[c.r.URL.Query().Get("done")], Problem: c.problem, Field: c.form.field,
 		CSS: c.assets["style.css"].path, JS: c.assets["hub.js"].path, Open: c.Open, Reviews: c.Reviews != nil && c.id.IsReviewer(), Query: c.r.URL.Query().Get("q"),
 	}
 }

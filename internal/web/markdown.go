@@ -20,14 +20,14 @@ func markdown(source string) (string, error) {
 	if err := renderer().Convert([]byte(source), &b); err != nil {
 		return "", err
 	}
-	return string(lower(policy().SanitizeBytes(b.Bytes()))), nil
+	return string(lower(safe().SanitizeBytes(b.Bytes()))), nil
 }
 
 var renderer = sync.OnceValue(func() goldmark.Markdown {
 	return goldmark.New(goldmark.WithExtensions(extension.GFM))
 })
 
-var policy = sync.OnceValue(func() *bluemonday.Policy {
+var safe = sync.OnceValue(func() *bluemonday.Policy {
 	p := bluemonday.NewPolicy()
 	p.AllowElements("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "del",
 		"table", "thead", "tbody", "tr", "th", "td")

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -13,23 +12,22 @@ func showNewOrganization(c *call) error {
 	if c.id.Anonymous() {
 		return errdefs.ErrUnauthenticated
 	}
-	return c.render("New organization", newOrganizationPage())
+	return c.render("New organization", newOrganizationPage(c.form))
 }
 
 func addOrganization(c *call) error {
 	name := strings.TrimSpace(c.r.PostFormValue("name"))
 	if err := auth.AddOrganization(c.ctx(), c.DB, name, c.r.PostFormValue("full_name")); err != nil {
-		return c.refused(err, showNewOrganization)
+		return c.refusedAt("name", err, showNewOrganization)
 	}
 	return c.done("/orgs/"+name, "added")
 }
 
 type organizationView struct {
-	Name, FullName string
-	User           string
-	Owner          bool // the caller is one
-	Members        []auth.Member
-	Teams          []auth.Team
+	namespace
+	User    string
+	Members []auth.Member
+	Teams   []auth.Team
 }
 
 func showOrganization(c *call) error {
@@ -37,28 +35,46 @@ func showOrganization(c *call) error {
 	if c.r.FormValue("tab") == "robots" {
 		return showRobots(c, name)
 	}
-	v := organizationView{Name: name, User: c.id.Name}
-	a, err := auth.GetAccount(c.ctx(), c.DB, name)
+	n, err := c.organization(name)
 	if err != nil {
 		return err
 	}
-	v.FullName = a.FullName
+	v := organizationView{namespace: n, User: c.id.Name}
 	if v.Members, err = auth.Members(c.ctx(), c.DB, name); err != nil {
 		return err
 	}
 	if v.Teams, err = auth.Teams(c.ctx(), c.DB, name); err != nil {
 		return err
 	}
-	v.Owner = c.id.IsAdmin() || slices.Contains(v.Members, auth.Member{Name: c.id.Name, Owner: true})
 	return c.render(name, organizationPage(v))
 }
 
-// robotsOf is the page of an organization's robots.
-func robotsOf(name string) tokensView {
-	return tokensView{Account: name, Action: "/orgs/" + name + "?tab=robots", Organization: true}
+// organization is the namespace of an organization, for its members.
+func (c *call) organization(name string) (namespace, error) {
+	n, err := c.namespace(name)
+	switch {
+	case err != nil:
+		return n, err
+	case c.id.Anonymous():
+		return n, errdefs.ErrUnauthenticated
+	case !n.Known || !n.Organization:
+		return n, errdefs.ErrNotFound
+	}
+	return n, nil
 }
 
-func showRobots(c *call, name string) error { return renderTokens(c, robotsOf(name)) }
+// robotsOf is the page of an organization's robots.
+func robotsOf(n namespace) tokensView {
+	return tokensView{namespace: n, Account: n.Name, Action: "/orgs/" + n.Name + "?tab=robots"}
+}
+
+func showRobots(c *call, name string) error {
+	n, err := c.organization(name)
+	if err != nil {
+		return err
+	}
+	return renderTokens(c, robotsOf(n))
+}
 
 func memberText(m auth.Member) string {
 	if m.Owner {
@@ -71,7 +87,11 @@ func memberText(m auth.Member) string {
 func changeOrganization(c *call) error {
 	name := c.r.PathValue("name")
 	if c.r.URL.Query().Get("tab") == "robots" {
-		return changeTokensOf(c, robotsOf(name))
+		n, err := c.organization(name)
+		if err != nil {
+			return err
+		}
+		return changeTokensOf(c, robotsOf(n))
 	}
 	f := func(key string) string { return strings.TrimSpace(c.r.PostFormValue(key)) }
 	var err error

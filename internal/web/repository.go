@@ -79,6 +79,33 @@ func split(p string) (repo string, page []string) {
 	return repo, strings.Split(rest, "/")
 }
 
+// repositoryPages are pages of a repository for who may do as much as a role there.
+var repositoryPages = map[string]struct {
+	tab  string
+	role auth.Role
+	placePage
+}{
+	"trash":         {"trash", auth.Write, placePage{showTrash, restore}},
+	"rules":         {"rules", auth.Write, placePage{showRules, changeRules}},
+	"rules/preview": {"rules", auth.Admin, placePage{showPreview, applyRetention}},
+	"webhooks":      {"webhooks", auth.Admin, placePage{showWebhooks, addWebhook}},
+	"webhooks/{id}": {"webhooks", auth.Admin, placePage{showWebhook, changeWebhook}},
+}
+
+// repositoryPage is one of repositoryPages, with the place that it is of.
+func (c *call) repositoryPage(repo string, page []string) (place, placePage, error) {
+	if len(page) == 2 && page[0] == "webhooks" {
+		c.r.SetPathValue("id", page[1])
+		page = []string{"webhooks", "{id}"}
+	}
+	of, ok := repositoryPages[strings.Join(page, "/")]
+	if !ok {
+		return place{}, placePage{}, errdefs.ErrNotFound
+	}
+	p, err := c.repositoryPlace(repo, of.tab, of.role)
+	return p, of.placePage, err
+}
+
 // showRepository shows a page of a repository.
 func showRepository(c *call) error {
 	repo, page := split(c.r.PathValue("path"))
@@ -92,7 +119,11 @@ func showRepository(c *call) error {
 	case len(page) == 2 && (page[0] == "tags" || page[0] == "manifests"):
 		return showImage(c, repo, page[1])
 	}
-	return errdefs.ErrNotFound
+	p, of, err := c.repositoryPage(repo, page)
+	if err != nil {
+		return err
+	}
+	return of.show(c, p)
 }
 
 // repositoryView is what the pages of a repository have in common.
@@ -152,8 +183,10 @@ func showSettings(c *call, repo string) error {
 // changeRepository does what a form of a repository's pages says.
 func changeRepository(c *call) error {
 	repo, page := split(c.r.PathValue("path"))
-	if len(page) != 1 {
-		return errdefs.ErrNotFound
+	if p, of, err := c.repositoryPage(repo, page); err == nil {
+		return of.change(c, p)
+	} else if !errdefs.IsNotFound(err) || len(page) != 1 {
+		return err
 	}
 	if _, err := c.Catalog.Repository(c.ctx(), repo); err != nil {
 		return err
@@ -171,7 +204,7 @@ func changeRepository(c *call) error {
 		}
 		return c.done(repositoryPath(repo), "")
 	case "settings":
-		err = c.Repositories.Describe(c.ctx(), repo, f("description"), f("readme"), f("public") == "1")
+		err = c.Hub.Describe(c.ctx(), repo, f("description"), f("readme"), f("public") == "1")
 	case "grants":
 		role := auth.None // takes it back
 		if f("role") != "none" {
@@ -181,7 +214,7 @@ func changeRepository(c *call) error {
 			err = auth.SetGrant(c.ctx(), c.DB, repo, auth.Grant{To: strings.TrimSpace(f("to")), Role: role})
 		}
 	case "untag":
-		notice, err = "deleted", c.Repositories.DeleteTag(c.ctx(), repo, strings.TrimSpace(f("tag")))
+		notice, err = "deleted", c.Hub.DeleteTag(c.ctx(), repo, strings.TrimSpace(f("tag")))
 	default:
 		return errdefs.ErrNotFound
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/hub"
 	"strake/internal/review"
 )
 
@@ -163,9 +164,9 @@ func changeReview(c *call) error {
 	case "comment":
 		err = c.Reviews.Comment(c.ctx(), id, d.Comment)
 	case "approve":
-		err = c.Reviews.Approve(c.ctx(), c.Hooks, id, d)
+		err = c.Reviews.Approve(c.ctx(), hub.HooksOf(c.Hub), id, d)
 	case "return":
-		err = c.Reviews.Return(c.ctx(), c.Hooks, id, d)
+		err = c.Reviews.Return(c.ctx(), hub.HooksOf(c.Hub), id, d)
 	default:
 		err = errdefs.ErrInvalidArgument
 	}

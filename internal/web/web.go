@@ -10,7 +10,6 @@
 package web
 
 import (
-	"context"
 	"embed"
 	"io/fs"
 	"log/slog"
@@ -20,30 +19,25 @@ import (
 	"strake/internal/catalog"
 	"strake/internal/gate"
 	"strake/internal/hub"
+	"strake/internal/policy"
 	"strake/internal/review"
 	"strake/internal/sqldb"
+	"strake/internal/webhook"
 )
 
 // Options say what the pages show.
 type Options struct {
-	DB      *sqldb.DB
-	Catalog *catalog.Catalog
-	Reviews *review.Board // nil: nothing is reviewed
-	Hooks   hub.Hooks     // the Hub's, which a decision calls
-	// Repositories changes them.
-	Repositories Repositories
-	URL          string       // by which people reach the Hub; empty: as the request says
-	SSO          string       // what the button of the OIDC login says; empty: there is none
-	Open         bool         // there are no accounts: whoever asks may do everything
-	Missing      http.Handler // answers programs, which do not ask for HTML, what no page has; nil: pages do
-	Log          *slog.Logger // of errors that people do not see; nil drops them
-}
-
-// Repositories is what the forms of a repository's settings do. Its methods ask
-// what the caller may.
-type Repositories interface {
-	Describe(ctx context.Context, repo, description, readme string, public bool) error
-	DeleteTag(ctx context.Context, repo, tag string) error
+	DB       *sqldb.DB
+	Catalog  *catalog.Catalog
+	Hub      *hub.Hub
+	Reviews  *review.Board // nil: nothing is reviewed
+	Policy   *policy.Policy
+	Webhooks *webhook.Book
+	URL      string       // by which people reach the Hub; empty: as the request says
+	SSO      string       // what the button of the OIDC login says; empty: there is none
+	Open     bool         // there are no accounts: whoever asks may do everything
+	Missing  http.Handler // answers programs, which do not ask for HTML, what no page has; nil: pages do
+	Log      *slog.Logger // of errors that people do not see; nil drops them
 }
 
 //go:embed static
@@ -78,7 +72,7 @@ func NewHandler(opts Options) (http.Handler, error) {
 
 // routes are the pages. A name in braces is of an account or of a part of a form.
 func (s *site) routes() map[string]func(*call) error {
-	return map[string]func(*call) error{
+	r := map[string]func(*call) error{
 		"GET /{$}":               showFront,
 		"GET /explore":           showExplore,
 		"GET /r/{path...}":       showRepository,
@@ -106,6 +100,12 @@ func (s *site) routes() map[string]func(*call) error {
 		"POST /admin/users":      changeUsers,
 		"GET /":                  showMissing,
 	}
+	for path, find := range map[string]func(*call) (place, error){"/n/{name}": namespacePlace, "/admin": hubPlace} {
+		for page, of := range placePages {
+			r["GET "+path+page], r["POST "+path+page] = at(find, of.show), at(find, of.change)
+		}
+	}
+	return r
 }
 
 // identify returns who a request comes from.

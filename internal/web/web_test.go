@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"strake/internal/auth"
+	"strake/internal/webhook"
 )
 
 // repositories makes a public and a private one of org, which bob may write to,
@@ -20,6 +21,10 @@ func (w *world) repositories() {
 	w.pusher = w.as("ann")
 	w.push("org/site", "2.0", "amd64", step{"COPY . /srv", map[string]int{"srv/index": 2000}}) // is reviewed
 	w.pusher = nil
+	for _, scope := range []string{"org/secret", "org/*", "*"} {
+		_, err := w.hooks.Add(w.system(), webhook.Webhook{Scope: scope, URL: "https://ci.example.com/srv/" + scope, Events: []string{"push"}})
+		w.ok(err)
+	}
 	w.refresh()
 }
 
@@ -48,6 +53,25 @@ func TestRoles(t *testing.T) {
 		{"/r/org/secret/-/tags", [5]int{404, 404, 200, 200, 200}},
 		{"/r/org/secret/-/tags/1.0", [5]int{login, 404, 200, 200, 200}},
 		{"/r/org/secret/-/settings", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/site/-/rules", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/site/-/trash", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/secret/-/rules", [5]int{404, 404, 200, 200, 200}},
+		{"/r/org/secret/-/rules/preview", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/secret/-/rules/other", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret/-/trash", [5]int{404, 404, 200, 200, 200}},
+		{"/r/org/secret/-/webhooks", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/secret/-/webhooks/1", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/secret/-/webhooks/2", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret/-/webhooks/x", [5]int{404, 404, 404, 404, 404}},
+		{"/n/org/rules", [5]int{login, 404, 404, 200, 200}},
+		{"/n/ann/rules", [5]int{login, 404, 404, 200, 200}},
+		{"/n/nobody/rules", [5]int{login, 404, 404, 404, 404}},
+		{"/n/org/webhooks", [5]int{login, 404, 404, 200, 200}},
+		{"/n/org/webhooks/2", [5]int{login, 404, 404, 200, 200}},
+		{"/n/org/webhooks/1", [5]int{login, 404, 404, 404, 404}},
+		{"/admin/rules", [5]int{login, 404, 404, 404, 200}},
+		{"/admin/webhooks", [5]int{login, 404, 404, 404, 200}},
+		{"/admin/webhooks/3", [5]int{login, 404, 404, 404, 200}},
 		{"/r/ann/own", [5]int{404, 404, 404, 200, 200}},
 		{"/r/ann/none", [5]int{404, 404, 404, 404, 404}},
 		{"/n/org", [5]int{200, 200, 200, 200, 200}},
@@ -103,6 +127,38 @@ func TestForms(t *testing.T) {
 		{"/r/org/secret/-/grants", "to=bob&role=none", [5]int{404, 404, 403, 303, 404}},
 		{"/r/org/secret/-/untag", "tag=none", [5]int{404, 404, 403, 404, 404}},
 		{"/r/org/secret/-/nothing", "", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret/-/rules", "do=add-immutable&immutable=v*", [5]int{404, 404, 403, 303, 303}},
+		{"/r/org/secret/-/rules", "do=add-immutable&immutable=/(/", [5]int{404, 404, 400, 400, 400}},
+		{"/r/org/secret/-/rules", "do=remove-immutable&id=1", [5]int{404, 404, 403, 303, 404}},
+		{"/r/org/secret/-/rules", "do=add-retention&pattern=*&last-pushed=2", [5]int{404, 404, 403, 303, 303}},
+		{"/r/org/secret/-/rules", "do=add-retention&pattern=*", [5]int{404, 404, 400, 400, 400}},
+		{"/r/org/secret/-/rules", "do=add-retention&pattern=*&last-pushed=-2", [5]int{404, 404, 400, 400, 400}},
+		{"/r/org/secret/-/rules", "do=remove-retention&id=1", [5]int{404, 404, 403, 303, 404}},
+		{"/r/org/secret/-/rules", "do=set-pull&severity=high", [5]int{404, 404, 403, 303, 303}},
+		{"/r/org/secret/-/rules", "do=set-pull&severity=much", [5]int{404, 404, 400, 400, 400}},
+		{"/r/org/secret/-/rules", "do=remove-pull", [5]int{404, 404, 403, 303, 404}},
+		{"/r/org/secret/-/rules", "do=set-quota&quota=1GB", [5]int{404, 404, 400, 400, 400}},
+		{"/r/org/secret/-/rules", "do=whatever", [5]int{404, 404, 400, 400, 400}},
+		{"/r/org/secret/-/rules/preview", "plan=another", [5]int{404, 404, 404, 409, 409}},
+		{"/r/org/secret/-/trash", "do=tag&tag=none", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret/-/trash", "do=manifest&digest=none", [5]int{404, 404, 403, 404, 404}},
+		{"/r/org/secret/-/webhooks", "url=https://ci.example.com&events=push", [5]int{404, 404, 404, 200, 200}},
+		{"/r/org/secret/-/webhooks", "url=ftp://ci.example.com&events=push", [5]int{404, 404, 404, 400, 400}},
+		{"/r/org/secret/-/webhooks", "url=https://ci.example.com", [5]int{404, 404, 404, 400, 400}},
+		{"/r/org/secret/-/webhooks/1", "do=ping", [5]int{404, 404, 404, 303, 303}},
+		{"/r/org/secret/-/webhooks/1", "do=redeliver&delivery=none", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret/-/webhooks/1", "do=disable", [5]int{404, 404, 404, 303, 303}},
+		{"/r/org/secret/-/webhooks/1", "do=enable", [5]int{404, 404, 404, 303, 303}},
+		{"/r/org/secret/-/webhooks/1", "do=change&url=https://ci.example.com&events=tag", [5]int{404, 404, 404, 303, 303}},
+		{"/r/org/secret/-/webhooks/1", "do=change&url=https://ci.example.com", [5]int{404, 404, 404, 400, 400}},
+		{"/r/org/secret/-/webhooks/2", "do=remove", [5]int{404, 404, 404, 404, 404}},
+		{"/r/org/secret/-/webhooks/1", "do=remove", [5]int{404, 404, 404, 303, 404}},
+		{"/n/org/rules", "do=set-quota&quota=1GB", [5]int{401, 404, 404, 403, 303}},
+		{"/n/org/rules", "do=set-quota&quota=much", [5]int{401, 404, 404, 400, 400}},
+		{"/n/org/webhooks/2", "do=ping", [5]int{401, 404, 404, 303, 303}},
+		{"/admin/rules", "do=set-quota&quota=20GB", [5]int{401, 404, 404, 404, 303}},
+		{"/admin/rules", "do=remove-quota&namespace=*", [5]int{401, 404, 404, 404, 303}},
+		{"/admin/webhooks/3", "do=ping", [5]int{401, 404, 404, 404, 303}},
 		{"/account", "full_name=X", [5]int{401, 303, 303, 303, 303}},
 		{"/account/tokens", "remove=none", [5]int{401, 404, 404, 404, 404}},
 		{"/orgs/org", "do=set-member&name=bob", [5]int{401, 404, 403, 303, 303}},

@@ -26,10 +26,13 @@ import (
 	"strake/internal/catalog"
 	"strake/internal/hub"
 	"strake/internal/hubdb"
+	"strake/internal/policy"
 	"strake/internal/registry"
 	"strake/internal/review"
+	"strake/internal/seal"
 	"strake/internal/sqldb"
 	"strake/internal/web"
+	"strake/internal/webhook"
 )
 
 // password is everybody's.
@@ -42,6 +45,8 @@ type world struct {
 	hub    *hub.Hub
 	cat    *catalog.Catalog
 	board  *review.Board
+	policy *policy.Policy
+	hooks  *webhook.Book
 	server *httptest.Server
 	pusher context.Context //nolint:containedctx // whoever pushes; nil: the server itself
 }
@@ -56,15 +61,18 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	board := review.New(db)
-	hooks := hub.Hooks{board.Hook}
-	h, err := hub.Open(t.Context(), hub.Options{Dir: dir, Hooks: hooks})
+	key, err := seal.Load(filepath.Join(dir, "secret.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	board, rules, hooks := review.New(db), policy.New(db), webhook.New(db, key)
+	h, err := hub.Open(t.Context(), hub.Options{Dir: dir, Hooks: hub.Hooks{rules.Hook, board.Hook, hooks.Hook}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.Close() })
-	w := &world{t: t, db: db, hub: h, board: board, cat: catalog.New(db, h, slog.New(slog.DiscardHandler))}
-	pages, err := web.NewHandler(web.Options{DB: db, Catalog: w.cat, Repositories: h, Reviews: board, Hooks: hooks, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	w := &world{t: t, db: db, hub: h, board: board, policy: rules, hooks: hooks, cat: catalog.New(db, h, slog.New(slog.DiscardHandler))}
+	pages, err := web.NewHandler(web.Options{DB: db, Catalog: w.cat, Hub: h, Reviews: board, Policy: rules, Webhooks: hooks, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,6 +152,8 @@ func enqueue(ctx context.Context, tx *sql.Tx, webhook int64, p Payload) error {
 	return jobs.Add(ctx, tx, jobs.Job{Kind: deliverJob, Key: p.ID})
 }
 
+var errSecret = fmt.Errorf("webhook: a secret has 16 to 200 bytes: %w", errdefs.ErrInvalidArgument)
+
 // check fails unless w may be added.
 func (w Webhook) check() error {
 	u, err := url.Parse(w.URL)
@@ -163,7 +165,7 @@ func (w Webhook) check() error {
 	case len(w.Events) == 0:
 		return fmt.Errorf("webhook: it is told of no events: %w", errdefs.ErrInvalidArgument)
 	case len(w.Secret) > 200 || w.Secret != "" && len(w.Secret) < 16:
-		return fmt.Errorf("webhook: a secret has 16 to 200 bytes: %w", errdefs.ErrInvalidArgument)
+		return errSecret
 	}
 	for _, e := range w.Events {
 		if !slices.Contains(Events(), e) {
@@ -186,8 +188,7 @@ func (b *Book) Add(ctx context.Context, w Webhook) (Webhook, error) {
 	if err != nil {
 		return w, err
 	}
-	slices.Sort(w.Events)
-	w.Events = slices.Compact(w.Events)
+	w.Events = ordered(w.Events)
 	err = b.db.Update(ctx, func(tx *sql.Tx) error {
 		if err := policy.NeedScope(ctx, tx, w.Scope, auth.Admin); err != nil {
 			return err
@@ -240,34 +241,77 @@ func unix(at int64) time.Time {
 	return time.Unix(at, 0)
 }
 
-// Enable has a webhook told again, or no more. What happened meanwhile it is not
-// told.
-func (b *Book) Enable(ctx context.Context, scope string, id int64, enabled bool) error {
-	action, value := "webhook.disable", 0
-	if enabled {
-		action, value = "webhook.enable", 1
-	}
-	return b.change(ctx, scope, id, action, `UPDATE webhooks SET enabled = $3, failing = 0 WHERE scope = $1 AND id = $2`, value)
+// Change is what is to change of a webhook; nil stays as it is.
+type Change struct {
+	URL     *string  `json:"url,omitempty"`
+	Secret  *string  `json:"secret,omitempty"`
+	Events  []string `json:"events,omitempty"`
+	Enabled *bool    `json:"enabled,omitempty"` // what happened while it was not is never told
+}
+
+// Change changes a webhook, for who administers its scope. What waits to be
+// delivered goes where it leads then.
+func (b *Book) Change(ctx context.Context, scope string, id int64, c Change) error {
+	return b.db.Update(ctx, func(tx *sql.Tx) error {
+		if err := b.find(ctx, tx, scope, id); err != nil {
+			return err
+		}
+		var w Webhook
+		var events, sealed string
+		var enabled int
+		err := tx.QueryRowContext(ctx, `SELECT url, secret, events, enabled FROM webhooks WHERE id = $1`, id).Scan(&w.URL, &sealed, &events, &enabled)
+		if err != nil {
+			return err
+		}
+		w.Events = strings.Fields(events)
+		if c.URL != nil {
+			w.URL = *c.URL
+		}
+		if c.Events != nil {
+			w.Events = ordered(c.Events)
+		}
+		if c.Secret != nil {
+			if w.Secret = *c.Secret; w.Secret == "" {
+				return errSecret
+			}
+			if sealed, err = b.key.Seal(w.Secret, "webhook of "+scope); err != nil {
+				return err
+			}
+		}
+		if c.Enabled != nil {
+			enabled = 0
+			if *c.Enabled {
+				enabled = 1
+			}
+		}
+		if err := w.check(); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE webhooks SET url = $2, secret = $3, events = $4, failing = CASE enabled WHEN $5 THEN failing ELSE 0 END, enabled = $5 WHERE id = $1`,
+			id, w.URL, sealed, " "+strings.Join(w.Events, " ")+" ", enabled)
+		if err != nil {
+			return err
+		}
+		return auth.Audit(ctx, tx, "webhook.change", scope, map[string]any{"webhook": id, "url": w.URL, "events": w.Events, "enabled": enabled == 1, "secret": c.Secret != nil})
+	})
+}
+
+// ordered are events, each once.
+func ordered(events []string) []string {
+	events = slices.Sorted(slices.Values(events))
+	return slices.Compact(events)
 }
 
 // Remove removes a webhook with its deliveries.
 func (b *Book) Remove(ctx context.Context, scope string, id int64) error {
-	return b.change(ctx, scope, id, "webhook.remove", `DELETE FROM webhooks WHERE scope = $1 AND id = $2`)
-}
-
-func (b *Book) change(ctx context.Context, scope string, id int64, action, statement string, args ...any) error {
 	return b.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := policy.NeedScope(ctx, tx, scope, auth.Admin); err != nil {
+		if err := b.find(ctx, tx, scope, id); err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, statement, append([]any{scope, id}, args...)...)
-		if err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM webhooks WHERE id = $1`, id); err != nil {
 			return err
 		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, missing(scope, id))
-		}
-		return auth.Audit(ctx, tx, action, scope, map[string]any{"webhook": id})
+		return auth.Audit(ctx, tx, "webhook.remove", scope, map[string]any{"webhook": id})
 	})
 }
 

@@ -1,9 +1,11 @@
 package webhook_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -241,11 +243,50 @@ func TestDisabled(t *testing.T) {
 	if err != nil || len(log) != 1 || log[0].Actor != "" {
 		t.Errorf("audit log %+v, %v", log, err)
 	}
-	if err := s.book.Enable(s.ann, w.Scope, w.ID, true); err != nil {
+	yes := true
+	if err := s.book.Change(s.ann, w.Scope, w.ID, webhook.Change{Enabled: &yes}); err != nil {
 		t.Fatal(err)
 	}
 	if list, err := s.book.List(s.ann, w.Scope); err != nil || !list[0].Enabled || !list[0].Failing.IsZero() {
 		t.Errorf("enabled: %+v, %v", list, err)
+	}
+}
+
+// A webhook that was changed leads elsewhere, is told of other events, and its
+// deliveries have another signature; what does not fit changes nothing.
+func TestChange(t *testing.T) {
+	s := open(t, webhook.Sender{Allowed: loopback})
+	received := make(chan *http.Request, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		received <- r
+	}))
+	defer server.Close()
+	w := s.add("https://example.com/", "push")
+	url, secret, short, bad := server.URL, "a secret of its owner", "short", "ftp://example.com"
+	for _, c := range []webhook.Change{{URL: &bad}, {Secret: &short}, {Secret: new(string)}, {Events: []string{}}, {Events: []string{"sleep"}}} {
+		if err := s.book.Change(s.ann, w.Scope, w.ID, c); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if err := s.book.Change(s.ann, w.Scope, w.ID, webhook.Change{URL: &url, Secret: &secret, Events: []string{"tag", "delete", "tag"}}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.book.List(s.ann, w.Scope)
+	if err != nil || len(list) != 1 || list[0].URL != url || fmt.Sprint(list[0].Events) != "[delete tag]" || !list[0].Enabled {
+		t.Errorf("changed: %+v, %v", list, err)
+	}
+	s.happen(hub.Change{Kind: hub.ManifestPut, Repository: "ann/app"})
+	s.happen(hub.Change{Kind: hub.TagDeleted, Repository: "ann/app", Tag: "v1"})
+	r := <-received
+	at, err := strconv.ParseInt(r.Header.Get("X-Strake-Timestamp"), 10, 64)
+	body, err2 := io.ReadAll(r.Body)
+	if err := errors.Join(err, err2); err != nil || r.Header.Get("X-Strake-Event") != "delete" || r.Header.Get("X-Strake-Signature") != "sha256="+webhook.Sign(secret, at, body) {
+		t.Errorf("%v: %v, %s", err, r.Header, body)
 	}
 }
 
@@ -261,7 +302,7 @@ func TestOwners(t *testing.T) {
 		_, lerr := s.book.List(c.ctx, "ann/*")
 		_, derr := s.book.Deliveries(c.ctx, "ann/*", w.ID)
 		for i, err := range []error{
-			aerr, lerr, derr, s.book.Remove(c.ctx, "ann/*", w.ID), s.book.Enable(c.ctx, "ann/*", w.ID, false),
+			aerr, lerr, derr, s.book.Remove(c.ctx, "ann/*", w.ID), s.book.Change(c.ctx, "ann/*", w.ID, webhook.Change{}),
 			s.book.Ping(c.ctx, "ann/*", w.ID), s.book.Redeliver(c.ctx, "ann/*", w.ID, "x"),
 		} {
 			if !c.want(err) {
