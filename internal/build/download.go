@@ -8,15 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -156,11 +152,12 @@ func (d *download) get(ctx context.Context) (same bool, err error) {
 		return false, err
 	}
 	auth.give(req)
-	out := outbound()
+	user := userProxy()
+	out := address.Outbound(func(req *http.Request) (*url.URL, error) { return user(req.URL) })
 	defer out.CloseIdleConnections()
 	follow := func(req *http.Request, via []*http.Request) error {
 		auth.give(req)
-		return checkRedirect(req, via)
+		return address.CheckRedirect(req, via)
 	}
 	resp, err := (&http.Client{Transport: out, CheckRedirect: follow}).Do(req)
 	if err != nil {
@@ -221,58 +218,4 @@ func (d *download) save(body io.Reader, length int64) (err error) {
 // sameTag compares ETags, weak ones too.
 func sameTag(a, b string) bool {
 	return a != "" && strings.TrimPrefix(a, "W/") == strings.TrimPrefix(b, "W/")
-}
-
-// outbound makes the way out of one download: to no link-local address, and
-// from a public host not on to a private one. Where the user has a proxy, that finds
-// the addresses of names; one that is told by number is not asked for.
-func outbound() *http.Transport {
-	var mu sync.Mutex
-	first, private := "", false
-	user := userProxy()
-	t := &http.Transport{
-		Proxy: func(req *http.Request) (*url.URL, error) {
-			through, err := user(req.URL)
-			if ip, parseErr := netip.ParseAddr(req.URL.Hostname()); parseErr == nil && address.LinkLocal(ip) {
-				return nil, fmt.Errorf("%s: nothing is fetched from link-local addresses", ip)
-			}
-			return through, err
-		},
-		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: 3 * time.Minute,
-		MaxResponseHeaderBytes: 256 << 10,
-	}
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		d := net.Dialer{Timeout: 20 * time.Second}
-		d.Control = func(_, dialled string, _ syscall.RawConn) error {
-			ap, err := netip.ParseAddrPort(dialled)
-			if err != nil {
-				return fmt.Errorf("dial %s: %w", addr, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if first == "" || addr == first {
-				first, private = addr, private || address.Private(ap.Addr())
-			}
-			switch {
-			case address.LinkLocal(ap.Addr()):
-				return fmt.Errorf("%s: nothing is fetched from link-local addresses", ap.Addr())
-			case address.Private(ap.Addr()) && !private:
-				return fmt.Errorf("%s: a public server may not redirect to a private address", ap.Addr())
-			}
-			return nil
-		}
-		return d.DialContext(ctx, network, addr)
-	}
-	return t
-}
-
-// checkRedirect follows up to ten redirects, and none from https to http.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("stopped after 10 redirects")
-	}
-	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return &url.Error{Op: "Get", URL: req.URL.Redacted(), Err: errors.New("redirected from https to http")}
-	}
-	return nil
 }

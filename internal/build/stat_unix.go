@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"strake/internal/archive"
 )
 
 // statAt describes name in the open directory dir, symlinks not followed. full
@@ -21,7 +23,7 @@ func statAt(dir *os.File, name, full string) (node, fileStat, error) {
 	}
 	n := node{
 		path:  full,
-		mode:  fileMode(uint32(st.Mode)),
+		mode:  archive.FileMode(uint32(st.Mode)),
 		mtime: time.Unix(st.Mtim.Unix()),
 	}
 	fst := fileStat{
@@ -46,33 +48,4 @@ func statAt(dir *os.File, name, full string) (node, fileStat, error) {
 		return node{}, fileStat{}, fmt.Errorf("%s is a device: a build context cannot hold one", full)
 	}
 	return n, fst, nil
-}
-
-// fileMode is the fs.FileMode of a Unix mode.
-func fileMode(m uint32) fs.FileMode {
-	mode := fs.FileMode(m & 0o777)
-	switch m & unix.S_IFMT {
-	case unix.S_IFDIR:
-		mode |= fs.ModeDir
-	case unix.S_IFLNK:
-		mode |= fs.ModeSymlink
-	case unix.S_IFIFO:
-		mode |= fs.ModeNamedPipe
-	case unix.S_IFSOCK:
-		mode |= fs.ModeSocket
-	case unix.S_IFCHR:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
-	case unix.S_IFBLK:
-		mode |= fs.ModeDevice
-	}
-	if m&unix.S_ISUID != 0 {
-		mode |= fs.ModeSetuid
-	}
-	if m&unix.S_ISGID != 0 {
-		mode |= fs.ModeSetgid
-	}
-	if m&unix.S_ISVTX != 0 {
-		mode |= fs.ModeSticky
-	}
-	return mode
 }

@@ -53,19 +53,8 @@ func newInspectCommand(s *session) *cobra.Command {
 }
 
 func newImageInspectCommand(s *session) *cobra.Command {
-	opts := inspectOptions{noun: "image"}
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] IMAGE [IMAGE...]",
-		Short: "Display detailed information on one or more images",
-		Args:  argsBetween(1, -1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			opts.refs = args
-			return runInspect(cmd.Context(), s, opts)
-		},
-		DisableFlagsInUseLine: true,
-	}
+	cmd, opts := newInspectOfCommand(s, "image", "images")
 	flags := cmd.Flags()
-	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
 	flags.BoolVar(&opts.remote, "remote", false, remoteInspectHelp)
 	flags.StringVar(&opts.platform, "platform", "", `Inspect a specific platform of the multi-platform image.
 If the image or the server is not multi-platform capable, the command will error out if the platform does not match.
@@ -74,21 +63,38 @@ If the image or the server is not multi-platform capable, the command will error
 }
 
 func newContainerInspectCommand(s *session) *cobra.Command {
-	opts := inspectOptions{noun: "container"}
+	cmd, opts := newInspectOfCommand(s, "container", "containers")
+	cmd.Flags().BoolVarP(&opts.size, "size", "s", false, "Display total file sizes")
+	return cmd
+}
+
+func newVolumeInspectCommand(s *session) *cobra.Command {
+	cmd, _ := newInspectOfCommand(s, "volume", "volumes")
+	return cmd
+}
+
+func newNetworkInspectCommand(s *session) *cobra.Command {
+	cmd, _ := newInspectOfCommand(s, "network", "networks")
+	cmd.Flags().BoolP("verbose", "v", false, "Verbose output for diagnostics")
+	return cmd
+}
+
+// newInspectOfCommand is the inspect command of one kind of object.
+func newInspectOfCommand(s *session, noun, nouns string) (*cobra.Command, *inspectOptions) {
+	opts := &inspectOptions{noun: noun}
+	arg := strings.ToUpper(noun)
 	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Display detailed information on one or more containers",
+		Use:   fmt.Sprintf("inspect [OPTIONS] %s [%s...]", arg, arg),
+		Short: "Display detailed information on one or more " + nouns,
 		Args:  argsBetween(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.refs = args
-			return runInspect(cmd.Context(), s, opts)
+			return runInspect(cmd.Context(), s, *opts)
 		},
 		DisableFlagsInUseLine: true,
 	}
-	flags := cmd.Flags()
-	flags.StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
-	flags.BoolVarP(&opts.size, "size", "s", false, "Display total file sizes")
-	return cmd
+	cmd.Flags().StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
+	return cmd, opts
 }
 
 const remoteInspectHelp = "Inspect the image in its registry, without pulling it; the size is what a pull transfers"

@@ -19,7 +19,7 @@ func networkNode() node {
 		{names: "connect", make: newConnectNetworkCommand},
 		{names: "create", make: newCreateNetworkCommand},
 		{names: "disconnect", make: newDisconnectNetworkCommand},
-		{names: "inspect", make: newInspectNetworkCommand},
+		{names: "inspect", make: newNetworkInspectCommand},
 		{names: "ls list", make: newNetworksCommand},
 		{names: "prune", make: newNetworkPruneCommand},
 		{names: "rm remove", make: newRemoveNetworkCommand},
@@ -91,22 +91,6 @@ func labelsText(labels map[string]string) string {
 	}
 	slices.Sort(list)
 	return strings.Join(list, ",")
-}
-
-func newInspectNetworkCommand(s *session) *cobra.Command {
-	var format string
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] NETWORK [NETWORK...]",
-		Short: "Display detailed information on one or more networks",
-		Args:  argsBetween(1, -1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), s, inspectOptions{refs: args, format: format, noun: "network"})
-		},
-		DisableFlagsInUseLine: true,
-	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", inspectFormatHelp)
-	cmd.Flags().BoolP("verbose", "v", false, "Verbose output for diagnostics")
-	return cmd
 }
 
 func newRemoveNetworkCommand(s *session) *cobra.Command {

@@ -71,22 +71,6 @@ func runVolumeCreate(ctx context.Context, s *session, opts engine.VolumeOptions)
 	return err
 }
 
-func newVolumeInspectCommand(s *session) *cobra.Command {
-	opts := inspectOptions{noun: "volume"}
-	cmd := &cobra.Command{
-		Use:   "inspect [OPTIONS] VOLUME [VOLUME...]",
-		Short: "Display detailed information on one or more volumes",
-		Args:  argsBetween(1, -1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			opts.refs = args
-			return runInspect(cmd.Context(), s, opts)
-		},
-		DisableFlagsInUseLine: true,
-	}
-	cmd.Flags().StringVarP(&opts.format, "format", "f", "", inspectFormatHelp)
-	return cmd
-}
-
 func newVolumeListCommand(s *session) *cobra.Command {
 	var quiet bool
 	var format string

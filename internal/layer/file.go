@@ -19,33 +19,10 @@ type fileInfo struct {
 
 func (i *fileInfo) Name() string       { return i.name }
 func (i *fileInfo) Size() int64        { return i.size }
-func (i *fileInfo) Mode() fs.FileMode  { return fileMode(i.stat.Mode) }
+func (i *fileInfo) Mode() fs.FileMode  { return archive.FileMode(i.stat.Mode) }
 func (i *fileInfo) ModTime() time.Time { return i.mtime }
 func (i *fileInfo) IsDir() bool        { return i.Mode().IsDir() }
 func (i *fileInfo) Sys() any           { return &i.stat }
-
-// fileMode is st_mode as package io/fs has it.
-func fileMode(mode uint32) fs.FileMode {
-	m := fs.FileMode(mode & 0o777)
-	switch mode & archive.TypeMask {
-	case archive.TypeDir:
-		m |= fs.ModeDir
-	case archive.TypeSymlink:
-		m |= fs.ModeSymlink
-	case archive.TypeFifo:
-		m |= fs.ModeNamedPipe
-	case archive.TypeBlock:
-		m |= fs.ModeDevice
-	case archive.TypeChar:
-		m |= fs.ModeDevice | fs.ModeCharDevice
-	}
-	for bit, special := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if mode&bit != 0 {
-			m |= special
-		}
-	}
-	return m
-}
 
 func (f *FS) info(e *entry) (*fileInfo, error) {
 	n := &e.look.inode
@@ -84,7 +61,7 @@ func (d *dirEntry) Type() fs.FileMode {
 	if int(d.kind) >= len(kinds) {
 		return fs.ModeIrregular
 	}
-	return fileMode(kinds[d.kind]).Type()
+	return archive.FileMode(kinds[d.kind]).Type()
 }
 
 // Info describes the name, without following it when it is a symlink.

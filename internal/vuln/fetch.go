@@ -6,14 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,9 +31,9 @@ func (im *importer) fetch(ctx context.Context, from string) error {
 	if err != nil || at.Host == "" {
 		return fmt.Errorf("URL %q: %w", from, errdefs.ErrInvalidArgument)
 	}
-	transport := outbound()
+	transport := address.Outbound(http.ProxyFromEnvironment)
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	client := &http.Client{Transport: transport, CheckRedirect: address.CheckRedirect}
 	if strings.HasSuffix(at.Path, ".zip") {
 		_, err := im.dump(ctx, client, at, "")
 		return err
@@ -133,51 +129,4 @@ func (im *importer) same(ctx context.Context, names []string) error {
 		}
 		return nil
 	})
-}
-
-// outbound makes the way out: to no link-local address, and from a public host not on to a private one.
-func outbound() *http.Transport {
-	var mu sync.Mutex
-	first, private := "", false
-	return &http.Transport{
-		Proxy: func(req *http.Request) (*url.URL, error) {
-			if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil && address.LinkLocal(ip) {
-				return nil, fmt.Errorf("%s: nothing is fetched from link-local addresses", ip)
-			}
-			return http.ProxyFromEnvironment(req)
-		},
-		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: 3 * time.Minute, MaxResponseHeaderBytes: 256 << 10,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			d := net.Dialer{Timeout: 20 * time.Second, Control: func(_, dialled string, _ syscall.RawConn) error {
-				ap, err := netip.ParseAddrPort(dialled)
-				if err != nil {
-					return fmt.Errorf("dial %s: %w", addr, err)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				if first == "" || addr == first {
-					first, private = addr, private || address.Private(ap.Addr())
-				}
-				switch {
-				case address.LinkLocal(ap.Addr()):
-					return fmt.Errorf("%s: nothing is fetched from link-local addresses", ap.Addr())
-				case address.Private(ap.Addr()) && !private:
-					return fmt.Errorf("%s: a public server may not redirect to a private address", ap.Addr())
-				}
-				return nil
-			}}
-			return d.DialContext(ctx, network, addr)
-		},
-	}
-}
-
-// checkRedirect follows up to ten redirects, and none from https to http.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("stopped after 10 redirects")
-	}
-	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return &url.Error{Op: "Get", URL: req.URL.Redacted(), Err: errors.New("redirected from https to http")}
-	}
-	return nil
 }
