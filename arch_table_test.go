@@ -35,7 +35,7 @@ var packages = map[string]place{
 	"sshagent":  {1, ""},
 	"progress":  {1, ""},
 	"reference": {1, ""},
-	"userns":    {1, ""},
+	"userns":    {1, "flock"},
 	"seal":      {1, ""},
 
 	"layer":    {2, "archive"},

@@ -104,7 +104,7 @@ func (s *session) contained(ctx context.Context) (*engine.Env, error) {
 		if err != nil {
 			return nil, err
 		}
-		code, err := plan.Enter(ctx, s.args, s.In, s.Out, s.Err)
+		code, err := plan.Enter(ctx, engine.NamespaceDir(s.root), s.args, s.In, s.Out, s.Err)
 		if err == nil {
 			return nil, statusError{code: code}
 		}

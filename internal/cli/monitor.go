@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/userns"
 )
 
 // newMonitorCommand makes the command that starts of containers run; nobody types it.
@@ -24,8 +27,14 @@ func newMonitorCommand(s *session) *cobra.Command {
 	}
 }
 
-func runMonitor(ctx context.Context, s *session) error {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
+func runMonitor(ctx context.Context, s *session) (err error) {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // not ignored: programs that it starts would inherit that, and pasta then fails
+	leave, err := userns.Stay(ctx, engine.NamespaceDir(s.root))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	env, err := s.open(ctx, engine.OpenOptions{})
 	if err != nil {
 		return err

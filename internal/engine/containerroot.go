@@ -130,7 +130,7 @@ func mountInto(ctx context.Context, env *Env, c *Container, ns *mount.Namespace,
 }
 
 // quiet calls fn while nobody starts a container that does not run, and, if pause is set, the processes of one that runs are
-// paused. One that is paused already stays so.
+// paused. One that is paused already stays so, and that of an ordinary user who has no cgroups goes on.
 func quiet(ctx context.Context, env *Env, c *Container, pause bool, fn func() error) (err error) {
 	c, lock, err := containers(env).Acquire(ctx, c.ID)
 	if err != nil {
@@ -143,7 +143,11 @@ func quiet(ctx context.Context, env *Env, c *Container, pause bool, fn func() er
 	if !pause || c.State.Status != containertypes.StateRunning {
 		return fn()
 	}
-	if err := PauseContainer(ctx, env, c.ID, true); err != nil {
+	err = PauseContainer(ctx, env, c.ID, true)
+	if errdefs.IsFailedPrecondition(err) {
+		return fn()
+	}
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, PauseContainer(context.WithoutCancel(ctx), env, c.ID, false)) }()

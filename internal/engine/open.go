@@ -62,6 +62,14 @@ func HasUnpacked(root string) bool {
 	return holds(unpackedDir(root)) || holds(filepath.Join(root, "cachemounts"))
 }
 
+// NamespaceDir is where processes of a store note that they are in its user namespace, for userns.Enter; root "" is the default store.
+func NamespaceDir(root string) string {
+	if root == "" {
+		root = store.DefaultRoot()
+	}
+	return filepath.Join(root, "userns")
+}
+
 func holds(dir string) bool {
 	list, err := os.ReadDir(dir)
 	return err == nil && slices.ContainsFunc(list, func(e os.DirEntry) bool { return e.Name() != rootfs.MountPoints })

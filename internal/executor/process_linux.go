@@ -386,8 +386,13 @@ func SetSize(terminal *os.File, size Size) error {
 	return errors.Join(err, setErr)
 }
 
-// Pause stops all processes of the container, Resume lets them go on.
-func (p *Process) Pause(context.Context) error { return p.command("pause", p.x.spec.ID) }
+// Pause stops all processes of the container, Resume lets them go on. Without cgroups it fails with errdefs.ErrFailedPrecondition.
+func (p *Process) Pause(context.Context) error {
+	if p.x.runc.cgroups == cgroupNone {
+		return fmt.Errorf("pausing a container needs a cgroup, and this user may make none: %w", errdefs.ErrFailedPrecondition)
+	}
+	return p.command("pause", p.x.spec.ID)
+}
 
 // Resume is the opposite of Pause.
 func (p *Process) Resume(context.Context) error { return p.command("resume", p.x.spec.ID) }

@@ -19,13 +19,18 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/flock"
 )
 
 // gate is the descriptor on which the program waits for its ids.
 const gate = 3
 
-// gateVariable says that it is to wait.
-const gateVariable = "STRAKE_USERNS_GATE"
+// gateVariable says that it is to wait; where it has joined a namespace, which process it dies with.
+const (
+	gateVariable = "STRAKE_USERNS_GATE"
+	waiting      = "1"
+)
 
 // NewPlan looks at the machine. A file that cannot be read is an error; what is not there is the Plan's Missing.
 func NewPlan() (p Plan, err error) {
@@ -84,63 +89,113 @@ func readRanges(path string, names []string) (list []Range, err error) {
 
 // Wait waits until the process has its ids. To be called first of all. io.EOF says that there are none: who ran the program says why.
 func Wait() error {
-	if os.Getenv(gateVariable) == "" {
+	parent := os.Getenv(gateVariable)
+	if parent == "" {
 		return nil
 	}
 	f := os.NewFile(gate, "gate")
-	_, err := f.Read(make([]byte, 1))
+	var err error
+	if parent != waiting {
+		err = dieWith(parent)
+	} else {
+		_, err = f.Read(make([]byte, 1))
+	}
 	if err = errors.Join(err, f.Close(), os.Unsetenv(gateVariable)); err != nil {
 		return fmt.Errorf("wait for the ids of the user namespace: %w", err)
 	}
 	return nil
 }
 
-// Enter runs the program again with args in a user namespace of its own as p says, its environment the same, and returns its exit
-// code, 128 + n if signal n ended it. Signals that end the process are passed on; it dies with this process. Where the machine does
-// not let ordinary users make namespaces the error is errdefs.ErrPermissionDenied.
-func (p Plan) Enter(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int, err error) {
+// Enter runs the program again with args in a user namespace as p says, its environment the same, and returns its exit code, 128 + n if
+// signal n ended it. The namespace is the one that the processes of dir are in (Stay), else a new one, which dir names until the
+// program ends; with dir "" it is a new one that nobody joins. Signals that end the process are passed on; it dies with this process.
+// Where the machine does not let ordinary users make namespaces the error is errdefs.ErrPermissionDenied.
+func (p Plan) Enter(ctx context.Context, dir string, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
 	}
 	runtime.LockOSThread() // whose death is the signal
 	defer runtime.UnlockOSThread()
-	wait, ready, err := os.Pipe()
-	if err != nil {
-		return 0, fmt.Errorf("make a user namespace: %w", err)
-	}
-	defer func() { _ = ready.Close() }()
-	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // this program; the signal that cancels ctx is passed on
-	cmd.Args[0] = os.Args[0]
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d:%d", variable, p.IDs(), os.Getuid()), gateVariable+"=1")
-	cmd.ExtraFiles = []*os.File{wait}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Pdeathsig: syscall.SIGKILL, AmbientCaps: capabilities()}
-	if len(p.Users) == 0 {
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
+	cmd := &exec.Cmd{Stdin: stdin, Stdout: stdout, Stderr: stderr} // the signal that cancels ctx is passed on
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer signal.Stop(signals)
-	err = errors.Join(cmd.Start(), wait.Close())
+	leave, err := p.start(ctx, cmd, dir, args)
 	if err != nil {
-		return 0, notAllowed(err)
-	}
-	if err := p.admit(ctx, cmd.Process.Pid, ready); err != nil {
-		_ = ready.Close() // it ends
-		return 0, errors.Join(err, ended(cmd.Wait()))
+		return 0, err
 	}
 	done := make(chan struct{})
 	go forward(cmd.Process, signals, done)
 	err = cmd.Wait()
 	close(done)
-	if err = ended(err); err != nil {
+	if err = errors.Join(ended(err), leave()); err != nil {
 		return 0, err
 	}
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return 128 + int(status.Signal()), nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
+}
+
+// start starts cmd in the namespace of dir or in a new one, one process at a time.
+func (p Plan) start(ctx context.Context, cmd *exec.Cmd, dir string, args []string) (leave func() error, err error) {
+	none := func() error { return nil }
+	if dir == "" {
+		return none, p.startNew(ctx, cmd, args)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a user namespace: %w", err)
+	}
+	lock, err := flock.Open(ctx, dir, flock.Exclusive)
+	if err != nil {
+		return nil, fmt.Errorf("make a user namespace: %w", err)
+	}
+	if lock == nil { // removed meanwhile
+		return none, p.startNew(ctx, cmd, args)
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	joined, err := startJoined(cmd, dir, args)
+	if err != nil || joined {
+		return none, err
+	}
+	if err := p.startNew(ctx, cmd, args); err != nil {
+		return nil, err
+	}
+	if leave, err = stay(dir, cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill() // it may have ended
+		return nil, errors.Join(err, ended(cmd.Wait()))
+	}
+	return leave, nil
+}
+
+// startNew starts the program again in a namespace of its own.
+func (p Plan) startNew(ctx context.Context, cmd *exec.Cmd, args []string) error {
+	wait, ready, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make a user namespace: %w", err)
+	}
+	defer func() { _ = ready.Close() }()
+	cmd.Path, cmd.Args = "/proc/self/exe", append([]string{os.Args[0]}, args...)
+	cmd.Env = environment(p.IDs(), waiting)
+	cmd.ExtraFiles = []*os.File{wait}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Pdeathsig: syscall.SIGKILL, AmbientCaps: capabilities()}
+	if len(p.Users) == 0 {
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	if err := errors.Join(cmd.Start(), wait.Close()); err != nil {
+		return notAllowed(err)
+	}
+	if err := p.admit(ctx, cmd.Process.Pid, ready); err != nil {
+		_ = ready.Close() // it ends
+		return errors.Join(err, ended(cmd.Wait()))
+	}
+	return nil
+}
+
+// environment is the process's, with what the program is to know that has so many ids.
+func environment(ids int, gate string) []string {
+	return append(os.Environ(), fmt.Sprintf("%s=%d:%d", variable, ids, os.Getuid()), gateVariable+"="+gate)
 }
 
 // ended drops an error that only tells the exit code.

@@ -17,6 +17,14 @@ func NewPlan() (Plan, error) { return Plan{Missing: "user namespaces need Linux"
 func Wait() error { return nil }
 
 // Enter fails.
-func (Plan) Enter(context.Context, []string, io.Reader, io.Writer, io.Writer) (int, error) {
+func (Plan) Enter(context.Context, string, []string, io.Reader, io.Writer, io.Writer) (int, error) {
 	return 0, fmt.Errorf("user namespaces need Linux: %w", errdefs.ErrNotImplemented)
+}
+
+// CanJoin fails.
+func CanJoin() error { return fmt.Errorf("user namespaces need Linux: %w", errdefs.ErrNotImplemented) }
+
+// Stay does nothing.
+func Stay(context.Context, string) (leave func() error, err error) {
+	return func() error { return nil }, nil
 }

@@ -1,0 +1,96 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestUsersContainers does what is done with containers that run, as a user who has ids and as one who has not.
+func TestUsersContainers(t *testing.T) {
+	for name, ranges := range map[string]string{"many": "nobody:200000:65536\n", "one": ""} {
+		t.Run(name, func(t *testing.T) {
+			c := newCommoner(t, withRanges(t, ranges)...)
+			c.need("nsenter")
+			c.strake("import", "busybox.tar", "busybox")
+			c.live()
+			c.strake("rm", "-f", "one", "two", "again")
+			if left, err := filepath.Glob(filepath.Join(c.home, ".local/share/strake/userns/*")); err != nil || len(left) > 0 {
+				c.Errorf("left of the namespace: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// withRanges is a command that runs another with these lines in /etc/subuid and /etc/subgid.
+func withRanges(t *testing.T, ranges string) []string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ranges")
+	if err := os.WriteFile(path, []byte(ranges), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/subuid; mount --bind "$0" /etc/subgid; exec "$@"`, path}
+}
+
+// live starts containers, which share the user's namespace, and works on them from outside.
+func (c *commoner) live() {
+	c.Helper()
+	c.strake("run", "-d", "--name", "one", "--network", "none", "--health-cmd", "test -e /ready", "--health-interval", "200ms", "-v", "kept:/etc", "busybox",
+		"sh", "-c", "echo hello; touch /ready; while ! test -e /go; do sleep 0.05; done; echo bye; sleep 100")
+	c.strake("run", "-d", "--name", "two", "--network", "none", "busybox", "sleep", "100")
+	c.strake("run", "-d", "--name", "again", "--network", "none", "--restart", "on-failure:2", "busybox", "sh", "-c", "echo once more; exit 3")
+	if one, two := c.userNamespace("one"), c.userNamespace("two"); one != two {
+		c.Errorf("two containers are in the user namespaces %s and %s", one, two)
+	}
+	if out := c.strake("top", "one"); !strings.Contains(out, "sh -c echo hello") {
+		c.Errorf("top: %s", out)
+	}
+	if err := os.WriteFile(filepath.Join(c.home, "go"), nil, 0o644); err != nil {
+		c.Fatal(err)
+	}
+	c.strake("cp", "go", "one:/go")
+	c.strake("cp", "one:/ready", ".")
+	if _, err := os.Stat(filepath.Join(c.home, "ready")); err != nil {
+		c.Error(err)
+	}
+	c.strake("wait", "again")
+	for _, check := range []struct{ line, want string }{
+		{"exec one cat /etc/passwd", "alice"}, // copied up into the volume
+		{"logs one", "hello"},
+		{"logs again", "once more\nonce more\nonce more"},
+		{"inspect -f {{.RestartCount}}-{{.State.ExitCode}} again", "2-3"},
+		{"diff one", "A /ready"},
+		{"stop -t 0 two", "two"},
+		{"start two", "two"},
+		{"restart -t 0 two", "two"},
+		{"exec two id -u", "0"},
+	} {
+		if got := c.strake(strings.Fields(check.line)...); !strings.Contains(got, check.want) {
+			c.Errorf("%s: %q, want %q", check.line, got, check.want)
+		}
+	}
+	c.waitFor("healthy", func() bool {
+		return strings.Contains(c.strake("inspect", "-f", "{{.State.Health.Status}}", "one"), "healthy")
+	})
+	c.waitFor("bye", func() bool { return strings.Contains(c.strake("logs", "one"), "bye") })
+	if out := c.fails("pause", "one"); !strings.Contains(out, "needs a cgroup, and this user may make none") {
+		c.Errorf("pause: %s", out)
+	}
+	c.strake("export", "-o", "one.tar", "one")
+	c.run("tar", "tf", filepath.Join(c.home, "one.tar"), "ready")
+	c.strake("commit", "one", "committed")
+	if got := c.strake("run", "--rm", "--network", "none", "committed", "ls", "/ready"); got != "/ready" {
+		c.Errorf("what was committed has %q", got)
+	}
+}
+
+// userNamespace names the user namespace of a container.
+func (c *commoner) userNamespace(name string) string {
+	c.Helper()
+	ns, err := os.Readlink("/proc/" + c.strake("inspect", "-f", "{{.State.Pid}}", name) + "/ns/user")
+	if err != nil {
+		c.Fatal(err)
+	}
+	return ns
+}
