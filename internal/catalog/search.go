@@ -15,6 +15,7 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/registry"
+	"strake/internal/sqldb"
 )
 
 // Kinds of repositories.
@@ -96,7 +97,7 @@ func (c *Catalog) Search(ctx context.Context, q Query) (Result, error) {
 	var found []Found
 	more := false
 	err := c.db.View(ctx, func(tx *sql.Tx) error {
-		s := &search{tx: tx, id: auth.From(ctx), query: q, words: words, found: map[int64]Found{}}
+		s := &search{tx: tx, dialect: c.db.Dialect(), id: auth.From(ctx), query: q, words: words, found: map[int64]Found{}}
 		if err := s.run(ctx); err != nil {
 			return err
 		}
@@ -126,12 +127,13 @@ func wordsOf(text string) []string {
 
 // search is a Search in its transaction.
 type search struct {
-	tx    *sql.Tx
-	id    auth.Identity
-	query Query
-	words []string
-	found map[int64]Found
-	more  bool // than candidates
+	tx      *sql.Tx
+	dialect sqldb.Dialect
+	id      auth.Identity
+	query   Query
+	words   []string
+	found   map[int64]Found
+	more    bool // than were looked at
 }
 
 // where is a condition in the making. The caller's account is $1.
@@ -160,10 +162,15 @@ const mine = `(r.namespace IN (SELECT name FROM accounts WHERE id = $1)
 // Each query names the index that it means: a column with a + before it is not
 // looked up in one, lest the planner reads all public repositories for a few.
 
+// where begins a condition.
+func (s *search) where() *where { return &where{args: []any{s.id.Account}} }
+
 // filters begins a condition: the facets that were asked for, and what the
 // caller's token allows.
-func (s *search) filters() *where {
-	w := &where{args: []any{s.id.Account}}
+func (s *search) filters() *where { return s.filter(s.where()) }
+
+// filter adds the filters to a condition.
+func (s *search) filter(w *where) *where {
 	q := s.query
 	if q.Kind != "" {
 		w.add("r.kind = ?", q.Kind)
@@ -211,6 +218,9 @@ func (s *search) run(ctx context.Context) error {
 	if err := s.byName(ctx); err != nil {
 		return err
 	}
+	if len(s.words) == 1 && len(long) == 0 {
+		return s.byInitials(ctx, s.words[0])
+	}
 	if prefix := digestPrefix(s.words); prefix != "" {
 		if err := s.byDigest(ctx, prefix); err != nil {
 			return err
@@ -247,18 +257,45 @@ func (s *search) browse(ctx context.Context) error {
 	return s.collect(ctx, w, order, nil)
 }
 
+// byInitials finds repositories whose name, with or without their namespace, begins
+// with one or two characters. There is an index for each of both.
+func (s *search) byInitials(ctx context.Context, initials string) error {
+	for _, column := range []string{"base", "name"} {
+		begins := fmt.Sprintf("substr(r.%s, 1, %d) = ?", column, utf8.RuneCountInString(initials))
+		if !s.all() && s.id.Account != 0 {
+			own := s.filters()
+			own.add("+r.public = 0 AND " + mine)
+			own.add(begins, initials)
+			if err := s.collect(ctx, own, "ORDER BY +r.popularity DESC", nil); err != nil {
+				return err
+			}
+		}
+		for _, public := range s.publics() {
+			w := s.filters()
+			w.add("r.public = ?", public)
+			w.add(begins, initials)
+			if err := s.collect(ctx, w, "ORDER BY r.popularity DESC, r.id", nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// publics are the values of public that everything which the caller sees has, but for what is theirs.
+func (s *search) publics() []int {
+	if s.all() {
+		return []int{1, 0}
+	}
+	return []int{1}
+}
+
 // byName finds repositories that are called as the query says, with and without
-// their namespace; one short word is the beginning of a name.
+// their namespace.
 func (s *search) byName(ctx context.Context) error {
 	term := strings.Join(s.words, " ")
 	w := s.filters()
-	if len(s.words) == 1 && utf8.RuneCountInString(term) < minWord {
-		w.add("(r.base >= ? AND r.base < ?", term, term+"\x7f")
-		w.conditions[len(w.conditions)-1] += fmt.Sprintf(" OR r.name >= $%d AND r.name < $%d)", len(w.args)-1, len(w.args))
-	} else {
-		w.add("(r.base = ?", term)
-		w.conditions[len(w.conditions)-1] += fmt.Sprintf(" OR r.name = $%d)", len(w.args))
-	}
+	w.add("(r.base = ? OR r.name = ?)", term, term)
 	s.visible(w)
 	return s.collect(ctx, w, "ORDER BY +r.popularity DESC", nil)
 }
@@ -289,15 +326,21 @@ func digestPrefix(words []string) string {
 	return algorithm + ":" + hex
 }
 
-// byDigest finds repositories with a manifest, which is not held for a review, or
-// an image whose config begins so.
+// byDigest finds repositories with a manifest whose digest begins so and which is
+// not held for a review.
 func (s *search) byDigest(ctx context.Context, prefix string) error {
-	w := s.filters()
-	w.add(`r.id IN (SELECT repository FROM manifests WHERE held = 0 AND digest >= ?`, prefix)
-	w.args = append(w.args, prefix+"g")
-	w.conditions[len(w.conditions)-1] += fmt.Sprintf(" AND digest < $%d)", len(w.args))
-	s.visible(w)
-	return s.collect(ctx, w, "", func(f *Found) bool { f.fit = -1; return true })
+	first := func(f *Found) bool { f.fit = -1; return true }
+	if !s.all() && s.id.Account != 0 {
+		w := s.filters()
+		w.add("+r.public = 0 AND " + mine)
+		w.add("EXISTS (SELECT 1 FROM manifests m WHERE m.repository = r.id AND m.held = 0 AND m.digest >= ? AND m.digest < ?)", prefix, prefix+"g")
+		if err := s.collect(ctx, w, "ORDER BY +r.popularity DESC", first); err != nil {
+			return err
+		}
+	}
+	hits := s.where()
+	hits.add("held = 0 AND digest >= ? AND digest < ?", prefix, prefix+"g")
+	return s.amongHits(ctx, "SELECT repository AS hit FROM manifests", hits, "", "r.id = h.hit", "ORDER BY +r.popularity DESC", first)
 }
 
 // byText finds repositories in whose text the words are, public ones by the
@@ -313,26 +356,48 @@ func (s *search) byText(ctx context.Context, words []string) error {
 			return err
 		}
 	}
-	w := s.filters()
-	var match where
-	match.args = w.args
-	for _, word := range words {
-		match.add("text LIKE ?", "%"+word+"%")
+	hits := s.where()
+	if s.dialect == sqldb.PostgreSQL {
+		for _, word := range words {
+			hits.add("text LIKE ?", "%"+word+"%")
+		}
+	} else { // FTS5's own operator: LIKE would read each text again
+		hits.add("text MATCH ?", `"`+strings.Join(doubled(words), `" AND "`)+`"`)
 	}
 	if !s.all() {
-		match.add("rowid < ?", int64(privateRows))
+		hits.add("rowid < ?", int64(privateRows))
 	}
-	w.args = match.args
+	return s.amongHits(ctx, "SELECT rowid AS hit FROM repository_texts", hits, "ORDER BY rowid", "r.id = h.hit & 1099511627775", "ORDER BY h.hit", s.short)
+}
+
+// doubled are words as FTS5 has them between quotes.
+func doubled(words []string) []string {
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = strings.ReplaceAll(w, `"`, `""`)
+	}
+	return list
+}
+
+// amongHits collects repositories r among the first hits of another table, those
+// that the filters let through and that are public, or all for who sees all.
+func (s *search) amongHits(ctx context.Context, from string, hits *where, first, on, order string, keep func(*Found) bool) error {
+	w := s.filter(&where{args: slices.Clone(hits.args)})
 	looked := candidates + 1
 	if len(w.conditions) > 0 {
 		looked = lookedAt
 	}
-	hits := fmt.Sprintf("SELECT rowid AS hit FROM repository_texts WHERE %s ORDER BY rowid LIMIT %d", &match, looked)
-	from := "(" + hits + ") AS h JOIN repositories r ON r.id = h.hit & 1099511627775"
 	if !s.all() {
 		w.add("+r.public = 1")
 	}
-	return s.collectFrom(ctx, from, w, "ORDER BY h.hit", s.short)
+	table := fmt.Sprintf("(%s WHERE %s AND CAST($1 AS BIGINT) >= 0 %s LIMIT %d) AS h", from, hits, first, looked)
+	if err := s.collectFrom(ctx, table+" JOIN repositories r ON "+on, w, order, keep); err != nil || s.more || looked < lookedAt {
+		return err
+	}
+	n := 0
+	err := s.tx.QueryRowContext(ctx, "SELECT count(*) FROM "+table, hits.args...).Scan(&n)
+	s.more = n == looked
+	return err
 }
 
 // short tells whether the words that are too short for the index are in a
