@@ -59,7 +59,12 @@ func (s *server) client(ctx context.Context, seed uint64) (*client, error) {
 
 // send sends a request and reads the answer, which has the status and, unless size is negative, the size.
 func (c *client) send(method, path string, body []byte, status, size int) (location string, err error) {
-	c.out = fmt.Appendf(c.out[:0], "%s %s HTTP/1.1\r\nHost: %s\r\nAccept: %s\r\nContent-Length: %d\r\n\r\n", method, path, c.s.addr, manifestType, len(body))
+	return c.sendTyped(method, path, "application/octet-stream", body, status, size)
+}
+
+// sendTyped is send with the media type of the body.
+func (c *client) sendTyped(method, path, mediaType string, body []byte, status, size int) (location string, err error) {
+	c.out = fmt.Appendf(c.out[:0], "%s %s HTTP/1.1\r\nHost: %s\r\nAccept: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", method, path, c.s.addr, manifestType, mediaType, len(body))
 	c.out = append(c.out, body...)
 	if _, err := c.conn.Write(c.out); err != nil {
 		return "", err
@@ -117,8 +122,13 @@ func path(location string) string {
 	return r.URL.RequestURI()
 }
 
-// load lets so many clients repeat a case.
-func load(ctx context.Context, s *server, c loadCase, clients int, last time.Duration) (f figures, err error) {
+// lasting is for so long.
+func lasting(last time.Duration) func(time.Duration) bool {
+	return func(ran time.Duration) bool { return ran < last }
+}
+
+// load lets so many clients repeat a case, while more says so of how long they did.
+func load(ctx context.Context, s *server, c loadCase, clients int, more func(ran time.Duration) bool) (f figures, err error) {
 	all := make([]*client, clients)
 	for i := range all {
 		if all[i], err = s.client(ctx, uint64(i)); err != nil {
@@ -141,7 +151,7 @@ func load(ctx context.Context, s *server, c loadCase, clients int, last time.Dur
 	var wg sync.WaitGroup
 	for i, cl := range all {
 		wg.Go(func() {
-			for at := start; errs[i] == nil && at.Sub(start) < last; {
+			for at := start; errs[i] == nil && more(at.Sub(start)); {
 				errs[i] = c.do(cl)
 				now := time.Now()
 				took[i] = append(took[i], now.Sub(at))

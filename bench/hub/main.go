@@ -6,6 +6,8 @@
 //
 // Servers take turns: every case on one, then on the other, round by round. All keep their data on one file system, log nothing
 // of single requests, and were filled with the same content. Each answer's status and length is checked.
+//
+// With -scale it measures strake-hub alone, with rows of many images in its database, for docs/operations.md.
 package main
 
 import (
@@ -19,6 +21,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +36,9 @@ type options struct {
 	tags    int
 	last    time.Duration
 	clients []int
+
+	scale    []int // manifests
+	database string
 }
 
 func parseOptions(args []string) (options, error) {
@@ -46,18 +52,29 @@ func parseOptions(args []string) (options, error) {
 	f.IntVar(&o.tags, "tags", 10_000, "tags of the repository whose tags are listed")
 	f.DurationVar(&o.last, "t", 3*time.Second, "how long a case runs in a round")
 	clients := f.String("c", "1,8,64", "comma-separated counts of clients")
+	scale := f.String("scale", "", "comma-separated counts of manifests: measure strake-hub with so many instead, and print a table")
+	f.StringVar(&o.database, "database", "", "with -scale: URL of an empty PostgreSQL database; SQLite without")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	o.clients = nil
-	for s := range strings.SplitSeq(*clients, ",") {
-		var n int
-		if _, err := fmt.Sscan(s, &n); err != nil || n < 1 {
-			return o, fmt.Errorf("bench/hub: -c %q", *clients)
-		}
-		o.clients = append(o.clients, n)
+	var err1, err2 error
+	o.clients, err1 = numbers(*clients)
+	if *scale != "" {
+		o.scale, err2 = numbers(*scale)
 	}
-	return o, nil
+	return o, errors.Join(err1, err2)
+}
+
+// numbers reads a comma-separated list of numbers above 0.
+func numbers(list string) (all []int, err error) {
+	for s := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("bench/hub: %q is no list of numbers", list)
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }
 
 func main() {
@@ -68,7 +85,11 @@ func main() {
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.scale != nil:
+		err = runScale(ctx, o, os.Stdout)
+	default:
 		err = run(ctx, o)
 	}
 	if err != nil {
@@ -137,7 +158,7 @@ func measure(ctx context.Context, servers []*server, c loadCase, clients int, o 
 	r := &row{name: c.name, title: c.title, clients: clients, figures: make([][]figures, len(servers))}
 	for range o.rounds {
 		for i, s := range servers {
-			f, err := load(ctx, s, c, clients, o.last)
+			f, err := load(ctx, s, c, clients, lasting(o.last))
 			if err != nil {
 				return nil, fmt.Errorf("%s on %s: %w", c.name, s.name, err)
 			}

@@ -64,7 +64,9 @@ type server struct {
 
 // content is what a server was filled with.
 type content struct {
-	manifests []string // paths
+	manifests []string // paths, by their tags
+	byDigest  []string // the same, by their digests
+	manifest  []byte   // one of them
 	size      int      // of each manifest
 	blobs     []string
 }
@@ -167,15 +169,16 @@ func withDigest(location, digest string) string {
 
 const manifestType = "application/vnd.docker.distribution.manifest.v2+json"
 
+type descriptor struct {
+	MediaType string `json:"mediaType"`
+	Digest    string `json:"digest"`
+	Size      int    `json:"size"`
+}
+
 // fill puts images of one layer into the repository team/app, and tags one of them often in team/tags.
 func (s *server) fill(ctx context.Context, tags int) error {
-	type descriptor struct {
-		MediaType string `json:"mediaType"`
-		Digest    string `json:"digest"`
-		Size      int    `json:"size"`
-	}
 	manifest := func(repo string, seed int) ([]byte, error) {
-		config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","created":"%d","rootfs":{"type":"layers","diff_ids":[]}}`, seed)
+		config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","created":"%03d","rootfs":{"type":"layers","diff_ids":[]}}`, seed)
 		layer := bytes.Repeat(fmt.Appendf(nil, "%08d", seed), blobSize/8)
 		c, err := s.push(ctx, repo, config)
 		if err != nil {
@@ -201,7 +204,8 @@ func (s *server) fill(ctx context.Context, tags int) error {
 		if _, err := s.do(ctx, "PUT", path, manifestType, b); err != nil {
 			return err
 		}
-		s.content.manifests, s.content.size = append(s.content.manifests, path), len(b)
+		s.content.manifests, s.content.size, s.content.manifest = append(s.content.manifests, path), len(b), b
+		s.content.byDigest = append(s.content.byDigest, "/v2/team/app/manifests/"+digestOf(b))
 	}
 	b, err := manifest("team/tags", 0)
 	for i := 0; err == nil && i < tags; i++ {

@@ -3,7 +3,8 @@ package auth
 import (
 	"context"
 	"database/sql"
-	"errors"
+
+	"strake/internal/sqldb"
 )
 
 // roleQuery finds what an account may do with a repository, whether or not it
@@ -20,13 +21,24 @@ const roleQuery = `
 // RoleOf is what id may do with repo. A repository that does not exist is its
 // namespace's: whoever owns that may make it.
 func RoleOf(ctx context.Context, tx *sql.Tx, id Identity, repo string) (Role, error) {
+	return roleOf(id, repo, func(query string, args []any, dest ...any) error {
+		return tx.QueryRowContext(ctx, query, args...).Scan(dest...)
+	})
+}
+
+// RoleNow is RoleOf in no transaction: what is read often is asked for by it.
+func RoleNow(ctx context.Context, db *sqldb.DB, id Identity, repo string) (Role, error) {
+	return roleOf(id, repo, func(query string, args []any, dest ...any) error { return db.Get(ctx, query, args, dest...) })
+}
+
+func roleOf(id Identity, repo string, get func(query string, args []any, dest ...any) error) (Role, error) {
 	limit := id.Limit(repo)
 	if id.System || id.Admin {
 		return limit, nil
 	}
 	var owns, public int
 	var granted Role
-	if err := tx.QueryRowContext(ctx, roleQuery, id.Account, repo, Namespace(repo)).Scan(&owns, &granted, &public); err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if err := get(roleQuery, []any{id.Account, repo, Namespace(repo)}, &owns, &granted, &public); err != nil {
 		return None, err
 	}
 	role := granted

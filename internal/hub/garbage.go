@@ -65,7 +65,7 @@ func (c *collector) forget(ctx context.Context) error {
 		{`DELETE FROM trash WHERE (repository, digest) IN (SELECT repository, digest FROM trash WHERE deleted < $1 ORDER BY deleted LIMIT $2)`, &c.result.Manifests},
 	} {
 		for n := int64(batch); n == batch; *table.count += n {
-			err := c.db.Update(ctx, func(tx *sql.Tx) error {
+			err := c.db.Note(ctx, func(tx *sql.Tx) error {
 				res, err := tx.ExecContext(ctx, table.query, before, batch)
 				if err != nil {
 					return err
@@ -87,7 +87,9 @@ const unnamed = `NOT EXISTS (SELECT 1 FROM refs f WHERE f.repository = b.reposit
 	AND NOT EXISTS (SELECT 1 FROM trash_refs f JOIN trash t ON t.repository = f.repository AND t.digest = f.manifest
 	  WHERE f.repository = b.repository AND f.child = b.digest AND t.deleted >= $1)`
 
-// unlink takes blobs from repositories of which no manifest names them.
+// unlink takes blobs from repositories of which no manifest names them. After a
+// loss of power it may have to be done again: but no bytes are removed before it
+// is durable, for a mark makes it so.
 func (c *collector) unlink(ctx context.Context) error {
 	for {
 		rows, err := c.candidates(ctx, `SELECT id, repository, digest, since FROM candidates WHERE repository <> 0 AND since < $1 ORDER BY since, id LIMIT $2`,
@@ -96,10 +98,15 @@ func (c *collector) unlink(ctx context.Context) error {
 			return err
 		}
 		var gone int64
-		err = c.db.Update(ctx, func(tx *sql.Tx) error {
+		err = c.db.Note(ctx, func(tx *sql.Tx) error {
 			gone = 0
+			find, err := tx.PrepareContext(ctx, findUnnamed)
+			if err != nil {
+				return err
+			}
+			defer find.Close() //nolint:errcheck // ends with the transaction
 			for _, row := range rows {
-				unlinked, err := c.unlinkOne(ctx, tx, row)
+				unlinked, err := c.unlinkOne(ctx, tx, find, row)
 				if err != nil {
 					return err
 				}
@@ -116,15 +123,17 @@ func (c *collector) unlink(ctx context.Context) error {
 	}
 }
 
-// unlinkOne settles a candidate: it deletes the link unless that is named, or
-// new.
-func (c *collector) unlinkOne(ctx context.Context, tx *sql.Tx, row candidate) (gone bool, err error) {
+// findUnnamed is the link of the repository $2 to the blob $3, where nothing names it.
+const findUnnamed = `
+	SELECT b.linked, b.size, r.name FROM blobs b JOIN repositories r ON r.id = b.repository
+	WHERE b.repository = $2 AND b.digest = $3 AND ` + unnamed
+
+// unlinkOne settles a candidate: it deletes the link, by findUnnamed, unless
+// that is named, or new.
+func (c *collector) unlinkOne(ctx context.Context, tx *sql.Tx, find *sql.Stmt, row candidate) (gone bool, err error) {
 	var linked int64
 	change := Change{Kind: BlobDeleted, ID: row.repository, Desc: ocispec.Descriptor{MediaType: octetStream, Digest: row.digest}}
-	err = tx.QueryRowContext(ctx, `
-		SELECT b.linked, b.size, r.name FROM blobs b JOIN repositories r ON r.id = b.repository
-		WHERE b.repository = $2 AND b.digest = $3 AND `+unnamed,
-		c.ago(c.opts.Window).Unix(), row.repository, row.digest.String()).Scan(&linked, &change.Desc.Size, &change.Repository)
+	err = find.QueryRowContext(ctx, c.ago(c.opts.Window).Unix(), row.repository, row.digest.String()).Scan(&linked, &change.Desc.Size, &change.Repository)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return false, settle(ctx, tx, row, 0)
@@ -165,8 +174,13 @@ func (c *collector) collect(ctx context.Context) error {
 		var marked []condemned
 		err = c.db.Update(ctx, func(tx *sql.Tx) error {
 			marked = nil
+			find, err := tx.PrepareContext(ctx, findUnheld)
+			if err != nil {
+				return err
+			}
+			defer find.Close() //nolint:errcheck // ends with the transaction
 			for _, row := range rows {
-				content, ok, err := c.condemn(ctx, tx, row)
+				content, ok, err := c.condemn(ctx, tx, find, row)
 				if err != nil {
 					return err
 				}
@@ -185,13 +199,15 @@ func (c *collector) collect(ctx context.Context) error {
 	}
 }
 
-// condemn settles a candidate: it marks the bytes unless they are held, or were
-// reserved lately.
-func (c *collector) condemn(ctx context.Context, tx *sql.Tx, row candidate) (content condemned, ok bool, err error) {
+// findUnheld is the content $1, where nothing holds it and nobody removes it.
+const findUnheld = `SELECT c.id, c.size, c.touched FROM contents c WHERE c.digest = $1 AND c.deleting = 0 AND ` + unheld
+
+// condemn settles a candidate: it marks the bytes, by findUnheld, unless they
+// are held, or were reserved lately.
+func (c *collector) condemn(ctx context.Context, tx *sql.Tx, find *sql.Stmt, row candidate) (content condemned, ok bool, err error) {
 	var touched int64
 	content.digest = row.digest
-	err = tx.QueryRowContext(ctx, `SELECT c.id, c.size, c.touched FROM contents c WHERE c.digest = $1 AND c.deleting = 0 AND `+unheld,
-		row.digest.String()).Scan(&content.id, &content.size, &touched)
+	err = find.QueryRowContext(ctx, row.digest.String()).Scan(&content.id, &content.size, &touched)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return content, false, settle(ctx, tx, row, 0)
@@ -265,7 +281,7 @@ func (c *collector) remove(ctx context.Context, marked []condemned) error {
 			c.result.Bytes += row.size
 		}
 	}
-	return errors.Join(err, c.db.Update(ctx, func(tx *sql.Tx) error {
+	return errors.Join(err, c.db.Note(ctx, func(tx *sql.Tx) error { // what is lost of it is finished later
 		for i, row := range marked {
 			if !removed[i] {
 				continue

@@ -124,35 +124,40 @@ func (hooks Hooks) linkBlob(ctx context.Context, tx *sql.Tx, repo string, desc o
 func allow(ctx context.Context, tx *sql.Tx, repo string, need auth.Role) (auth.Role, error) {
 	id := auth.From(ctx)
 	role, err := auth.RoleOf(ctx, tx, id.Whole(), repo)
-	switch {
-	case err != nil || min(role, id.Limit(repo)) >= need:
+	if err != nil {
 		return role, err
-	case id.Anonymous():
-		return role, registry.Errorf(registry.Unauthorized, "authentication required")
-	case need == auth.Read:
-		return role, registry.Errorf(registry.NameUnknown, "repository name not known to registry")
 	}
-	return role, registry.Errorf(registry.Denied, "requested access to the resource is denied")
+	return role, enough(id, min(role, id.Limit(repo)), need)
+}
+
+// enough fails unless id, whose role is that, may do what need says.
+func enough(id auth.Identity, role, need auth.Role) error {
+	switch {
+	case role >= need:
+		return nil
+	case id.Anonymous():
+		return registry.Errorf(registry.Unauthorized, "authentication required")
+	case need == auth.Read:
+		return registry.Errorf(registry.NameUnknown, "repository name not known to registry")
+	}
+	return registry.Errorf(registry.Denied, "requested access to the resource is denied")
 }
 
 // readRow reads what the caller may read of repo by a query that yields one row at
 // most; seeHeld is its parameter that tells whether the caller sees what is held
-// for a review. It fails as allow does, and with sql.ErrNoRows.
+// for a review. It fails as allow does, and with sql.ErrNoRows. Both it asks are
+// prepared, and in no transaction: a role that is lost meanwhile was there when
+// the request came.
 func readRow(ctx context.Context, db *sqldb.DB, repo, query string, args func(seeHeld int) []any, dest ...any) error {
-	if id := auth.From(ctx); id.System || id.Admin { // no row says what they may do
-		role, err := allow(ctx, nil, repo, auth.Read)
-		if err != nil {
-			return err
-		}
-		return db.Get(ctx, query, args(maySeeHeld(role)), dest...)
+	id := auth.From(ctx)
+	role, err := auth.RoleNow(ctx, db, id.Whole(), repo)
+	if err != nil {
+		return err
 	}
-	return db.View(ctx, func(tx *sql.Tx) error {
-		role, err := allow(ctx, tx, repo, auth.Read)
-		if err != nil {
-			return err
-		}
-		return tx.QueryRowContext(ctx, query, args(maySeeHeld(role))...).Scan(dest...)
-	})
+	if err := enough(id, min(role, id.Limit(repo)), auth.Read); err != nil {
+		return err
+	}
+	return db.Get(ctx, query, args(maySeeHeld(role)), dest...)
 }
 
 // blobQuery is the size of the blob $2 of the repository $1, and 1 where it was

@@ -18,9 +18,10 @@ import (
 	"strake/internal/sqldb"
 )
 
-// A list is read so many rows a query: few at first, for most callers want few.
+// A list is read so many rows a query: few at first, for most callers want few,
+// and ever more, for the others want all.
 const (
-	firstPage = 100
+	firstPage = 128 // a page of 100 is looked one further
 	pageSize  = 10_000
 
 	referrersPage = 16 // each may have annotations as large as a manifest
@@ -91,7 +92,7 @@ func hide(err error) error { return fmt.Errorf("content: %v", err) } //nolint:er
 // pages lists what read yields: names after last, in order, at most limit.
 func (h *Hub) pages(ctx context.Context, last string, read func(tx *sql.Tx, last string, limit int) (*sql.Rows, error)) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for limit := firstPage; ; limit = pageSize {
+		for limit := firstPage; ; limit = min(8*limit, pageSize) {
 			var names []string
 			err := h.db.View(ctx, func(tx *sql.Tx) error {
 				rows, err := read(tx, last, limit) //nolint:sqlclosecheck // ScanAll closes them
@@ -159,14 +160,15 @@ func (h *Hub) Tags(ctx context.Context, repo, last string) iter.Seq2[string, err
 		if err != nil {
 			return nil, err
 		}
+		// SQLite finds where to begin in the index by one column alone.
 		if maySeeHeld(role) == 1 { // all: the index tells them
 			return tx.QueryContext(ctx, `
-				SELECT name FROM tags WHERE repository = $1 AND (lower(name), name) > (lower($2), $2)
+				SELECT name FROM tags WHERE repository = $1 AND lower(name) >= lower($2) AND (lower(name), name) > (lower($2), $2)
 				ORDER BY lower(name), name LIMIT $3`, id, last, limit)
 		}
 		return tx.QueryContext(ctx, `
 			SELECT t.name FROM tags t JOIN manifests m ON m.repository = t.repository AND m.digest = t.digest
-			WHERE t.repository = $1 AND (lower(t.name), t.name) > (lower($2), $2) AND m.held = 0
+			WHERE t.repository = $1 AND lower(t.name) >= lower($2) AND (lower(t.name), t.name) > (lower($2), $2) AND m.held = 0
 			ORDER BY lower(t.name), t.name LIMIT $3`, id, last, limit)
 	})
 }
