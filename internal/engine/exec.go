@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -77,8 +76,8 @@ type execStreams struct {
 	opts    ExecOptions
 	theirs  [3]*os.File
 	ours    [3]*os.File // nil: none; with a terminal the first is its other end
+	tails   []*executor.Tail
 	copying sync.WaitGroup
-	ended   atomic.Bool // the process has
 }
 
 func newExecStreams(opts ExecOptions) (s *execStreams, err error) {
@@ -135,38 +134,18 @@ func (s *execStreams) begin() {
 		to   io.Writer
 	}{{out, a.Stdout}, {s.ours[2], a.Stderr}} {
 		if o.from != nil && o.to != nil {
-			s.copying.Go(func() { s.copy(o.to, o.from) })
+			tail := executor.NewTail(o.from, outputGrace)
+			s.tails = append(s.tails, tail)
+			s.copying.Go(func() {
+				_, _ = io.Copy(o.to, tail) // a terminal ends with EIO
+				_ = o.from.Close()         // when nobody reads it, the process is told by a broken pipe
+			})
 		}
 	}
 }
 
-// What of the output is passed on when the process has ended: all that a pipe of the largest size holds, if it comes in time. Its
-// children may hold the other end for ever. The time is docker's.
-const (
-	lastOutput  = 1 << 20
-	outputGrace = 2 * time.Second
-)
-
-// copy passes output on. When nobody reads it, the process is told by a broken pipe.
-func (s *execStreams) copy(to io.Writer, from *os.File) {
-	buf := make([]byte, 32<<10)
-	for left := lastOutput; left > 0; {
-		if s.ended.Load() {
-			_ = from.SetReadDeadline(time.Now().Add(outputGrace)) // a terminal may have none, and ends with the process
-		}
-		n, err := from.Read(buf) // a terminal ends with EIO
-		if _, writeErr := to.Write(buf[:n]); writeErr != nil {
-			_ = from.Close() // only read
-			return
-		}
-		if err != nil {
-			return
-		}
-		if s.ended.Load() {
-			left -= n
-		}
-	}
-}
+// outputGrace is how long the children of a process that has ended are given to write. The time is docker's.
+const outputGrace = 2 * time.Second
 
 // resizes passes sizes on to the terminal's other end, and tells that there is one.
 func (s *execStreams) resizes(sizes <-chan Size) <-chan Size {
@@ -185,11 +164,8 @@ func (s *execStreams) resizes(sizes <-chan Size) <-chan Size {
 
 // drain waits until all that the process, which has ended, wrote is copied.
 func (s *execStreams) drain() {
-	s.ended.Store(true)
-	for _, f := range s.ours {
-		if f != nil {
-			_ = f.SetReadDeadline(time.Now().Add(outputGrace)) // as in copy
-		}
+	for _, t := range s.tails {
+		t.End()
 	}
 	s.copying.Wait()
 }

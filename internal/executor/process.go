@@ -8,7 +8,7 @@ type ExecSpec struct {
 	Env        []string // KEY=value, added to the container's
 	Cwd        string   // "" = the container's
 	User       string   // "" = the container's
-	Terminal   bool     // Stdin is the terminal, or the process gets none of its own
+	Terminal   bool     // Stdin is the terminal; where it is none the process gets one that nobody looks at
 	Privileged bool     // all capabilities of the caller
 
 	Stdin, Stdout, Stderr *os.File // nil = empty, discarded

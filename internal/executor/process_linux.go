@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +34,8 @@ type Process struct {
 	reaped   bool
 	execs    int          // so far, to name their files
 	children map[int]bool // others that somebody waits for
+
+	adopting atomic.Int32 // runtimes that are about to leave us a process that somebody will wait for
 }
 
 // Start starts the process of spec and does not wait for it; the runtime is gone when it returns. The streams of spec are nil or
@@ -118,10 +119,7 @@ func (p *Process) start() (err error) {
 			return fmt.Errorf("make a terminal: %w", err)
 		}
 	}
-	text, err := os.ReadFile(x.file(pidFile))
-	if err == nil {
-		p.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
-	}
+	p.pid, err = readPid(x.file(pidFile))
 	if err == nil && x.alone != nil {
 		err = tellCgroup(x.owner.dir, x.spec.ID)
 	}
@@ -164,15 +162,15 @@ func (p *Process) reapOrphans() {
 func (p *Process) reap(pid int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if pid != p.pid && !p.children[pid] && !p.x.runc.watches(pid) {
+	if pid != p.pid && !p.children[pid] && p.adopting.Load() == 0 && !p.x.runc.watches(pid) {
 		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // it may live
 	}
 }
 
-// run is cmd.Run in the container's mount namespace; started is called between, if it is not nil.
-func (p *Process) run(cmd *exec.Cmd, started func()) error {
+// run starts a command by start in the container's mount namespace and waits for it; started is called between, if it is not nil.
+func (p *Process) run(cmd *exec.Cmd, start func() error, started func()) error {
 	p.mu.Lock()
-	err := p.x.inside(cmd.Start)
+	err := p.x.inside(start)
 	if err == nil {
 		p.children[cmd.Process.Pid] = true
 	}
@@ -311,16 +309,8 @@ func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
 			}
 		}
 	}()
-	for {
-		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, unix.ECHILD) && parentOf(p.pid) > 0 { // its parent is about to end
-			time.Sleep(time.Millisecond)
-		} else if !errors.Is(err, unix.EINTR) {
-			return Exit{Code: CodeUnknown}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
-		}
+	if err := awaitChild(p.pid); err != nil {
+		return Exit{Code: CodeUnknown}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
 	}
 	exit.OOMKilled = p.x.oomKilled()
 	p.mu.Lock()
@@ -331,11 +321,23 @@ func (p *Process) Wait(ctx context.Context) (exit Exit, err error) {
 	if err != nil {
 		return Exit{Code: CodeUnknown}, fmt.Errorf("wait for container %s: %w", p.x.spec.ID, err)
 	}
-	exit.Code = status.ExitStatus()
-	if status.Signaled() {
-		exit.Code = 128 + int(status.Signal())
-	}
+	exit.Code = exitCode(status)
 	return exit, p.x.remove(ctx)
+}
+
+// awaitChild waits until a process, which is a child of this one or about to become one, has ended, and does not reap it.
+func awaitChild(pid int) error {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, unix.ECHILD) && parentOf(pid) > 0 { // its parent is about to end
+			time.Sleep(time.Millisecond)
+		} else if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // remove is cleanUp for a container whose processes have ended: the runtime is not needed for it.
@@ -419,143 +421,10 @@ func (p *Process) command(args ...string) error {
 	cmd := p.x.runtime(append([]string{"--root", p.x.owner.dir}, args...)...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
-	if err := p.run(cmd, nil); err != nil {
+	if err := p.run(cmd, cmd.Start, nil); err != nil {
 		return fmt.Errorf("%s: %w: %s", args[0], err, strings.TrimSpace(said.String()))
 	}
 	return nil
-}
-
-// Exec runs one more process in the container and returns its exit code. One that could not be started gives a *StartError.
-// started is called with what tells it that the window of its terminal has another size. Cancelling ctx kills it, and gives its error.
-func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(resize func(Size))) (code int, err error) {
-	process, err := p.execProcess(spec)
-	if err != nil {
-		return 0, err
-	}
-	p.mu.Lock()
-	p.execs++
-	base := p.x.file(fmt.Sprintf("exec-%d", p.execs))
-	p.mu.Unlock()
-	log, pid := base+".log", base+".pid"
-	defer func() { err = errors.Join(err, removeAll(base, log, pid)) }()
-	data, err := json.Marshal(process)
-	if err != nil {
-		return 0, err
-	}
-	if err := writeScratch(base, data, 0o600); err != nil {
-		return 0, err
-	}
-	cmd := p.x.runtime(append(p.x.runtimeArgs(log, p.x.runc.cgroups != cgroupNone), "exec", "--pid-file", pid, "--process", base, p.x.spec.ID)...)
-	filter := &faultFilter{faults: append(crunFaults(), "exec failed: ")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := setStreams(cmd, spec.Stdin, spec.Stdout, nil); err != nil {
-		return 0, err
-	}
-	if spec.Stderr != nil && !spec.Terminal {
-		filter.w = spec.Stderr
-		cmd.Stderr = filter
-	}
-	cmd.WaitDelay = execGrace
-	stop := func() bool { return true }
-	var killed atomic.Bool
-	err = p.run(cmd, func() {
-		started(func(size Size) { resizeExec(p.x.runc.isCrun, cmd.Process, pid, size) })
-		stop = context.AfterFunc(ctx, func() {
-			if cmd.Process.Signal(syscall.Signal(0)) == nil { // or it has ended, but for its output
-				killed.Store(true)
-				killExec(pid, cmd.Process)
-			}
-		})
-	})
-	stop()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil
-	}
-	if killed.Load() {
-		return 0, errors.Join(context.Cause(ctx), filter.end(true))
-	}
-	message, readErr := readFault(log)
-	if message != "" {
-		fault := newStartError(strings.Replace(commandFault(message, spec.Args[0]), "crun run failed: unable to start container process: ", "", 1))
-		fault.Message = "OCI runtime exec failed: exec failed: unable to start container process: " + strings.TrimPrefix(fault.Message, "exec failed: unable to start container process: ")
-		return 0, errors.Join(fault, readErr, filter.end(false))
-	}
-	if _, isExit := errors.AsType[*exec.ExitError](err); err != nil && !isExit {
-		return 0, errors.Join(err, filter.end(true))
-	}
-	return exitCode(cmd.ProcessState), errors.Join(readErr, filter.end(true))
-}
-
-// execGrace is how long the standard error of a process that has ended is read on: its children may hold it for ever. It is docker's.
-const execGrace = 2 * time.Second
-
-// killExec kills a process in a container, whose id the runtime wrote, and the runtime.
-func killExec(pidFile string, runtime *os.Process) {
-	if text, err := os.ReadFile(pidFile); err == nil {
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && pid > 1 {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
-		}
-	}
-	_ = runtime.Kill() // it may have ended
-}
-
-// end is End for a filter that may have nowhere to write to.
-func (f *faultFilter) end(started bool) error {
-	if f.w == nil {
-		return nil
-	}
-	return f.End(started)
-}
-
-func exitCode(s *os.ProcessState) int {
-	if status, ok := s.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal())
-	}
-	return s.ExitCode()
-}
-
-func removeAll(paths ...string) (err error) {
-	for _, path := range paths {
-		if removeErr := os.Remove(path); !errors.Is(removeErr, os.ErrNotExist) {
-			err = errors.Join(err, removeErr)
-		}
-	}
-	return err
-}
-
-// execProcess is the container's process with what spec says instead.
-func (p *Process) execProcess(spec ExecSpec) (*specs.Process, error) {
-	process := *p.x.process
-	process.Args, process.Terminal, process.ConsoleSize = spec.Args, spec.Terminal, nil
-	if spec.Cwd != "" {
-		process.Cwd = spec.Cwd
-	}
-	process.Env = slices.Clone(process.Env)
-	if spec.User != "" {
-		var who account
-		err := p.x.inside(func() (err error) {
-			who, err = findAccount(p.x.stubs.root, spec.User)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		process.User = who.user
-		process.Env = slices.DeleteFunc(process.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
-		process.Env = environment(process.Env, who.home)
-	}
-	for _, e := range spec.Env {
-		key, _, _ := strings.Cut(e, "=")
-		process.Env = append(slices.DeleteFunc(process.Env, func(old string) bool { return strings.HasPrefix(old, key+"=") }), e)
-	}
-	if spec.Privileged {
-		all, err := ownCapabilities()
-		if err != nil {
-			return nil, err
-		}
-		process.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
-	}
-	return &process, nil
 }
 
 // oomKilled reports whether the kernel killed a process of the container for want of memory.
