@@ -44,7 +44,7 @@ type execution struct {
 // started is called with what tells it that the window of its terminal has another size. Cancelling ctx kills it, and gives its error.
 // Children of the process are not waited for: what they write to Stderr later than execGrace is lost.
 func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(resize func(Size))) (code int, err error) {
-	e, err := p.newExecution(spec)
+	e, err := newExecution(p, spec)
 	if err != nil {
 		return 0, err
 	}
@@ -78,7 +78,7 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(resize f
 }
 
 // newExecution writes what the runtime reads, and opens the streams.
-func (p *Process) newExecution(spec ExecSpec) (*execution, error) {
+func newExecution(p *Process, spec ExecSpec) (*execution, error) {
 	process, err := p.execProcess(spec)
 	if err != nil {
 		return nil, err
