@@ -51,6 +51,7 @@ func Executor(t *testing.T, open func(t *testing.T) executor.Executor) {
 		{"Isolation", testIsolation},
 		{"Resources", testResources},
 		{"HostileRun", testHostileRun},
+		{"HostileRuntime", testHostileRuntime},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(t, newBox(t, busybox, open(t)))
