@@ -70,6 +70,9 @@ func (s *site) newParts(ctx context.Context) (*parts, error) {
 	if err := p.policy.Schedule(ctx); err != nil {
 		return nil, err
 	}
+	if err := scandb.ScheduleMissing(ctx, db); err != nil {
+		return nil, err
+	}
 	handlers := map[string]jobs.Handler{}
 	checker := &review.Checker{Board: p.reviews, Source: s.hub, Scan: reviewScan(scanner)}
 	sender := &webhook.Sender{Book: p.webhooks, Allowed: allowed}

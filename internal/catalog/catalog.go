@@ -50,9 +50,6 @@ func (c *Catalog) Run(ctx context.Context) {
 		for more := true; more && ctx.Err() == nil; {
 			var err error
 			more, err = c.Refresh(ctx)
-			if err == nil && !more {
-				more, err = c.CountLayers(ctx)
-			}
 			if err != nil && ctx.Err() == nil {
 				c.log.Error("refresh the catalog", "error", err)
 				break

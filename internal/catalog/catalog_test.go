@@ -22,6 +22,7 @@ import (
 	"strake/internal/hub"
 	"strake/internal/hubdb"
 	"strake/internal/registry"
+	"strake/internal/scandb"
 	"strake/internal/sqldb"
 )
 
@@ -279,8 +280,8 @@ func TestImages(t *testing.T) {
 	if v := tags[0].Images[1]; v.Platform != "linux/arm64" || v.Digest != two.Digest.String() || v.Size < 100 {
 		t.Errorf("variant %+v", v)
 	}
-	for more := true; more; {
-		if more, err = c.CountLayers(t.Context()); err != nil {
+	for _, desc := range []ocispec.Descriptor{one, two} {
+		if _, err := (&scandb.Scanner{DB: db, Source: h}).Scan(t.Context(), scandb.Task{Repository: "ann/app", Desc: desc}); err != nil {
 			t.Fatal(err)
 		}
 	}

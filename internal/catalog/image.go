@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/registry"
+	"strake/internal/scandb"
 )
 
 // Image is the page of an image, or of an artifact, which has no steps.
@@ -51,13 +52,7 @@ type Step struct {
 }
 
 // LayerFiles is what a layer does to those below it.
-type LayerFiles struct {
-	Bytes   int64 `json:"bytes"` // of its files
-	Waste   int64 `json:"waste"` // of these, those that later layers hide
-	Added   int   `json:"added"`
-	Changed int   `json:"changed"`
-	Deleted int   `json:"deleted"`
-}
+type LayerFiles = scandb.LayerFiles
 
 // Waste is how many bytes of files the image carries that nobody sees.
 func (i *Image) Waste() (waste, all int64) {
@@ -201,8 +196,8 @@ func (c *Catalog) rows(ctx context.Context, im *Image) error {
 	var held int
 	var layers string
 	err := c.db.Get(ctx, `
-		SELECT m.pushed, m.pusher, m.held, COALESCE(i.layers, '') FROM repositories r JOIN manifests m ON m.repository = r.id
-		LEFT JOIN images i ON i.digest = m.digest WHERE r.name = $1 AND m.digest = $2`,
+		SELECT m.pushed, m.pusher, m.held, COALESCE(s.layers, '') FROM repositories r JOIN manifests m ON m.repository = r.id
+		LEFT JOIN scan_images s ON s.image = m.digest WHERE r.name = $1 AND m.digest = $2`,
 		[]any{im.Repository, im.Digest.String()}, &pushed, &im.Pusher, &held, &layers)
 	if errors.Is(err, sql.ErrNoRows) {
 		return registry.Errorf(registry.ManifestUnknown, "manifest unknown")

@@ -29,6 +29,7 @@ type Report struct {
 	Findings     []vuln.Finding   // the worst first
 	Generations  map[string]int64 // of the sources that it was matched with
 	Notes        []string         // what was not looked at
+	Layers       []LayerFiles     // what each does to those below; none: they could not be compared
 }
 
 // Summary is a Report's first row, for lists.
@@ -58,13 +59,13 @@ func Find(ctx context.Context, db *sqldb.DB, image digest.Digest) (r Report, err
 func find(ctx context.Context, tx *sql.Tx, image digest.Digest) (Report, error) {
 	r := Report{Image: image, Packages: []scan.Package{}, Secrets: []scan.Secret{}, Findings: []vuln.Finding{}}
 	var scanned, matched int64
-	var generations, notes []byte
-	err := tx.QueryRowContext(ctx, "SELECT scanned, matched, distribution, generations, notes FROM scan_images WHERE image = $1", image.String()).
-		Scan(&scanned, &matched, &r.Distribution, &generations, &notes)
+	var generations, notes, layers []byte
+	err := tx.QueryRowContext(ctx, "SELECT scanned, matched, distribution, generations, notes, layers FROM scan_images WHERE image = $1", image.String()).
+		Scan(&scanned, &matched, &r.Distribution, &generations, &notes, &layers)
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, fmt.Errorf("it was not scanned: %w", errdefs.ErrNotFound)
 	}
-	if err = errors.Join(err, json.Unmarshal(generations, &r.Generations), json.Unmarshal(notes, &r.Notes)); err != nil {
+	if err = errors.Join(err, json.Unmarshal(generations, &r.Generations), json.Unmarshal(notes, &r.Notes), json.Unmarshal(layers, &r.Layers)); err != nil {
 		return r, err
 	}
 	r.Scanned, r.Matched = unix(scanned), unix(matched)
@@ -134,8 +135,12 @@ func (r *Report) save(ctx context.Context, tx *sql.Tx) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO scan_images (image, scanned, distribution, packages, secrets, notes) VALUES ($1, $2, $3, $4, $5, $6)",
-		r.Image.String(), seconds(r.Scanned), clean(r.Distribution), int64(len(r.Packages)), int64(len(r.Secrets)), clean(string(notes)))
+	layers, err := json.Marshal(append([]LayerFiles{}, r.Layers...))
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO scan_images (image, scanned, distribution, packages, secrets, notes, layers) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+		r.Image.String(), seconds(r.Scanned), clean(r.Distribution), int64(len(r.Packages)), int64(len(r.Secrets)), clean(string(notes)), string(layers))
 	if err != nil {
 		return err
 	}

@@ -66,13 +66,22 @@ const unusedFor = 60 * 24 * time.Hour
 
 // SaveRecord keeps the record of a layer, and drops some that were not used for long.
 func SaveRecord(ctx context.Context, db *sqldb.DB, layer digest.Digest, r *scan.Record) error {
+	return saveRecord(ctx, db, layer, r, nil)
+}
+
+// saveRecord is SaveRecord with the layer's index; nil is none.
+func saveRecord(ctx context.Context, db *sqldb.DB, layer digest.Digest, r *scan.Record, files []byte) error {
 	text, err := json.Marshal(r)
 	if err == nil {
+		var kept any // NULL, where there is none
+		if files != nil {
+			kept = files
+		}
 		err = db.Update(ctx, func(tx *sql.Tx) error {
 			now := time.Now()
-			if _, err := tx.ExecContext(ctx, `INSERT INTO scan_records (layer, format, used, record) VALUES ($1, $2, $3, $4)
-				ON CONFLICT (layer) DO UPDATE SET format = excluded.format, used = excluded.used, record = excluded.record`,
-				layer.String(), int64(r.Format), now.Unix(), string(text)); err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO scan_records (layer, format, used, record, files) VALUES ($1, $2, $3, $4, $5)
+				ON CONFLICT (layer) DO UPDATE SET format = excluded.format, used = excluded.used, record = excluded.record, files = excluded.files`,
+				layer.String(), int64(r.Format), now.Unix(), string(text), kept); err != nil {
 				return err
 			}
 			_, err := tx.ExecContext(ctx, "DELETE FROM scan_records WHERE layer IN (SELECT layer FROM scan_records WHERE used < $1 LIMIT 10)", now.Add(-unusedFor).Unix())

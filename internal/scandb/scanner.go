@@ -1,7 +1,6 @@
 package scandb
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -13,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"strake/internal/archive"
 	"strake/internal/image"
 	"strake/internal/jobs"
 	"strake/internal/registry"
@@ -27,28 +25,10 @@ const (
 	ScanJob    = "scan"            // of an image: the key is its digest, the payload a Task
 	MatchJob   = "match"           // of an image: the key is its digest
 	RefreshJob = "vulnerabilities" // the key is refreshKey, the payload a Feed
+	MissingJob = "scan-missing"    // the key is missingKey
 )
 
 const refreshKey = "osv"
-
-// Task is the payload of a ScanJob.
-type Task struct {
-	Repository string
-	Desc       ocispec.Descriptor // of the manifest
-}
-
-// Enqueue has an image scanned, in the caller's transaction. An index is none; an
-// artifact is passed over when the job is done.
-func Enqueue(ctx context.Context, tx *sql.Tx, task Task) error {
-	if image.IsIndex(task.Desc.MediaType) {
-		return nil
-	}
-	payload, err := json.Marshal(task)
-	if err != nil {
-		return fmt.Errorf("scan %s: %w", task.Desc.Digest, err)
-	}
-	return jobs.Add(ctx, tx, jobs.Job{Kind: ScanJob, Key: task.Desc.Digest.String(), Payload: string(payload)})
-}
 
 // Scanner scans images of a registry. It is safe for concurrent use.
 type Scanner struct {
@@ -74,6 +54,7 @@ func (s *Scanner) Handlers() map[string]jobs.Handler {
 	return map[string]jobs.Handler{
 		ScanJob:    {Do: s.scanJob, Concurrency: 2, Timeout: scanFor, Attempts: 6},
 		MatchJob:   {Do: s.matchJob, Concurrency: 2, Attempts: 6},
+		MissingJob: {Do: s.missingJob, Attempts: 1 << 20, Backoff: time.Minute},
 		RefreshJob: {Do: s.refreshJob, Timeout: 2 * time.Hour, Attempts: 1 << 20, Backoff: time.Minute},
 	}
 }
@@ -138,7 +119,7 @@ func (s *Scanner) scan(ctx context.Context, task Task) (Report, error) {
 	if !image.IsConfig(manifest.Config.MediaType) || len(manifest.Layers) > maxLayers {
 		return Report{}, fmt.Errorf("%s of %d layers is no image: %w", manifest.Config.MediaType, len(manifest.Layers), errdefs.ErrNotImplemented)
 	}
-	r := Report{Image: task.Desc.Digest, Scanned: time.Now()}
+	r := Report{Image: task.Desc.Digest, Scanned: time.Now(), Layers: []LayerFiles{}}
 	secrets, err := s.config(ctx, task.Repository, manifest.Config)
 	if err != nil {
 		return Report{}, err
@@ -148,6 +129,11 @@ func (s *Scanner) scan(ctx context.Context, task Task) (Report, error) {
 		return Report{}, err
 	}
 	r.Packages, r.Secrets, r.Notes = im.Packages, append(append([]scan.Secret{}, secrets...), im.Secrets...), im.Skipped
+	if countable(manifest.Layers) {
+		if r.Layers, err = s.count(ctx, manifest.Layers); err != nil {
+			return Report{}, fmt.Errorf("count files: %w", err)
+		}
+	}
 	for _, name := range im.RPM {
 		r.Notes = append(r.Notes, "packages of rpm, in /"+name+", are not read")
 	}
@@ -239,29 +225,6 @@ func (s *Scanner) config(ctx context.Context, repo string, desc ocispec.Descript
 		c.History = append(c.History, h.CreatedBy)
 	}
 	return c.Secrets(), nil
-}
-
-// layer finds the record of a layer, or makes it: the blob is read once, as a
-// stream, within archive's bounds of how much may come out of how little.
-func (s *Scanner) layer(ctx context.Context, repo string, desc ocispec.Descriptor) (r scan.Record, err error) {
-	r, found, err := Record(ctx, s.DB, desc.Digest)
-	if err != nil || found {
-		return r, err
-	}
-	blob, err := s.Source.OpenBlob(ctx, repo, desc.Digest, 0)
-	if err != nil {
-		return r, notFound(err)
-	}
-	defer func() { err = errors.Join(err, blob.Close()) }()
-	tar, _, err := archive.Decompress(bufio.NewReader(blob))
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, tar.Close()) }()
-	if r, err = scan.Tar(ctx, tar); err != nil {
-		return scan.Record{}, err
-	}
-	return r, SaveRecord(ctx, s.DB, desc.Digest, &r)
 }
 
 func (s *Scanner) matchJob(ctx context.Context, job jobs.Job) error {

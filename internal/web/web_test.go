@@ -304,7 +304,8 @@ func TestScan(t *testing.T) {
 	w.repositories()
 	var digest string
 	w.ok(w.db.Get(t.Context(), `SELECT t.digest FROM tags t JOIN repositories r ON r.id = t.repository WHERE r.name = 'org/site' AND t.name = '1.0'`, nil, &digest))
-	w.exec(`INSERT INTO scan_images (image, scanned, matched, packages, secrets, distribution) VALUES ('`+digest+`', 1, 1700000000, 1, 1, 'Debian 13')`,
+	w.exec(`DELETE FROM scan_images WHERE image = '`+digest+`'`,
+		`INSERT INTO scan_images (image, scanned, matched, packages, secrets, distribution) VALUES ('`+digest+`', 1, 1700000000, 1, 1, 'Debian 13')`,
 		`INSERT INTO scan_packages (image, number, type, name, version) VALUES ('`+digest+`', 0, 'deb', 'libalbatross', '1.2-3')`,
 		`INSERT INTO scan_findings (image, number, id, severity, fixed, summary, package) VALUES ('`+digest+`', 0, 'CVE-2099-1', 5, '1.2-4', 'It flies away', 0)`,
 		`INSERT INTO scan_secrets (image, number, rule, what, file) VALUES ('`+digest+`', 0, 'key', 'A private key', 'srv/id_rsa')`)

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -29,6 +30,7 @@ import (
 	"strake/internal/policy"
 	"strake/internal/registry"
 	"strake/internal/review"
+	"strake/internal/scandb"
 	"strake/internal/seal"
 	"strake/internal/sqldb"
 	"strake/internal/web"
@@ -148,10 +150,22 @@ func (w *world) refresh() {
 		more, err = w.cat.Refresh(w.t.Context())
 		w.ok(err)
 	}
-	for more := true; more; {
-		var err error
-		more, err = w.cat.CountLayers(w.t.Context())
-		w.ok(err)
+	var unscanned []scandb.Task
+	scanner := &scandb.Scanner{DB: w.db, Source: w.hub, System: func(context.Context) context.Context { return w.system() }}
+	w.ok(w.db.View(w.t.Context(), func(tx *sql.Tx) error {
+		unscanned = nil
+		return sqldb.Each(w.t.Context(), tx, `SELECT r.name, m.digest, m.media_type FROM manifests m JOIN repositories r ON r.id = m.repository
+			WHERE NOT EXISTS (SELECT 1 FROM scan_images s WHERE s.image = m.digest)`, nil, func(rows *sql.Rows) error {
+			var task scandb.Task
+			unscanned = append(unscanned, task)
+			t := &unscanned[len(unscanned)-1]
+			return rows.Scan(&t.Repository, &t.Desc.Digest, &t.Desc.MediaType)
+		})
+	}))
+	for _, task := range unscanned {
+		if _, err := scanner.Scan(w.t.Context(), task); !errdefs.IsNotImplemented(err) { // which is what others than images are
+			w.ok(err)
+		}
 	}
 }
 
