@@ -70,7 +70,7 @@ var packages = map[string]place{
 	"webhook":    {4, "address auth hub jobs policy seal sqldb"},
 	"review":     {4, "auth hub image jobs registry secret sqldb"},
 	"proxy":      {4, "auth hub image jobs policy reference registry remote seal sqldb"},
-	"web":        {5, "auth catalog gate hub policy registry review scan scandb sqldb vuln webhook"},
+	"web":        {5, "auth catalog gate hub policy proxy registry review scan scandb sqldb vuln webhook"},
 
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},

@@ -78,6 +78,7 @@ func (s *site) newParts(ctx context.Context) (*parts, error) {
 	sender := &webhook.Sender{Book: p.webhooks, Allowed: allowed}
 	for _, more := range []map[string]jobs.Handler{
 		scanner.Handlers(), p.policy.Handlers(hub.HooksOf(s.hub)), checker.Handlers(), sender.Handlers(), p.mirrors.Handlers(),
+		hub.CollectHandlers(s.hub, hub.GCOptions{Grace: s.gcGrace}, s.log),
 	} {
 		maps.Copy(handlers, more)
 	}

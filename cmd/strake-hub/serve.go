@@ -251,7 +251,7 @@ func (s *site) routes() (http.Handler, error) {
 		mux.HandleFunc("GET /ca.crt", s.authority)
 	}
 	pages, err := web.NewHandler(web.Options{
-		DB: db, Catalog: s.catalog, Hub: s.hub, Reviews: s.reviews, Policy: s.policy, Webhooks: s.webhooks, URL: s.url, SSO: s.ssoName, Open: s.gate == nil,
+		DB: db, Catalog: s.catalog, Hub: s.hub, Reviews: s.reviews, Policy: s.policy, Webhooks: s.webhooks, Proxy: s.proxy, Mirrors: s.mirrors, URL: s.url, SSO: s.ssoName, Open: s.gate == nil,
 		Missing: api, Log: s.log,
 	})
 	mux.Handle("/", pages)

@@ -53,7 +53,7 @@ type NewUser struct {
 // AddUser makes a user. Only administrators may; nobody registers by themselves.
 // It fails with errdefs.ErrAlreadyExists when the name is taken.
 func AddUser(ctx context.Context, db *sqldb.DB, u NewUser) error {
-	if err := needAdmin(ctx); err != nil {
+	if err := NeedAdmin(ctx); err != nil {
 		return err
 	}
 	if err := errors.Join(CheckName(u.Name), checkEmail(u.Email), checkFullName(u.FullName)); err != nil {
@@ -170,7 +170,7 @@ func ChangeAccount(ctx context.Context, db *sqldb.DB, name string, c AccountChan
 			return err
 		}
 		if c.Admin != nil || c.Reviewer != nil || c.Verified != nil || c.Disabled != nil {
-			if err := needAdmin(ctx); err != nil {
+			if err := NeedAdmin(ctx); err != nil {
 				return err
 			}
 		}

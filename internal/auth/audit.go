@@ -84,7 +84,7 @@ func AuditLog(ctx context.Context, db *sqldb.DB, f AuditFilter) (entries []Entry
 		fmt.Sprintf(` ORDER BY id DESC LIMIT $%d`, len(args))
 	err = db.View(ctx, func(tx *sql.Tx) error {
 		if f.Repository == "" {
-			if err := needAdmin(ctx); err != nil {
+			if err := NeedAdmin(ctx); err != nil {
 				return err
 			}
 		} else if err := Need(ctx, tx, f.Repository, Admin); err != nil {

@@ -138,7 +138,7 @@ func forgetFailures(ctx context.Context, db *sqldb.DB, name, address string) err
 // ForgetFailures lets everybody try again at once; for who administers the
 // database.
 func ForgetFailures(ctx context.Context, db *sqldb.DB) error {
-	if err := needAdmin(ctx); err != nil {
+	if err := NeedAdmin(ctx); err != nil {
 		return err
 	}
 	return db.Update(ctx, func(tx *sql.Tx) error {

@@ -76,8 +76,9 @@ func verify(ctx context.Context, db *sqldb.DB, name, password string) (r identit
 // SessionLife is how long a browser stays logged in.
 const SessionLife = 7 * 24 * time.Hour
 
-// StartSession logs a browser in as who, and returns what its cookie holds.
-func StartSession(ctx context.Context, db *sqldb.DB, who Identity) (cookie string, err error) {
+// StartSession logs a browser in as who, and returns what its cookie holds; agent
+// is what the browser calls itself.
+func StartSession(ctx context.Context, db *sqldb.DB, who Identity, agent string) (cookie string, err error) {
 	if who.Account == 0 || who.Token != "" {
 		return "", fmt.Errorf("browsers log in with a password, not with a token: %w", errdefs.ErrPermissionDenied)
 	}
@@ -87,8 +88,8 @@ func StartSession(ctx context.Context, db *sqldb.DB, who Identity) (cookie strin
 		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE account = $1 AND expires < $2`, who.Account, now.Unix()); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (hash, account, created, expires) VALUES ($1, $2, $3, $4)`,
-			hashSecret(cookie), who.Account, now.Unix(), now.Add(SessionLife).Unix())
+		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (hash, account, created, expires, address, agent) VALUES ($1, $2, $3, $4, $5, $6)`,
+			hashSecret(cookie), who.Account, now.Unix(), now.Add(SessionLife).Unix(), From(ctx).Address, clean(agent))
 		if err != nil {
 			return err
 		}
@@ -100,8 +101,9 @@ func StartSession(ctx context.Context, db *sqldb.DB, who Identity) (cookie strin
 // Session returns whose browser shows a cookie; errdefs.ErrUnauthenticated when
 // nobody's.
 func Session(ctx context.Context, db *sqldb.DB, cookie string) (Identity, error) {
-	var account int64
-	err := db.Get(ctx, `SELECT account FROM sessions WHERE hash = $1 AND expires > $2`, []any{hashSecret(cookie), time.Now().Unix()}, &account)
+	var account, used int64
+	now, hash := time.Now().Unix(), hashSecret(cookie)
+	err := db.Get(ctx, `SELECT account, used FROM sessions WHERE hash = $1 AND expires > $2`, []any{hash, now}, &account, &used)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Identity{}, errLogin
 	}
@@ -113,7 +115,13 @@ func Session(ctx context.Context, db *sqldb.DB, cookie string) (Identity, error)
 		return Identity{}, err
 	}
 	r.id.Address = From(ctx).Address
-	return r.id, nil
+	if now-used < int64(time.Hour/time.Second) {
+		return r.id, nil
+	}
+	return r.id, db.Note(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE sessions SET used = $2, address = $3 WHERE hash = $1`, hash, now-now%3600, r.id.Address)
+		return err
+	})
 }
 
 // EndSession logs a browser out.

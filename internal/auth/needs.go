@@ -46,8 +46,8 @@ func needLogin(ctx context.Context) error {
 	return nil
 }
 
-// needAdmin fails unless the caller administers the Hub.
-func needAdmin(ctx context.Context) error {
+// NeedAdmin fails unless the caller administers the Hub.
+func NeedAdmin(ctx context.Context) error {
 	if err := needLogin(ctx); err != nil || From(ctx).IsAdmin() {
 		return err
 	}

@@ -249,7 +249,7 @@ func TestTokens(t *testing.T) {
 	w.fails(err, errdefs.ErrPermissionDenied)
 	w.fails(SetGrant(ctx, w.db, "ann/app", Grant{"bob", Admin}), errdefs.ErrPermissionDenied)
 	w.fails(AddOrganization(ctx, w.db, "other", ""), errdefs.ErrPermissionDenied)
-	if _, err := StartSession(ctx, w.db, id); err == nil {
+	if _, err := StartSession(ctx, w.db, id, "test"); err == nil {
 		t.Error("a token opened a session")
 	}
 	for _, wrong := range []string{text[:len(text)-1] + "1", text[1:], text + "a", "sth_", strings.Replace(text, made.ID, "aaaaaaaaaaaa", 1)} {
@@ -292,7 +292,7 @@ func TestTokens(t *testing.T) {
 
 func TestSessions(t *testing.T) {
 	w := newWorld(t)
-	cookie, err := StartSession(t.Context(), w.db, From(w.as("ann")))
+	cookie, err := StartSession(t.Context(), w.db, From(w.as("ann")), "test")
 	w.ok(err)
 	id, err := Session(t.Context(), w.db, cookie)
 	if err != nil || id.Name != "ann" {
@@ -303,12 +303,48 @@ func TestSessions(t *testing.T) {
 	w.fails(err, errdefs.ErrUnauthenticated)
 	w.fails(SetPassword(w.as("ann"), w.db, "ann", secret, "another good secret"), errdefs.ErrUnauthenticated)
 	w.fails(SetPassword(w.as("ann"), w.db, "ann", "another good secret", "short"), errdefs.ErrInvalidArgument)
-	if cookie, err = StartSession(t.Context(), w.db, From(w.as("bob"))); err != nil {
+	if cookie, err = StartSession(t.Context(), w.db, From(w.as("bob")), "test"); err != nil {
 		t.Fatal(err)
 	}
 	w.ok(EndSession(t.Context(), w.db, cookie))
 	_, err = Session(t.Context(), w.db, cookie)
 	w.fails(err, errdefs.ErrUnauthenticated)
+}
+
+// Browsers are listed to who is logged in by them, who ends them.
+func TestListSessions(t *testing.T) {
+	w := newWorld(t)
+	at := func(name, address string) context.Context {
+		id := From(w.as(name))
+		id.Address = address
+		return With(t.Context(), id)
+	}
+	one, err := StartSession(at("ann", "192.0.2.1:1"), w.db, From(w.as("ann")), "One/1\x00é")
+	w.ok(err)
+	two, err := StartSession(at("ann", "192.0.2.2:1"), w.db, From(w.as("ann")), strings.Repeat("x", 300))
+	w.ok(err)
+	_, err = StartSession(at("bob", "192.0.2.3:1"), w.db, From(w.as("bob")), "Bob/1")
+	w.ok(err)
+	if _, err := Session(at("ann", "192.0.2.9:1"), w.db, one); err != nil {
+		t.Error(err)
+	}
+	list, err := Sessions(w.as("ann"), w.db, one)
+	if err != nil || len(list) != 2 || !list[0].Current || list[0].Agent != "One/1" || list[0].Address != "192.0.2.9:1" || list[1].Current || len(list[1].Agent) != 200 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	w.fails(EndSessions(w.as("bob"), w.db, list[1].ID, ""), errdefs.ErrNotFound)
+	w.fails(EndSessions(w.as("ann"), w.db, list[1].ID[:4], ""), errdefs.ErrNotFound)
+	w.fails(EndSessions(t.Context(), w.db, list[1].ID, ""), errdefs.ErrUnauthenticated)
+	w.ok(EndSessions(w.as("ann"), w.db, list[1].ID, one))
+	_, err = Session(t.Context(), w.db, two)
+	w.fails(err, errdefs.ErrUnauthenticated)
+	two, err = StartSession(at("ann", ""), w.db, From(w.as("ann")), "")
+	w.ok(err)
+	w.ok(EndSessions(w.as("ann"), w.db, "", one))
+	_, err = Session(t.Context(), w.db, two)
+	w.fails(err, errdefs.ErrUnauthenticated)
+	_, err = Session(t.Context(), w.db, one)
+	w.ok(err)
 }
 
 // Who guesses waits, wherever a name exists or not, and others do not.

@@ -19,7 +19,7 @@ func Setting(ctx context.Context, db *sqldb.DB, name string) (value string, err 
 
 // SetSetting changes a setting; administrators may.
 func SetSetting(ctx context.Context, db *sqldb.DB, name, value string) error {
-	if err := needAdmin(ctx); err != nil {
+	if err := NeedAdmin(ctx); err != nil {
 		return err
 	}
 	return db.Update(ctx, func(tx *sql.Tx) error {

@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -42,24 +41,30 @@ func (g *Gate) Identify(r *http.Request) (auth.Identity, error) {
 // particular without one, or with one that has ended.
 func Session(r *http.Request, db *sqldb.DB) (auth.Identity, error) {
 	r = nobody(r)
-	cookie, err := r.Cookie(CookieName(r))
-	if errors.Is(err, http.ErrNoCookie) {
+	cookie := SessionCookie(r)
+	if cookie == "" {
 		return auth.From(r.Context()), nil
 	}
-	if err != nil {
-		return auth.Identity{}, err
-	}
-	id, err := auth.Session(r.Context(), db, cookie.Value)
+	id, err := auth.Session(r.Context(), db, cookie)
 	if auth.IsLoggedOut(err) {
 		return auth.From(r.Context()), nil
 	}
 	return id, err
 }
 
+// SessionCookie is what the browser's cookie holds; empty: it sent none.
+func SessionCookie(r *http.Request) string {
+	cookie, err := r.Cookie(CookieName(r))
+	if err != nil { // there is none
+		return ""
+	}
+	return cookie.Value
+}
+
 // LogIn begins a session of who in the browser that sends a request, and LogOut
 // ends the browser's.
 func LogIn(w http.ResponseWriter, r *http.Request, db *sqldb.DB, who auth.Identity) error {
-	value, err := auth.StartSession(nobody(r).Context(), db, who)
+	value, err := auth.StartSession(nobody(r).Context(), db, who, r.UserAgent())
 	if err == nil {
 		SetCookie(w, r, CookieName(r), value, auth.SessionLife)
 	}
@@ -68,8 +73,8 @@ func LogIn(w http.ResponseWriter, r *http.Request, db *sqldb.DB, who auth.Identi
 
 // LogOut is described at LogIn.
 func LogOut(w http.ResponseWriter, r *http.Request, db *sqldb.DB) error {
-	if cookie, err := r.Cookie(CookieName(r)); err == nil {
-		if err := auth.EndSession(r.Context(), db, cookie.Value); err != nil {
+	if cookie := SessionCookie(r); cookie != "" {
+		if err := auth.EndSession(r.Context(), db, cookie); err != nil {
 			return err
 		}
 	}

@@ -79,12 +79,24 @@ func collectAt(ctx context.Context, h *Hub, opts GCOptions, now time.Time) (GCRe
 	} else if opts.Orphans {
 		steps = append(steps, c.adopt)
 	}
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
-			return c.result, fmt.Errorf("collect garbage: %w", err)
-		}
+	run := c.runNoted
+	if opts.DryRun {
+		run = runAll
+	}
+	if err := run(ctx, steps); err != nil {
+		return c.result, fmt.Errorf("collect garbage: %w", err)
 	}
 	return c.result, nil
+}
+
+// runAll runs the steps of a collection, until one fails.
+func runAll(ctx context.Context, steps []func(context.Context) error) error {
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // current is what time it is.
@@ -174,15 +186,10 @@ func CollectEvery(ctx context.Context, h *Hub, opts GCOptions, interval time.Dur
 		if err == nil {
 			result, err = Collect(ctx, h, opts)
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			log.Error("garbage collection", "error", err)
-		default:
-			log.Info("garbage collection", "blobs", result.Blobs, "bytes", result.Bytes, "links", result.Links,
-				"manifests", result.Manifests, "uploads", result.Uploads)
 		}
+		logCollection(log, result, err)
 	}
 }
 

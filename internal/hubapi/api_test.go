@@ -125,7 +125,7 @@ func TestCVE_2019_19025_CSRF(t *testing.T) {
 	w.must(auth.SetPassword(system(t.Context()), w.api.DB, "writer", "", good))
 	who, err := auth.Authenticate(t.Context(), w.api.DB, "writer", good)
 	w.must(err)
-	cookie, err := auth.StartSession(t.Context(), w.api.DB, who)
+	cookie, err := auth.StartSession(t.Context(), w.api.DB, who, "test")
 	w.must(err)
 	for _, c := range []struct {
 		header, value string

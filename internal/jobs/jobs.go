@@ -111,3 +111,12 @@ func Remove(ctx context.Context, tx *sql.Tx, kind, key string) error {
 	}
 	return nil
 }
+
+// Count counts the jobs of a kind that wait or go on, and those that were given up.
+func Count(ctx context.Context, db *sqldb.DB, kind string) (waiting, failed int64, err error) {
+	err = db.Get(ctx, `SELECT COALESCE(sum(1 - failed), 0), COALESCE(sum(failed), 0) FROM jobs WHERE kind = $1`, []any{kind}, &waiting, &failed)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count jobs: %w", err)
+	}
+	return waiting, failed, nil
+}

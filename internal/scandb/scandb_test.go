@@ -327,6 +327,9 @@ func TestSchedule(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, db, s)
+		if err := scandb.RefreshSoon(t.Context(), db); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("without a feed: %v", err)
+		}
 		feed := scandb.Feed{From: dump(t, record("CVE-1", "Debian:12", "glibc", "2.36-9+deb12u3")).From, Every: time.Hour}
 		if err := scandb.Schedule(t.Context(), db, feed); err != nil {
 			t.Fatal(err)
@@ -335,9 +338,12 @@ func TestSchedule(t *testing.T) {
 		if err != nil || len(list) != 1 || list[0].NotBefore.Before(time.Now().Add(50*time.Minute)) {
 			t.Fatalf("%+v %v: data that is new is not to be fetched at once", list, err)
 		}
-		if err := db.Update(t.Context(), func(tx *sql.Tx) error {
-			return jobs.Add(t.Context(), tx, jobs.Job{Kind: scandb.RefreshJob, Key: list[0].Key, Payload: list[0].Payload})
-		}); err != nil {
+		stands, err := scandb.Stands(t.Context(), db)
+		if err != nil || len(stands.Sources) != 1 || stands.Feed == nil || stands.Feed.From != feed.From || !stands.Next.Equal(list[0].NotBefore) ||
+			stands.Reading || stands.Scanned != 1 || stands.Unknown != 0 || stands.Waiting+stands.GivenUp != 0 {
+			t.Errorf("%+v, %v", stands, err)
+		}
+		if err := scandb.RefreshSoon(t.Context(), db); err != nil {
 			t.Fatal(err)
 		}
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {

@@ -2,7 +2,9 @@ package web_test
 
 import (
 	"context"
+	"database/sql"
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,7 +23,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/auth"
+	"strake/internal/hub"
 	"strake/internal/policy"
+	"strake/internal/proxy"
+	"strake/internal/scandb"
 	"strake/internal/webhook"
 )
 
@@ -39,19 +45,30 @@ type browser struct {
 	messages []string // of its console: what the page was refused, errors of scripts
 }
 
-// newBrowser starts Chromium.
-func newBrowser(w *world) *browser {
-	w.t.Helper()
+// startChromium starts it; its tabs are contexts of the one that is returned.
+func startChromium(t *testing.T) context.Context {
+	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
-		w.t.Skip("needs chromium")
+		t.Skip("needs chromium")
 	}
-	ctx, cancel := chromedp.NewExecAllocator(w.t.Context(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("disable-dev-shm-usage", true))
-	w.t.Cleanup(cancel)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("disable-dev-shm-usage", true))
+	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil { // starts it
+		t.Fatal(err)
+	}
+	return ctx
+}
+
+// newBrowser opens a tab with cookies of its own.
+func newBrowser(chromium context.Context, w *world) *browser {
+	w.t.Helper()
+	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext())
 	w.t.Cleanup(cancel)
 	b := &browser{world: w, ctx: ctx}
-	w.ok(chromedp.Do(ctx, chromedp.Navigate("about:blank"))) // starts the browser, which lives as long as this context
+	w.ok(chromedp.Do(ctx, chromedp.Navigate("about:blank")))
 	w.ok(chromedp.Listen(ctx, func(event any) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -64,9 +81,30 @@ func newBrowser(w *world) *browser {
 			b.messages = append(b.messages, e.ExceptionDetails.Text)
 		}
 	}))
-	_, err = chromedp.Call(ctx, log.Enable, cdp.Empty{})
+	_, err := chromedp.Call(ctx, log.Enable, cdp.Empty{})
+	w.ok(err)
+	_, err = chromedp.Call(ctx, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 	w.ok(err)
 	return b
+}
+
+// TestBrowser uses the pages as people do, in one Chromium, in a tab for each of
+// its parts. Nothing may be said on the console.
+func TestBrowser(t *testing.T) {
+	chromium := startChromium(t)
+	for name, use := range map[string]func(*testing.T, *world, *browser){
+		"People": browse, "Review": browseReview, "Admin": browseAdmin, "Rules": browseRules, "Keyboard": browseByKeyboard, "WithoutScript": browseWithoutScript,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t) //nolint:contextcheck // it has the test's
+			b := newBrowser(chromium, w)
+			use(t, w, b)
+			for _, m := range b.messages {
+				t.Errorf("the console says %s", m)
+			}
+		})
+	}
 }
 
 // run does something, and fails the test when it takes long.
@@ -218,10 +256,8 @@ const readme = "# The site\n\nServes the pages of **org** on port 8080. It needs
 	"| Variable | Default | What it does |\n|---|---|---|\n| `MODE` | `production` | `debug` prints more |\n| `THEME` | `auto` | light, dark or auto |\n\n" +
 	"## Tags\n\n- `latest` and `2.3` move with each release\n- `2.3.1` stays\n\n> Images for other platforms come on [request](https://example.com/).\n"
 
-// TestBrowser uses the pages as people do, in Chromium.
-func TestBrowser(t *testing.T) {
-	w := newWorld(t)
-	b := newBrowser(w)
+// browse goes through the pages that everybody has, as a visitor and as ann.
+func browse(_ *testing.T, w *world, b *browser) {
 	b.check("/", "front-empty")
 	w.furnish()
 	b.check("/", "front")
@@ -263,10 +299,6 @@ func TestBrowser(t *testing.T) {
 	b.check("/audit?repository=org/site", "audit")
 	b.check("/orgs/new", "organization-new")
 	b.logOut()
-
-	for _, m := range b.messages {
-		t.Errorf("the console says %s", m)
-	}
 }
 
 func (b *browser) logOut() {
@@ -285,13 +317,11 @@ func (b *browser) logIn(name string) {
 	b.leave(chromedp.Click("main button"))
 }
 
-// TestBrowserReview goes through a review as its author, as a reviewer and as a reader.
-func TestBrowserReview(t *testing.T) {
-	w := newWorld(t)
+// browseReview goes through a review as its author, as a reviewer and as a reader.
+func browseReview(_ *testing.T, w *world, b *browser) {
 	w.repositories()
 	w.exec(`UPDATE reviews SET state = 'waiting'`, `INSERT INTO review_checks (review, position, name, result, message) VALUES
 		(1, 0, 'secrets', 'pass', 'No secret in layers, history or configuration.'), (1, 1, 'licence', 'warn', 'No label says under which licence the image is.')`)
-	b := newBrowser(w)
 	b.logIn("ann")
 	b.open("/r/org/site/-/tags")
 	b.press("In review")
@@ -315,11 +345,9 @@ func TestBrowserReview(t *testing.T) {
 	b.shows("org/site:2.0")
 }
 
-// TestBrowserAdmin looks at what administrators have.
-func TestBrowserAdmin(t *testing.T) {
-	w := newWorld(t)
+// browseAdmin looks at what administrators have.
+func browseAdmin(_ *testing.T, w *world, b *browser) {
 	w.repositories()
-	b := newBrowser(w)
 	b.logIn("root")
 	b.check("/admin", "admin")
 	b.fillIn("/admin/users", "Name", "dora")
@@ -328,6 +356,58 @@ func TestBrowserAdmin(t *testing.T) {
 	b.screenshot("user-made")
 	b.check("/admin/users", "users")
 	b.check("/audit", "audit-all")
+	w.ok(w.administer())
+	b.check("/admin/rules", "admin-rules")
+	b.check("/admin/registries", "registries")
+	b.run(chromedp.Click("main section:last-of-type summary.add"))
+	b.fill("Repository here", "team/app")
+	b.fill("Repository there", "quay.io/team/app:v1")
+	b.press("Begin to copy")
+	b.shows("not a repository with its registry")
+	b.screenshot("registries-wrong")
+	b.open("/admin/storage")
+	b.press("Count what would go")
+	b.shows("A collection would free")
+	b.press("Collect now")
+	b.shows("Started.")
+	b.check("/admin/storage?count=1", "storage")
+	b.check("/admin/vulnerabilities", "vulnerabilities")
+	b.logInAgain("root")
+	b.check("/account/sessions", "sessions")
+	b.press("Log out everywhere else")
+	b.shows("Logged out there.")
+}
+
+// administer gives the Hub what administrators look at.
+func (w *world) administer() error {
+	ctx := w.system()
+	_, err := hub.Collect(ctx, w.hub, hub.GCOptions{})
+	return errors.Join(err,
+		w.proxies.Set(ctx, proxy.Proxy{Namespace: "dockerhub", Host: "docker.io", Public: true}),
+		w.proxies.Set(ctx, proxy.Proxy{Namespace: "partner", Host: "registry.partner.example.com:5443", Prefix: "images", Username: "strake", Password: "secret", Insecure: true}),
+		w.policy.SetQuota(ctx, "*", 20_000_000_000), w.policy.SetQuota(ctx, "org", 0),
+		w.db.Update(ctx, func(tx *sql.Tx) error {
+			for _, q := range []string{
+				`INSERT INTO collections (began, error, bytes, blobs) VALUES (1795000000, 'collect garbage: the storage does not answer', 1200000, 7)`,
+				`INSERT INTO mirrors (repository, source, pattern, every, ended, copied) VALUES ('team/debian', 'docker.io/library/debian', 'trixie*', 21600, 1795000000, 12)`,
+				`INSERT INTO mirrors (repository, source, pattern, every, ended, error) VALUES ('team/app', 'quay.io/team/app', 'v*', 3600, 1795000000, 'pull quay.io/team/app: 401 Unauthorized')`,
+				`INSERT INTO vuln_sources (name, generation, imported, modified, records, origin) VALUES ('Debian', 1, 1790000000, '2026-09-20T10:00:00Z', 48213, 'https://osv-vulnerabilities.storage.googleapis.com/Debian/all.zip')`,
+			} {
+				if _, err := tx.ExecContext(ctx, q); err != nil {
+					return fmt.Errorf("%s: %w", q, err)
+				}
+			}
+			return nil
+		}),
+		scandb.Schedule(ctx, w.db, scandb.Feed{From: "https://osv-vulnerabilities.storage.googleapis.com", Every: 24 * time.Hour}))
+}
+
+// logInAgain makes a session of another browser's.
+func (b *browser) logInAgain(name string) {
+	b.t.Helper()
+	ctx := auth.With(b.t.Context(), auth.Identity{Address: "203.0.113.7:4711"})
+	_, err := auth.StartSession(ctx, b.db, auth.From(b.as(name)), "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0")
+	b.ok(err)
 }
 
 func (b *browser) fillIn(path, label, value string) {
@@ -361,12 +441,10 @@ func (w *world) rules() {
 		fmt.Sprintf(`UPDATE webhooks SET failing = created WHERE id = %d`, made.ID))
 }
 
-// TestBrowserRules makes rules and webhooks, and restores, as an owner.
-func TestBrowserRules(t *testing.T) {
-	w := newWorld(t)
+// browseRules makes rules and webhooks, and restores, as an owner.
+func browseRules(t *testing.T, w *world, b *browser) {
 	w.furnish()
 	w.rules()
-	b := newBrowser(w)
 	b.logIn("ann")
 	b.check("/r/org/site/-/rules", "rules")
 	b.fill("Pattern of tags", "/(/")
@@ -404,16 +482,11 @@ func TestBrowserRules(t *testing.T) {
 	b.shows("to be sent")
 	b.check("/n/org/rules", "namespace-rules")
 	b.check("/n/org/webhooks", "namespace-webhooks")
-	for _, m := range b.messages {
-		t.Errorf("the console says %s", m)
-	}
 }
 
-// TestBrowserKeyboard goes through a page without a mouse.
-func TestBrowserKeyboard(t *testing.T) {
-	w := newWorld(t)
+// browseByKeyboard goes through a page without a mouse.
+func browseByKeyboard(t *testing.T, w *world, b *browser) {
 	w.repositories()
-	b := newBrowser(w)
 	b.open("/")
 	focused := func() string {
 		return eval[string](b, `(document.activeElement.textContent.trim() || document.activeElement.id)`)
@@ -436,11 +509,9 @@ func TestBrowserKeyboard(t *testing.T) {
 	}
 }
 
-// TestBrowserWithoutScript uses the pages with scripts switched off.
-func TestBrowserWithoutScript(t *testing.T) {
-	w := newWorld(t)
+// browseWithoutScript uses the pages with scripts switched off.
+func browseWithoutScript(t *testing.T, w *world, b *browser) {
 	w.repositories()
-	b := newBrowser(w)
 	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	b.ok(err)
 	b.open("/login")

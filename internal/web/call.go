@@ -221,6 +221,7 @@ var notices = map[string]string{
 	"enabled":  "Enabled.",
 	"disabled": "Disabled.",
 	"applied":  "Done. What went is in Deleted for a while, and can be restored there.",
+	"ended":    "Logged out there.",
 	"started":  "Started. It takes a moment until the result is shown below.",
 }
 

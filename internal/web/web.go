@@ -20,6 +20,7 @@ import (
 	"strake/internal/gate"
 	"strake/internal/hub"
 	"strake/internal/policy"
+	"strake/internal/proxy"
 	"strake/internal/review"
 	"strake/internal/sqldb"
 	"strake/internal/webhook"
@@ -33,6 +34,8 @@ type Options struct {
 	Reviews  *review.Board // nil: nothing is reviewed
 	Policy   *policy.Policy
 	Webhooks *webhook.Book
+	Proxy    *proxy.Cache
+	Mirrors  *proxy.Mirrors
 	URL      string       // by which people reach the Hub; empty: as the request says
 	SSO      string       // what the button of the OIDC login says; empty: there is none
 	Open     bool         // there are no accounts: whoever asks may do everything
@@ -86,6 +89,8 @@ func (s *site) routes() map[string]func(*call) error {
 		"POST /account/password": changePassword,
 		"GET /account/tokens":    showTokens,
 		"POST /account/tokens":   changeTokens,
+		"GET /account/sessions":  showSessions,
+		"POST /account/sessions": changeSessions,
 		"GET /account/stars":     showStars,
 		"GET /orgs/new":          showNewOrganization,
 		"POST /orgs/new":         addOrganization,
@@ -98,7 +103,15 @@ func (s *site) routes() map[string]func(*call) error {
 		"GET /admin":             showAdmin,
 		"GET /admin/users":       showUsers,
 		"POST /admin/users":      changeUsers,
-		"GET /":                  showMissing,
+
+		"GET /admin/registries":       showRegistries,
+		"POST /admin/registries":      changeRegistries,
+		"GET /admin/storage":          showStorage,
+		"POST /admin/storage":         changeStorage,
+		"GET /admin/vulnerabilities":  showData,
+		"POST /admin/vulnerabilities": changeData,
+
+		"GET /": showMissing,
 	}
 	for path, find := range map[string]func(*call) (place, error){"/n/{name}": namespacePlace, "/admin": hubPlace} {
 		for page, of := range placePages {

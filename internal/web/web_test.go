@@ -32,67 +32,7 @@ func (w *world) repositories() {
 func TestRoles(t *testing.T) {
 	w := newWorld(t)
 	w.repositories()
-	people := []string{"", "cid", "bob", "ann", "root"}
-	const login = 303
-	for _, c := range []struct {
-		path string
-		want [5]int
-	}{
-		{"/", [5]int{200, 200, 200, 200, 200}},
-		{"/explore", [5]int{200, 200, 200, 200, 200}},
-		{"/login", [5]int{200, login, login, login, login}},
-		{"/nowhere", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/site", [5]int{200, 200, 200, 200, 200}},
-		{"/r/org/site/-/tags", [5]int{200, 200, 200, 200, 200}},
-		{"/r/org/site/-/tags/1.0", [5]int{200, 200, 200, 200, 200}},
-		{"/r/org/site/-/tags/2.0", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/site/-/tags/3.0", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/site/-/settings", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/site/-/nothing", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret", [5]int{404, 404, 200, 200, 200}},
-		{"/r/org/secret/-/tags", [5]int{404, 404, 200, 200, 200}},
-		{"/r/org/secret/-/tags/1.0", [5]int{login, 404, 200, 200, 200}},
-		{"/r/org/secret/-/settings", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/site/-/rules", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/site/-/trash", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/secret/-/rules", [5]int{404, 404, 200, 200, 200}},
-		{"/r/org/secret/-/rules/preview", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/secret/-/rules/other", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret/-/trash", [5]int{404, 404, 200, 200, 200}},
-		{"/r/org/secret/-/webhooks", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/secret/-/webhooks/1", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/secret/-/webhooks/2", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret/-/webhooks/x", [5]int{404, 404, 404, 404, 404}},
-		{"/n/org/rules", [5]int{login, 404, 404, 200, 200}},
-		{"/n/ann/rules", [5]int{login, 404, 404, 200, 200}},
-		{"/n/nobody/rules", [5]int{login, 404, 404, 404, 404}},
-		{"/n/org/webhooks", [5]int{login, 404, 404, 200, 200}},
-		{"/n/org/webhooks/2", [5]int{login, 404, 404, 200, 200}},
-		{"/n/org/webhooks/1", [5]int{login, 404, 404, 404, 404}},
-		{"/admin/rules", [5]int{login, 404, 404, 404, 200}},
-		{"/admin/webhooks", [5]int{login, 404, 404, 404, 200}},
-		{"/admin/webhooks/3", [5]int{login, 404, 404, 404, 200}},
-		{"/r/ann/own", [5]int{404, 404, 404, 200, 200}},
-		{"/r/ann/none", [5]int{404, 404, 404, 404, 404}},
-		{"/n/org", [5]int{200, 200, 200, 200, 200}},
-		{"/n/ann", [5]int{404, 404, 404, 200, 200}},
-		{"/n/nobody", [5]int{404, 404, 404, 404, 404}},
-		{"/orgs/org", [5]int{login, 404, 200, 200, 200}},
-		{"/orgs/org?tab=robots", [5]int{login, 404, 403, 200, 200}},
-		{"/orgs/new", [5]int{login, 200, 200, 200, 200}},
-		{"/account", [5]int{login, 200, 200, 200, 200}},
-		{"/account/tokens", [5]int{login, 200, 200, 200, 200}},
-		{"/account/stars", [5]int{login, 200, 200, 200, 200}},
-		{"/audit", [5]int{login, 200, 200, 200, 200}},
-		{"/audit?repository=org/secret", [5]int{login, 404, 403, 200, 200}},
-		{"/review", [5]int{login, 403, 403, 403, 200}},
-		{"/review?repository=org/site", [5]int{login, 403, 403, 200, 200}},
-		{"/review?repository=org/secret", [5]int{login, 404, 200, 200, 200}},
-		{"/review/1", [5]int{login, 404, 404, 200, 200}},
-		{"/review/2", [5]int{login, 404, 404, 404, 404}},
-		{"/admin", [5]int{login, 404, 404, 404, 200}},
-		{"/admin/users", [5]int{login, 404, 404, 404, 200}},
-	} {
+	for _, c := range pages {
 		for i, name := range people {
 			status, header, body := w.get(w.session(name), c.path)
 			if status != c.want[i] {
@@ -113,64 +53,7 @@ func TestRoles(t *testing.T) {
 func TestForms(t *testing.T) {
 	w := newWorld(t)
 	w.repositories()
-	people := []string{"", "cid", "bob", "ann", "root"}
-	for _, c := range []struct {
-		path, form string
-		want       [5]int
-	}{
-		{"/r/org/site/-/star", "on=1", [5]int{401, 303, 303, 303, 303}},
-		{"/r/org/secret/-/star", "on=1", [5]int{404, 404, 303, 303, 303}},
-		{"/r/org/site/-/settings", "description=New&public=1", [5]int{401, 403, 403, 303, 303}},
-		{"/r/org/secret/-/settings", "description=New&public=0", [5]int{404, 404, 403, 303, 303}},
-		{"/r/org/secret/-/settings", "description=a%0Ab&public=0", [5]int{404, 404, 404, 400, 400}},
-		{"/r/org/secret/-/grants", "to=bob&role=read", [5]int{404, 404, 403, 303, 303}},
-		{"/r/org/secret/-/grants", "to=bob&role=none", [5]int{404, 404, 403, 303, 404}},
-		{"/r/org/secret/-/untag", "tag=none", [5]int{404, 404, 403, 404, 404}},
-		{"/r/org/secret/-/nothing", "", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret/-/rules", "do=add-immutable&immutable=v*", [5]int{404, 404, 403, 303, 303}},
-		{"/r/org/secret/-/rules", "do=add-immutable&immutable=/(/", [5]int{404, 404, 400, 400, 400}},
-		{"/r/org/secret/-/rules", "do=remove-immutable&id=1", [5]int{404, 404, 403, 303, 404}},
-		{"/r/org/secret/-/rules", "do=add-retention&pattern=*&last-pushed=2", [5]int{404, 404, 403, 303, 303}},
-		{"/r/org/secret/-/rules", "do=add-retention&pattern=*", [5]int{404, 404, 400, 400, 400}},
-		{"/r/org/secret/-/rules", "do=add-retention&pattern=*&last-pushed=-2", [5]int{404, 404, 400, 400, 400}},
-		{"/r/org/secret/-/rules", "do=remove-retention&id=1", [5]int{404, 404, 403, 303, 404}},
-		{"/r/org/secret/-/rules", "do=set-pull&severity=high", [5]int{404, 404, 403, 303, 303}},
-		{"/r/org/secret/-/rules", "do=set-pull&severity=much", [5]int{404, 404, 400, 400, 400}},
-		{"/r/org/secret/-/rules", "do=remove-pull", [5]int{404, 404, 403, 303, 404}},
-		{"/r/org/secret/-/rules", "do=set-quota&quota=1GB", [5]int{404, 404, 400, 400, 400}},
-		{"/r/org/secret/-/rules", "do=whatever", [5]int{404, 404, 400, 400, 400}},
-		{"/r/org/secret/-/rules/preview", "plan=another", [5]int{404, 404, 404, 409, 409}},
-		{"/r/org/secret/-/trash", "do=tag&tag=none", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret/-/trash", "do=manifest&digest=none", [5]int{404, 404, 403, 404, 404}},
-		{"/r/org/secret/-/webhooks", "url=https://ci.example.com&events=push", [5]int{404, 404, 404, 200, 200}},
-		{"/r/org/secret/-/webhooks", "url=ftp://ci.example.com&events=push", [5]int{404, 404, 404, 400, 400}},
-		{"/r/org/secret/-/webhooks", "url=https://ci.example.com", [5]int{404, 404, 404, 400, 400}},
-		{"/r/org/secret/-/webhooks/1", "do=ping", [5]int{404, 404, 404, 303, 303}},
-		{"/r/org/secret/-/webhooks/1", "do=redeliver&delivery=none", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret/-/webhooks/1", "do=disable", [5]int{404, 404, 404, 303, 303}},
-		{"/r/org/secret/-/webhooks/1", "do=enable", [5]int{404, 404, 404, 303, 303}},
-		{"/r/org/secret/-/webhooks/1", "do=change&url=https://ci.example.com&events=tag", [5]int{404, 404, 404, 303, 303}},
-		{"/r/org/secret/-/webhooks/1", "do=change&url=https://ci.example.com", [5]int{404, 404, 404, 400, 400}},
-		{"/r/org/secret/-/webhooks/2", "do=remove", [5]int{404, 404, 404, 404, 404}},
-		{"/r/org/secret/-/webhooks/1", "do=remove", [5]int{404, 404, 404, 303, 404}},
-		{"/n/org/rules", "do=set-quota&quota=1GB", [5]int{401, 404, 404, 403, 303}},
-		{"/n/org/rules", "do=set-quota&quota=much", [5]int{401, 404, 404, 400, 400}},
-		{"/n/org/webhooks/2", "do=ping", [5]int{401, 404, 404, 303, 303}},
-		{"/admin/rules", "do=set-quota&quota=20GB", [5]int{401, 404, 404, 404, 303}},
-		{"/admin/rules", "do=remove-quota&namespace=*", [5]int{401, 404, 404, 404, 303}},
-		{"/admin/webhooks/3", "do=ping", [5]int{401, 404, 404, 404, 303}},
-		{"/account", "full_name=X", [5]int{401, 303, 303, 303, 303}},
-		{"/account/tokens", "remove=none", [5]int{401, 404, 404, 404, 404}},
-		{"/orgs/org", "do=set-member&name=bob", [5]int{401, 404, 403, 303, 303}},
-		{"/orgs/org", "do=add-team&team=tt", [5]int{401, 404, 403, 303, 409}},
-		{"/orgs/org", "do=remove-member&name=ann", [5]int{401, 404, 403, 409, 409}},
-		{"/orgs/org", "do=whatever", [5]int{401, 404, 400, 400, 400}},
-		{"/review/1", "do=comment&text=Hello", [5]int{401, 404, 404, 303, 303}},
-		{"/review/1", "do=approve", [5]int{401, 404, 404, 403, 409}},
-		{"/admin/users", "do=%2Breviewer&name=cid", [5]int{401, 404, 404, 404, 303}},
-		{"/admin/users", "do=%2Badmin&name=cid", [5]int{401, 404, 404, 404, 303}},
-		{"/logout", "", [5]int{303, 303, 303, 303, 303}},
-	} {
+	for _, c := range forms {
 		form, err := url.ParseQuery(c.form)
 		w.ok(err)
 		for i, name := range people {

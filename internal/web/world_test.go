@@ -28,6 +28,7 @@ import (
 	"strake/internal/hub"
 	"strake/internal/hubdb"
 	"strake/internal/policy"
+	"strake/internal/proxy"
 	"strake/internal/registry"
 	"strake/internal/review"
 	"strake/internal/scandb"
@@ -42,15 +43,16 @@ const password = "correct horse battery"
 
 // world is a Hub with people and repositories, and its pages.
 type world struct {
-	t      *testing.T
-	db     *sqldb.DB
-	hub    *hub.Hub
-	cat    *catalog.Catalog
-	board  *review.Board
-	policy *policy.Policy
-	hooks  *webhook.Book
-	server *httptest.Server
-	pusher context.Context //nolint:containedctx // whoever pushes; nil: the server itself
+	t       *testing.T
+	db      *sqldb.DB
+	hub     *hub.Hub
+	cat     *catalog.Catalog
+	board   *review.Board
+	policy  *policy.Policy
+	hooks   *webhook.Book
+	proxies *proxy.Cache
+	server  *httptest.Server
+	pusher  context.Context //nolint:containedctx // whoever pushes; nil: the server itself
 }
 
 // newWorld makes ann, who owns org and administers nothing else; bob, a member of
@@ -73,8 +75,10 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.Close() })
-	w := &world{t: t, db: db, hub: h, board: board, policy: rules, hooks: hooks, cat: catalog.New(db, h, slog.New(slog.DiscardHandler))}
-	pages, err := web.NewHandler(web.Options{DB: db, Catalog: w.cat, Hub: h, Reviews: board, Policy: rules, Webhooks: hooks, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	others := proxy.Options{Key: key, Spool: t.TempDir()}
+	proxies := proxy.New(h, others)
+	w := &world{t: t, db: db, proxies: proxies, hub: h, board: board, policy: rules, hooks: hooks, cat: catalog.New(db, h, slog.New(slog.DiscardHandler))}
+	pages, err := web.NewHandler(web.Options{DB: db, Catalog: w.cat, Hub: h, Reviews: board, Policy: rules, Webhooks: hooks, Proxy: proxies, Mirrors: proxy.NewMirrors(h, others), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +196,7 @@ func (w *world) session(name string) *http.Client {
 	if name == "" {
 		return c
 	}
-	cookie, err := auth.StartSession(w.as(name), w.db, auth.From(w.as(name)))
+	cookie, err := auth.StartSession(w.as(name), w.db, auth.From(w.as(name)), "test")
 	w.ok(err)
 	u, err := url.Parse(w.server.URL)
 	w.ok(err)
