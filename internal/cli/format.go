@@ -3,8 +3,10 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -39,16 +41,39 @@ type field[T any] struct {
 // listing prints records of one kind as docker's list commands do.
 type listing[T any] struct {
 	fields  []field[T]
-	columns []string               // names of the fields in the default table
-	docker  string                 // the type of a record in docker, which errors in templates tell
-	typed   map[string]func(T) any // fields that templates see as what they are
+	columns []string                  // names of the fields in the default table
+	docker  string                    // the type of a record in docker, which errors in templates tell
+	typed   map[string]func(T) any    // fields that templates see as what they are
+	labels  func(T) map[string]string // for {{.Label "name"}}; nil: there is none
 }
 
 // record is a row as a template sees it.
 type record map[string]any
 
+// Keys of what a record has besides fields.
+const (
+	labelsKey = " labels" // map[string]string
+	headerKey = " header" // the record is a table's header
+)
+
 // MarshalJSON writes the keys in order, and escapes as docker does.
-func (r record) MarshalJSON() ([]byte, error) { return json.Marshal(map[string]any(r)) }
+func (r record) MarshalJSON() ([]byte, error) {
+	fields := maps.Clone(r)
+	delete(fields, labelsKey)
+	return json.Marshal(map[string]any(fields))
+}
+
+// Label is one label of a row. A header has the last part of its name, as docker's.
+func (r record) Label(name string) (string, error) {
+	if _, ok := r[headerKey]; ok {
+		return strings.NewReplacer("-", " ", "_", " ").Replace(name[strings.LastIndexByte(name, '.')+1:]), nil
+	}
+	labels, ok := r[labelsKey].(map[string]string)
+	if !ok {
+		return "", errors.New("there are no labels")
+	}
+	return labels[name], nil
+}
 
 // record is an item as a template sees it.
 func (l listing[T]) record(item T) record {
@@ -59,6 +84,9 @@ func (l listing[T]) record(item T) record {
 		} else {
 			row[f.name] = f.value(item)
 		}
+	}
+	if l.labels != nil {
+		row[labelsKey] = l.labels(item)
 	}
 	return row
 }
@@ -102,7 +130,7 @@ func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 		return nil
 	}
 	tw := newTable(out)
-	headers := make(record, len(l.fields))
+	headers := record{headerKey: nil}
 	for _, f := range l.fields {
 		headers[f.name] = f.header
 	}

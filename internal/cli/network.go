@@ -64,6 +64,7 @@ func runNetworks(ctx context.Context, s *session, opts networksOptions) error {
 	table := listing[engine.Network]{
 		docker:  "*network.networkContext",
 		columns: []string{"ID", "Name", "Driver", "Scope"},
+		labels:  func(n engine.Network) map[string]string { return n.Labels },
 		fields: []field[engine.Network]{
 			{"ID", "NETWORK ID", func(n engine.Network) string { return idText(n.ID, !opts.noTrunc) }},
 			{"Name", "NAME", func(n engine.Network) string { return n.Name }},

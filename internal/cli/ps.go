@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -71,12 +72,16 @@ func runPs(ctx context.Context, s *session, opts psOptions) error {
 	table := listing[container.Summary]{
 		docker: "*formatter.ContainerContext", fields: containerFields(!opts.noTrunc),
 		columns: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
+		labels:  func(c container.Summary) map[string]string { return c.Labels },
 	}
 	if opts.size {
 		table.columns = append(table.columns, "Size")
 	}
 	format := opts.format
-	if opts.quiet && (format == "" || format == "table") {
+	if opts.quiet {
+		if format != "" {
+			fmt.Fprintln(s.Err, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+		}
 		format = "{{.ID}}"
 	}
 	return table.write(s.Out, format, found)

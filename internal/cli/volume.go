@@ -126,6 +126,7 @@ func volumeListing(columns ...string) listing[volume.Volume] {
 	}
 	measured := columns[0] == "Name" // df's
 	return listing[volume.Volume]{
+		labels: func(v volume.Volume) map[string]string { return v.Labels },
 		fields: []field[volume.Volume]{
 			{"Driver", "DRIVER", func(v volume.Volume) string { return v.Driver }},
 			{"Name", "VOLUME NAME", func(v volume.Volume) string { return v.Name }},

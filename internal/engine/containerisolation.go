@@ -152,7 +152,11 @@ func securityOptions(options []string) (i executor.Isolation, err error) {
 			i.NoNewPrivileges = true
 		case o == "writable-cgroups":
 			i.WritableCgroups = true
-		case o == "disable" || key == "label": // there are no labels without SELinux
+		case o == "disable" || o == "label=disable" || o == "label:disable":
+		case ok && key == "label": // which mean nothing without SELinux
+			if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+				return i, invalidText("--security-opt %q: SELinux's labels are not supported here, containers have none", o)
+			}
 		case !ok:
 			return i, invalidText("invalid --security-opt 1: %q", o)
 		case key == "apparmor":

@@ -31,6 +31,7 @@ const (
 // ctx stops the container.
 func Monitor(ctx context.Context, env *Env) (err error) {
 	unix.CloseOnExec(monitorConn) // what the container's processes held would seem to be held by this one
+	executor.Protect()
 	first, err := container.FileConn(os.NewFile(monitorConn, "client"))
 	if err != nil {
 		return err

@@ -70,6 +70,9 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(resize f
 	}
 	message, readErr := readFault(e.log())
 	if message != "" {
+		if cwd, why, ok := strings.Cut(strings.TrimPrefix(message, crunCwdFault), "`: "); ok && strings.HasPrefix(message, crunCwdFault) {
+			message = fmt.Sprintf("chdir to cwd (%q) set in config.json failed: %s", cwd, strings.ToLower(why))
+		}
 		fault := newStartError(strings.Replace(commandFault(message, spec.Args[0]), "crun run failed: unable to start container process: ", "", 1))
 		fault.Message = "OCI runtime exec failed: exec failed: unable to start container process: " + strings.TrimPrefix(fault.Message, "exec failed: unable to start container process: ")
 		return 0, errors.Join(fault, readErr, e.faults.end(false))
@@ -84,7 +87,7 @@ func newExecution(p *Process, spec ExecSpec) (*execution, error) {
 		return nil, err
 	}
 	e := &execution{p: p, spec: spec, detached: !p.x.runc.isCrun && !spec.Terminal}
-	e.faults = &faultFilter{faults: append(crunFaults(), "exec failed: ")}
+	e.faults = &faultFilter{faults: append(crunFaults(), "exec failed: ", crunCwdFault)}
 	p.mu.Lock()
 	p.execs++
 	e.base = p.x.file(fmt.Sprintf("exec-%d", p.execs))
@@ -245,6 +248,9 @@ func (f *faultFilter) end(started bool) error {
 	return f.End(started)
 }
 
+// crunCwdFault is how crun begins to say that a process cannot be in its working directory.
+const crunCwdFault = "chdir `"
+
 func exitCode(status unix.WaitStatus) int {
 	if status.Signaled() {
 		return 128 + int(status.Signal())
@@ -280,6 +286,9 @@ func (p *Process) execProcess(spec ExecSpec) (*specs.Process, error) {
 			who, err = findAccount(p.x.stubs.root, spec.User)
 			return err
 		})
+		if fault, ok := errors.AsType[*StartError](err); ok {
+			fault.Code = CodeNotExecutable // as docker has it
+		}
 		if err != nil {
 			return nil, err
 		}

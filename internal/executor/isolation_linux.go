@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -20,7 +22,7 @@ import (
 func (i *Isolation) apply(config *specs.Spec) error {
 	config.Process.NoNewPrivileges, config.Process.ApparmorProfile = i.NoNewPrivileges, i.AppArmor
 	config.Process.User.Umask = i.Umask
-	if i.OOMScore != 0 {
+	if i.OOMScore != 0 || isProtected() {
 		config.Process.OOMScoreAdj = &i.OOMScore
 	}
 	config.Annotations = maps.Clone(i.Annotations)
@@ -51,6 +53,24 @@ func (i *Isolation) apply(config *specs.Spec) error {
 		}
 	}
 	return i.setSeccomp(config)
+}
+
+// protectedScore is the kernel's for containerd's shims: it takes them when there is almost nothing else.
+const protectedScore = -998
+
+// oomScoreFile says how soon the kernel takes this process, and those that it starts, when it wants memory.
+const oomScoreFile = "/proc/self/oom_score_adj"
+
+// Protect keeps the kernel, when it wants memory, from taking this process before a container. Containers are not protected with it. It
+// does nothing for ordinary users, who may not do so.
+func Protect() {
+	_ = os.WriteFile(oomScoreFile, []byte(strconv.Itoa(protectedScore)), 0) // it is there
+}
+
+// isProtected reports whether what this process starts is, unless it is told otherwise.
+func isProtected() bool {
+	text, err := os.ReadFile(oomScoreFile)
+	return err == nil && strings.HasPrefix(string(text), "-")
 }
 
 // setSysctls sets what belongs to the container's namespaces, and the domain name, for which older runtimes have no other way.

@@ -19,6 +19,9 @@ func CheckStream(*os.File, bool) error { return errLinux }
 // SetSize fails.
 func SetSize(*os.File, Size) error { return errLinux }
 
+// Protect does nothing.
+func Protect() {}
+
 // KeepFiles does nothing.
 func KeepFiles() error { return nil }
 
