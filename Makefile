@@ -28,8 +28,8 @@ help: ## Show this list
 quickstart: build ## Build, make a base image, build, run, push, pull and run examples/hello
 	@examples/quickstart.sh
 
-build: runtime ## Build static bin/strake and bin/strake-hub (and bin/runc where no runtime is in PATH)
-	@for name in strake strake-hub; do $(GOBUILD) -o bin/$$name ./cmd/$$name; done
+build: runtime ## Build static bin/strake, bin/strake-bake and bin/strake-hub (and bin/runc where no runtime is in PATH)
+	@for name in strake strake-bake strake-hub; do $(GOBUILD) -o bin/$$name ./cmd/$$name; done
 
 runtime: # An OCI runtime: the system's, or one that is built from the pinned version
 	@command -v runc >/dev/null || command -v crun >/dev/null || [ -x bin/runc ] || tools/runc/build bin/runc
@@ -48,10 +48,11 @@ race: packages bin/versitygw ## Run the concurrency tests with the race detector
 soak: packages build bin/versitygw ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
 	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|PowerLoss|Damaged|Crowd' ./...
 
-conformance: packages bin/buildkitd bin/versitygw bin/clients/helm ## Run the suites that every implementation must pass, and BuildKit against its recorded results
+conformance: packages bin/buildkitd bin/buildx bin/versitygw bin/clients/helm ## Run the suites that every implementation must pass, and BuildKit against its recorded results
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h -v -run '^TestRealWorld$$' ./internal/conformance
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h $(call testing,"strake/internal/conformance")
 	@STRAKE_CLIENTS=$(CURDIR)/bin/clients go test -count=1 -run '^TestBuiltClients$$' -v ./cmd/strake-hub
+	@STRAKE_BUILDX=$(CURDIR)/bin/buildx go test -count=1 -run '^TestBuildxPrints$$' -v ./cmd/strake-bake
 
 lint: bin/golangci-lint ## Check style with the pinned golangci-lint
 	@bin/golangci-lint run ./...
@@ -63,6 +64,10 @@ bin/golangci-lint: tools/lint/go.mod
 bin/buildkitd: tools/buildkit/go.mod
 	@cd tools/buildkit && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ \
 		github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
+	@touch $@
+
+bin/buildx: tools/buildx/go.mod # What bake files are, by Docker's own program
+	@cd tools/buildx && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/docker/buildx/cmd/buildx
 	@touch $@
 
 bin/versitygw: tools/versitygw/go.mod # An S3 server, for tests

@@ -37,6 +37,7 @@ var packages = map[string]place{
 	"reference": {1, ""},
 	"userns":    {1, "flock"},
 	"seal":      {1, ""},
+	"bake":      {1, ""},
 
 	"layer":    {2, "archive"},
 	"s3":       {2, "content"},
@@ -74,16 +75,18 @@ var packages = map[string]place{
 
 	"engine":    {5, all},
 	"engineapi": {6, "engine"},
+	"bakefile":  {5, "bake dockerfile"},
 	"browse":    {6, "engine progress"},
-	"cli":       {7, "browse engine engineapi progress reference userns"},
+	"cli":       {7, "bake browse engine engineapi progress reference userns"},
 
 	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb policy proxy review s3 seal web webhook"}, // for tests only
 }
 
 // commands are the packages in cmd/ and what they may import.
 var commands = map[string]string{
-	"strake":     "cli",
-	"strake-hub": "auth catalog content gate hub hubapi hubdb jobs oidc policy proxy registry review s3 scandb seal sqldb vuln web webhook",
+	"strake":      "cli",
+	"strake-bake": "bakefile",
+	"strake-hub":  "auth catalog content gate hub hubapi hubdb jobs oidc policy proxy registry review s3 scandb seal sqldb vuln web webhook",
 }
 
 // testOnly are the internal packages that only tests import.
@@ -121,6 +124,10 @@ var importers = map[string]string{
 	"github.com/miekg/dns":          "network",
 	"github.com/go-jose/go-jose/v4": "gate",
 	"github.com/minio/minio-go/v7":  "s3",
+
+	"github.com/docker/buildx":              "bakefile",
+	"github.com/hashicorp/hcl/v2":           "bakefile",
+	"github.com/compose-spec/compose-go/v2": "bakefile",
 }
 
 // exception allows what a rule forbids.

@@ -108,6 +108,8 @@ type Vertex struct {
 	Context bool
 	// Lines are the lines of the Dockerfile that the step comes from.
 	Lines []int
+
+	owner *Solver // that solves it, whichever is asked; nil: that one
 }
 
 // Op makes one layer, or is a base.
@@ -195,6 +197,7 @@ type Options struct {
 	Strict  bool    // what warns of secrets fails
 	Shell   *Shell  // nil: none is opened
 
+	Title    string               // of the build, in the names of its steps; "" for the only one
 	Parallel int                  // steps at once; 0: one per core
 	Epoch    *time.Time           // SOURCE_DATE_EPOCH: no file is newer
 	Progress func(progress.Event) // called by one goroutine at a time

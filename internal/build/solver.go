@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,11 @@ import (
 // use.
 type Solver struct {
 	opts Options
+	*run
+}
+
+// run is what solvers of builds share that go on together.
+type run struct {
 	slot chan struct{} // one element per step that may run now
 
 	rtOnce sync.Once
@@ -78,8 +84,7 @@ func NewSolver(opts Options) *Solver {
 	if opts.Exchange == nil {
 		opts.Exchange = NewExchange()
 	}
-	return &Solver{
-		opts:     opts,
+	return &Solver{opts: opts, run: &run{
 		commits:  commits{store: opts.Store, files: map[digest.Digest]layer.Files{}},
 		slot:     make(chan struct{}, opts.Parallel),
 		vertices: map[*Vertex]*future{},
@@ -87,6 +92,33 @@ func NewSolver(opts Options) *Solver {
 		sizes:    map[digest.Digest]int64{},
 		told:     map[*Vertex][]string{},
 		trees:    map[digest.Digest]*chainTree{},
+	}}
+}
+
+// Beside makes a solver of another build that goes on together with that of s: a step
+// of both is made once. The store, the runtime, Missed, Shell, Parallel and Now are those
+// of s, whatever opts says; its Progress and Explain are not called while those of s are.
+// Closing one closes both.
+func Beside(s *Solver, opts Options) *Solver {
+	opts.Store, opts.Runtime, opts.Missed, opts.Shell = s.opts.Store, s.opts.Runtime, s.opts.Missed, s.opts.Shell
+	opts.Parallel, opts.Now = s.opts.Parallel, s.opts.Now
+	if opts.Exchange == nil {
+		opts.Exchange = NewExchange()
+	}
+	return &Solver{opts: opts, run: s.run}
+}
+
+// SolvedBy has the steps of d be solved by s, with what it gives them, where another build
+// goes on from there. It is called before that one solves anything.
+func (d *Definition) SolvedBy(s *Solver) { d.Root.solvedBy(s) }
+
+func (v *Vertex) solvedBy(s *Solver) {
+	if v.owner != nil {
+		return
+	}
+	v.owner = s
+	for _, in := range v.Inputs {
+		in.solvedBy(s)
 	}
 }
 
@@ -174,6 +206,9 @@ func (s *Solver) Solve(ctx context.Context, v *Vertex) (Result, error) {
 
 // solve is Solve within the build's context.
 func (s *Solver) solve(ctx context.Context, v *Vertex) (Result, error) {
+	if v.owner != nil {
+		s = v.owner
+	}
 	s.mu.Lock()
 	f, running := s.vertices[v]
 	if !running {
@@ -386,10 +421,21 @@ func (s *Solver) Begin(name string) *Reporter { return s.begin(name, nil) }
 func (s *Solver) begin(name string, inputs []string) *Reporter {
 	s.mu.Lock()
 	s.ids++
-	p := &Reporter{solver: s, id: strconv.Itoa(s.ids), name: name}
+	p := &Reporter{solver: s, id: strconv.Itoa(s.ids), name: s.opts.named(name)}
 	s.mu.Unlock()
 	p.emit(progress.Event{State: progress.Started, Inputs: inputs})
 	return p
+}
+
+// named is the name of a step among those of other builds.
+func (o *Options) named(step string) string {
+	switch rest, bracket := strings.CutPrefix(step, "["); {
+	case o.Title == "" || step == "":
+		return step
+	case bracket:
+		return "[" + o.Title + " " + rest
+	}
+	return "[" + o.Title + "] " + step
 }
 
 // begin starts the step of a vertex.

@@ -82,7 +82,7 @@ func commands(s *session) []node {
 		{names: engine.MonitorCommand, make: newMonitorCommand},
 		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
 		copying, events, history, importing, info, layers, load, pull, push, save, scan, tag, tags,
-		{names: "doctor", make: newDoctorCommand},
+		{names: "bake", make: newBakeCommand}, {names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},
 		{names: "inspect", make: newInspectCommand},
 		{names: "login", make: newLoginCommand},
@@ -161,6 +161,7 @@ func containerCommands() []node {
 func builders(build node, index []node) []node {
 	return []node{
 		build, buildHistory(),
+		{names: "bake f", make: newBakeCommand},
 		{names: "create", make: newCreateBuilderCommand},
 		{names: "du", make: newBuilderUsageCommand},
 		{names: "imagetools", about: "Commands to work on images in registry", subs: index},

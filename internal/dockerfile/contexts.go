@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -15,6 +16,8 @@ type Context struct {
 	Dir   *build.LazyContext
 	Files *build.Vertex // of a repository or an archive
 	Image string        // as Options.Images finds it; "scratch" is none
+	// Built gives what another build makes for a platform.
+	Built func(context.Context, ocispec.Platform) (*build.Definition, error)
 }
 
 // ContextName is how the name of a further context is compared: that of an image
@@ -77,6 +80,16 @@ func (s *stage) fromContext(platform ocispec.Platform, whole bool) {
 		s.whole()
 		s.files = nil // the stage goes on from there
 	}
+}
+
+// begin begins a stage where another build ends.
+func (n *namedContext) begin(ctx context.Context, s *stage, platform ocispec.Platform) error {
+	def, err := n.Built(ctx, platform)
+	if err != nil {
+		return err
+	}
+	s.image, s.platform, s.vertex, s.dispatched = cloneImage(def.Config), &platform, def.Root, s.external
+	return nil
 }
 
 // whole is the stage's files, all of them.

@@ -159,7 +159,11 @@ func firstLine(loc []parser.Range) int {
 // them, as BuildKit prints it. It is "" when err is about no line.
 func (f *File) Excerpt(err error) string { return f.excerpt(Lines(err)) }
 
-func (f *File) excerpt(about []int) string {
+func (f *File) excerpt(about []int) string { return Excerpt(f.name, f.source, about) }
+
+// Excerpt shows lines of a file with those around them, as BuildKit prints them. It is ""
+// where there are none.
+func Excerpt(name string, source []byte, about []int) string {
 	marked := map[int]bool{}
 	start, end := 0, 0
 	for _, l := range about {
@@ -169,7 +173,7 @@ func (f *File) excerpt(about []int) string {
 		}
 		end = max(end, l)
 	}
-	lines := strings.Split(string(f.source), "\n")
+	lines := strings.Split(string(source), "\n")
 	if start < 1 || start > len(lines) {
 		return ""
 	}
@@ -190,7 +194,7 @@ func (f *File) excerpt(about []int) string {
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s:%d\n--------------------\n", f.name, first)
+	fmt.Fprintf(&b, "%s:%d\n--------------------\n", name, first)
 	for i := start; i <= end; i++ {
 		mark := "   "
 		if marked[i] {

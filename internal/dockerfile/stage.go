@@ -112,6 +112,9 @@ func (c *compiler) resolveBase(ctx context.Context, s *stage) error {
 	if s.named == nil {
 		s.named, _ = c.opts.namedContext(s.BaseName)
 	}
+	if s.named != nil && s.named.Built != nil {
+		return s.named.begin(ctx, s, *platform)
+	}
 	if s.named != nil && s.named.Image == "" {
 		s.fromContext(*platform, whole)
 		return nil

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -29,6 +30,7 @@ func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string)
 	if err != nil {
 		return BuildAnswer{}, err
 	}
+	opts.linked = unbuilt(opts.Contexts)
 	bases := &baseImages{env: env}
 	solver := build.NewSolver(build.Options{Store: env.Store, Missed: bases.hold, Progress: opts.Progress})
 	defer closing(&err, solver.Close)
@@ -61,6 +63,21 @@ func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string)
 		return BuildAnswer{}, &BuildError{Err: err, Excerpt: file.Excerpt(err)}
 	}
 	return answer, nil
+}
+
+// unbuilt stands for what other builds would make: nothing is known of it.
+func unbuilt(contexts map[string]string) map[string]builtBy {
+	linked := map[string]builtBy{}
+	for _, value := range contexts {
+		if strings.HasPrefix(value, LinkScheme) {
+			linked[value] = func(_ context.Context, p ocispec.Platform) (*build.Definition, error) {
+				def := &build.Definition{Root: &build.Vertex{Op: &build.Base{}}}
+				def.Config.Platform = p
+				return def, nil
+			}
+		}
+	}
+	return linked
 }
 
 func ask(ctx context.Context, file *dockerfile.File, options dockerfile.Options, question string) (BuildAnswer, error) {

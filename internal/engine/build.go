@@ -32,7 +32,9 @@ type BuildOptions struct {
 	// Dockerfile is a path, a URL or "-" (Stdin); "" is Dockerfile in the context.
 	// In a context that is no directory here a relative path is one there.
 	Dockerfile string
-	Stdin      io.Reader
+	// Source, when not nil, is the Dockerfile itself.
+	Source []byte
+	Stdin  io.Reader
 	// Contexts are further contexts by name: a directory, a URL as for Context,
 	// docker-image://REF or oci-layout://DIR[:TAG|@DIGEST].
 	Contexts map[string]string
@@ -66,6 +68,8 @@ type BuildOptions struct {
 	Progress func(progress.Event) // called by one goroutine at a time
 	Explain  func(Explanation)    // told why a step was not in the cache
 	Shell    *Shell               // nil: none is opened
+
+	linked map[string]builtBy // contexts that other builds make, by value
 }
 
 // Shell is opened where a command fails.
@@ -113,6 +117,15 @@ func (e *BuildError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *BuildError) Unwrap() error { return e.Err }
 
+// Excerpt shows the lines from first to last of a file with those around them, as errors do.
+func Excerpt(name string, source []byte, first, last int) string {
+	var about []int
+	for line := first; line <= last; line++ {
+		about = append(about, line)
+	}
+	return dockerfile.Excerpt(name, source, about)
+}
+
 // maxDockerfile bounds what is read of a Dockerfile, in bytes.
 const maxDockerfile = 16 << 20
 
@@ -130,79 +143,137 @@ func Build(ctx context.Context, env *Env, opts BuildOptions) (BuildResult, error
 }
 
 func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildResult, err error) {
-	targets, err := parsePlatforms(opts.Platforms)
+	b, err := newBuilding(env, opts)
 	if err != nil {
 		return BuildResult{}, err
 	}
+	run := &buildRuntime{env: env}
+	defer closing(&err, run.close)
+	options := b.options()
+	options.Runtime, options.Missed, options.Shell = run.open, b.bases.hold, opts.Shell
+	b.solver = build.NewSolver(options)
+	defer closing(&err, b.solver.Close)
+	if err := b.open(ctx); err != nil {
+		return BuildResult{}, err
+	}
+	defer closing(&err, b.input.close)
+	return b.make(ctx)
+}
+
+// building is a build on its way.
+type building struct {
+	*exporter
+	opts     BuildOptions
+	given    openedRun
+	bases    *baseImages
+	started  time.Time
+	input    *buildInput // that was opened
+	file     *dockerfile.File
+	compiled []*build.Definition // by platform
+}
+
+// newBuilding checks what is asked for, before anything is read.
+func newBuilding(env *Env, opts BuildOptions) (*building, error) {
+	targets, err := parsePlatforms(opts.Platforms)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range opts.Names {
 		if _, err := ParseTarget(name); err != nil {
-			return BuildResult{}, err
+			return nil, err
 		}
 	}
 	epoch, err := sourceDateEpoch(opts.BuildArgs)
 	if err != nil {
-		return BuildResult{}, err
+		return nil, err
 	}
 	if len(opts.Outputs) == 0 {
 		opts.Outputs = []Output{{Type: OutputImage}}
 	}
 	for _, out := range opts.Outputs {
 		if _, err := out.imageOptions(opts.Names); err != nil && out.isImage() {
-			return BuildResult{}, err
+			return nil, err
 		}
 	}
 	given, err := opts.Run.open()
 	if err != nil {
-		return BuildResult{}, err
+		return nil, err
 	}
 	if err := opts.checkCaches(); err != nil {
-		return BuildResult{}, err
+		return nil, err
 	}
 	said, err := newAttestations(opts.Attestations)
 	if err != nil {
-		return BuildResult{}, err
+		return nil, err
 	}
-	started := time.Now()
-	run, bases, exchange := &buildRuntime{env: env}, &baseImages{env: env}, build.NewExchange()
-	defer closing(&err, run.close)
-	options := build.Options{
-		Store: env.Store, Exchange: exchange, Runtime: run.open, Missed: bases.hold, Fetched: bases.fetched, Epoch: epoch, Progress: opts.Progress, Explain: opts.Explain,
-		Connect: connectGit, Secrets: given.secrets, Agents: given.agents, Strict: given.Strict, Shell: opts.Shell,
-	}
-	solver := build.NewSolver(options)
-	defer closing(&err, solver.Close)
-	input, err := openInput(ctx, env, solver, &opts)
-	if err != nil {
-		return BuildResult{}, err
-	}
-	defer closing(&err, input.close)
 	x := &exporter{
-		env: env, solver: solver, exchange: exchange, multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch, targets: targets,
-		attest: said, sboms: map[digest.Digest]attest.Predicate{}, write: opts.Write, result: &result,
+		env: env, exchange: build.NewExchange(), multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch, targets: targets,
+		attest: said, sboms: map[digest.Digest]attest.Predicate{}, write: opts.Write, result: &BuildResult{},
 	}
-	if x.made, err = knownOf(opts, input, started); err != nil {
-		return BuildResult{}, err
+	return &building{exporter: x, opts: opts, given: given, bases: &baseImages{env: env}, started: time.Now()}, nil
+}
+
+// options are those of the build's solver that are its own.
+func (b *building) options() build.Options {
+	return build.Options{
+		Store: b.env.Store, Exchange: b.exchange, Fetched: b.bases.fetched, Epoch: b.epoch, Progress: b.opts.Progress, Explain: b.opts.Explain,
+		Connect: connectGit, Secrets: b.given.secrets, Agents: b.given.agents, Strict: b.given.Strict,
 	}
-	if exchange.Remote, err = importCaches(ctx, env, solver, opts.CacheFrom, targets); err != nil {
-		return BuildResult{}, solving(err)
+}
+
+// open reads the Dockerfile and finds the contexts, and the caches of others. The caller
+// closes the input unless it fails.
+func (b *building) open(ctx context.Context) (err error) {
+	if b.input, err = openInput(ctx, b.env, b.solver, &b.opts); err != nil {
+		return err
 	}
-	file, err := dockerfile.Parse(input.name, input.source, opts.BuildArgs[checksArg])
+	b.made, err = knownOf(b.opts, b.input, b.started)
 	if err == nil {
-		x.built, err = solve(ctx, bases, input, file, targets, given)
-	}
-	if err == nil && opts.Verify {
-		err = x.verify(ctx, bases, input, file, options, given)
-	}
-	if err == nil {
-		x.learn(file, bases, input)
-		err = x.finish(ctx, opts)
+		b.exchange.Remote, err = importCaches(ctx, b.env, b.solver, b.opts.CacheFrom, b.targets)
+		err = solving(err)
 	}
 	if err != nil {
-		return BuildResult{}, &BuildError{Err: err, Excerpt: file.Excerpt(err), Warnings: file.Warnings()}
+		return errors.Join(err, b.input.close())
 	}
-	result.Warnings = file.Warnings()
-	result.Cached = !slices.ContainsFunc(x.built, func(b build.Built) bool { return !b.Cached })
-	return result, settle(ctx, env)
+	return nil
+}
+
+// make builds, and takes what was built to the outputs.
+func (b *building) make(ctx context.Context) (BuildResult, error) {
+	err := b.compile(ctx)
+	if err == nil {
+		b.built, err = b.input.solve(ctx, b.compiled)
+	}
+	if err == nil && b.opts.Verify {
+		err = b.verify(ctx)
+	}
+	if err == nil {
+		b.learn(b.file, b.bases, b.input)
+		err = b.finish(ctx, b.opts)
+	}
+	if err != nil {
+		return BuildResult{}, b.failed(err)
+	}
+	b.result.Warnings = b.file.Warnings()
+	b.result.Cached = !slices.ContainsFunc(b.built, func(b build.Built) bool { return !b.Cached })
+	return *b.result, settle(ctx, b.env)
+}
+
+// failed is why the build failed, with what is known of where.
+func (b *building) failed(err error) error {
+	return &BuildError{Err: err, Excerpt: b.file.Excerpt(err), Warnings: b.file.Warnings()}
+}
+
+// compile makes the definitions, unless they are made.
+func (b *building) compile(ctx context.Context) (err error) {
+	if b.compiled != nil {
+		return nil
+	}
+	if b.file, err = dockerfile.Parse(b.input.name, b.input.source, b.opts.BuildArgs[checksArg]); err != nil {
+		return err
+	}
+	b.compiled, err = compileBuild(ctx, b.bases, b.input, b.file, b.targets, b.given)
+	return err
 }
 
 // finish takes what was built to where it is to go.
@@ -245,10 +316,9 @@ func multiPlatform(targets []ocispec.Platform, args map[string]string) bool {
 	return len(targets) > 1 || err == nil && asked
 }
 
-// solve builds the Dockerfile for each platform, all at once: the steps that
-// they share are made once.
-func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dockerfile.File, targets []ocispec.Platform, given openedRun) (built []build.Built, err error) {
-	opts, solver := input.opts, input.solver
+// compileBuild compiles the Dockerfile for each platform.
+func compileBuild(ctx context.Context, bases *baseImages, input *buildInput, file *dockerfile.File, targets []ocispec.Platform, given openedRun) (definitions []*build.Definition, err error) {
+	opts := input.opts
 	wanted := []*ocispec.Platform{nil}
 	if len(targets) > 0 {
 		wanted = nil
@@ -256,7 +326,7 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 			wanted = append(wanted, &targets[i])
 		}
 	}
-	definitions := make([]*build.Definition, len(wanted))
+	definitions = make([]*build.Definition, len(wanted))
 	for i, platform := range wanted {
 		if i > 0 {
 			if file, err = file.Again(); err != nil {
@@ -266,7 +336,7 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 		compile := dockerfile.Options{
 			Target: opts.Target, StopAt: opts.StopAt, BuildArgs: opts.BuildArgs, Labels: opts.Labels, Platform: platform, PrefixPlatform: len(wanted) > 1,
 			NoCache: opts.NoCache, NoCacheStages: opts.NoCacheStages, Pull: opts.Pull,
-			Images: bases, Names: bases.names, Solver: solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
+			Images: bases, Names: bases.names, Solver: input.solver, Context: input.dir, Files: input.files, Contexts: input.named, Slot: input.slot(),
 		}
 		given.apply(&compile)
 		if definitions[i], err = dockerfile.Compile(ctx, file, compile); err == nil {
@@ -282,11 +352,16 @@ func solve(ctx context.Context, bases *baseImages, input *buildInput, file *dock
 			definitions[i] = build.Squashed(definition)
 		}
 	}
-	built = make([]build.Built, len(definitions))
+	return definitions, nil
+}
+
+// solve builds the definitions, all at once: the steps that they share are made once.
+func (b *buildInput) solve(ctx context.Context, definitions []*build.Definition) ([]build.Built, error) {
+	built := make([]build.Built, len(definitions))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, definition := range definitions {
 		g.Go(func() (err error) {
-			built[i], err = solver.Build(gctx, definition)
+			built[i], err = b.solver.Build(gctx, definition)
 			return err
 		})
 	}

@@ -68,6 +68,10 @@ func openInput(ctx context.Context, env *Env, solver *build.Solver, opts *BuildO
 func (b *buildInput) open(ctx context.Context) error {
 	for name, value := range b.opts.Contexts {
 		short, err := dockerfile.ContextName(name)
+		if built := b.opts.linked[value]; err == nil && built != nil {
+			b.named[short] = dockerfile.Context{Built: built}
+			continue
+		}
 		if err == nil {
 			b.named[short], err = b.namedContext(short, value) //nolint:contextcheck // reading has the reader's
 		}
@@ -108,6 +112,12 @@ func gitVertex(git dockerfile.GitURL, name string) *build.Vertex {
 
 func isHTTP(s string) bool {
 	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")
+}
+
+// IsRemote reports whether a build context is an address: of a repository or of a file.
+func IsRemote(s string) bool {
+	_, is, err := dockerfile.ParseGit(s)
+	return isHTTP(s) || is && err == nil
 }
 
 // remoteFile makes a stage of one file, "context".
@@ -275,7 +285,7 @@ func (b *buildInput) openURL(ctx context.Context) error {
 		return b.readRemote(ctx)
 	}
 	b.files = file
-	if b.opts.Dockerfile != "" {
+	if b.opts.Dockerfile != "" || b.opts.Source != nil {
 		return b.readRemote(ctx)
 	}
 	b.name = "context"
@@ -297,7 +307,7 @@ func (b *buildInput) read(ctx context.Context, layers []digest.Digest, name stri
 // that is named by its absolute path, by a URL or by "-" is not in the context.
 func (b *buildInput) readRemote(ctx context.Context) error {
 	name := b.opts.Dockerfile
-	if name == "-" || isHTTP(name) || filepath.IsAbs(name) {
+	if b.opts.Source != nil || name == "-" || isHTTP(name) || filepath.IsAbs(name) {
 		return b.readLocal(ctx, name)
 	}
 	res, err := b.solver.Solve(ctx, b.files)
@@ -323,6 +333,10 @@ func (b *buildInput) readRemote(ctx context.Context) error {
 // "-".
 func (b *buildInput) readLocal(ctx context.Context, name string) error {
 	b.name = "Dockerfile"
+	if b.opts.Source != nil {
+		b.source = b.opts.Source
+		return nil
+	}
 	if isHTTP(name) {
 		res, err := b.solver.Solve(ctx, remoteFile(name, "[internal] load remote Dockerfile"))
 		if err == nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/build"
-	"strake/internal/dockerfile"
 	"strake/internal/layer"
 	"strake/internal/store"
 )
@@ -20,20 +19,34 @@ import (
 // verify builds a second time, without the cache and without a record of it, and
 // fails where the result is not the same. Without SOURCE_DATE_EPOCH times are what
 // they are, and not compared.
-func (x *exporter) verify(ctx context.Context, bases *baseImages, input *buildInput, file *dockerfile.File, options build.Options, given openedRun) (err error) {
-	options.Store, options.Exchange = unrecorded{x.env.Store}, nil
+func (b *building) verify(ctx context.Context) (err error) {
+	options := b.options()
+	options.Store, options.Exchange = unrecorded{b.env.Store}, nil
+	run := &buildRuntime{env: b.env}
+	defer closing(&err, run.close)
+	options.Runtime, options.Missed, options.Shell = run.open, b.bases.hold, b.opts.Shell
 	second := build.NewSolver(options)
 	defer closing(&err, second.Close)
-	opts, in := *input.opts, *input
+	opts, in := b.opts, *b.input
 	opts.NoCache = true
 	in.opts, in.solver = &opts, second
-	if file, err = file.Again(); err != nil {
+	file, err := b.file.Again()
+	if err != nil {
 		return err
 	}
-	again, err := solve(ctx, bases, &in, file, x.targets, given)
+	definitions, err := compileBuild(ctx, b.bases, &in, file, b.targets, b.given)
 	if err != nil {
 		return fmt.Errorf("build again: %w", err)
 	}
+	again, err := in.solve(ctx, definitions)
+	if err != nil {
+		return fmt.Errorf("build again: %w", err)
+	}
+	return b.compare(ctx, again)
+}
+
+// compare fails where the second build is not the first.
+func (x *exporter) compare(ctx context.Context, again []build.Built) error {
 	step := x.solver.Begin("comparing the two builds")
 	var differ []string
 	for i := range again {
@@ -49,9 +62,9 @@ func (x *exporter) verify(ctx context.Context, bases *baseImages, input *buildIn
 				return step.End(ctx, err)
 			}
 		}
-		err = messageError{"the build is not reproducible: " + summary(differ), errdefs.ErrFailedPrecondition}
+		return step.End(ctx, messageError{"the build is not reproducible: " + summary(differ), errdefs.ErrFailedPrecondition})
 	}
-	return step.End(ctx, err)
+	return step.End(ctx, nil)
 }
 
 // maxShown is how many differences an error names.
