@@ -52,10 +52,10 @@ func BuildTogether(ctx context.Context, env *Env, list []NamedBuild) (results []
 		}
 	}()
 	defer closing(&err, run.close)
+	defer closing(&err, t.close)
 	if err := t.begin(env, list, run); err != nil {
 		return results, err
 	}
-	defer closing(&err, t.close)
 	g, gctx := errgroup.WithContext(ctx)
 	for i, b := range list {
 		g.Go(func() (err error) {
@@ -203,5 +203,8 @@ func (t *together) close() error {
 			errs = append(errs, b.opened.close())
 		}
 	}
-	return errors.Join(append(errs, t.first.Close())...)
+	if t.first != nil {
+		errs = append(errs, t.first.Close())
+	}
+	return errors.Join(errs...)
 }
