@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock image layer layout mount network progress reference registry remote rootfs scan scandb secret sign sqldb sshagent store userns vuln volume"
+const all = "archive attest build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs scan scandb secret sign sqldb sshagent store userns vuln volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -44,6 +44,7 @@ var packages = map[string]place{
 	"pgdb":     {2, "sqldb"},
 	"jobs":     {2, "sqldb"},
 	"executor": {2, "flock mount userns"},
+	"gha":      {2, "image"},
 	"layout":   {2, "archive content image reference"},
 	"remote":   {2, "address image reference registry"},
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strake/internal/auth"
+	"strake/internal/conformance"
 	"strake/internal/executor"
 	"strake/internal/hub"
 	"strake/internal/registry"
@@ -114,6 +115,7 @@ func scripts() testscript.Params {
 			"nowhere": nowhere,
 			"fill":    fill,
 			"serve":   serve,
+			"actions": actions,
 		},
 	}
 }
@@ -227,6 +229,18 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	b[len(b)/2] ^= 1
 	ts.Check(os.WriteFile(args[0], b, 0o600))
 }
+
+// actions starts a cache service of GitHub's protocol, as an action sees it.
+func actions(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Setenv("ACTIONS_RESULTS_URL", conformance.NewActionsCache(deferrer{ts}).URL+"/results/")
+	ts.Setenv("ACTIONS_RUNTIME_TOKEN", conformance.ActionsToken)
+}
+
+// deferrer ends things with a script.
+type deferrer struct{ *testscript.TestScript }
+
+// Cleanup calls f when the script ends.
+func (d deferrer) Cleanup(f func()) { d.Defer(f) }
 
 // serve serves a directory over HTTP and stores the address in a variable: serve VARIABLE DIR.
 func serve(ts *testscript.TestScript, _ bool, args []string) {

@@ -24,7 +24,7 @@ import (
 
 // Cache is one place that build cache comes from or goes to.
 type Cache struct {
-	Type  string // registry, local or inline
+	Type  string // registry, local, gha or inline
 	Attrs map[string]string
 }
 
@@ -60,10 +60,10 @@ func ParseCaches(text string) ([]Cache, error) {
 	switch c.Type {
 	case "":
 		return nil, invalid("type required for %q", text)
-	case "registry", "local", "inline":
+	case "registry", "local", "inline", "gha":
 		return []Cache{c}, nil
-	case "gha", "s3", "azblob":
-		return nil, invalid("cache type %q is not supported: use registry, local or inline", c.Type)
+	case "s3", "azblob":
+		return nil, invalid("cache type %q is not supported: use registry, local, gha or inline", c.Type)
 	}
 	return nil, invalid("unknown cache type: %q", c.Type)
 }
@@ -114,6 +114,10 @@ func (c Cache) checkFrom() error {
 	switch {
 	case c.Type == "registry":
 		if _, err := c.named(); err != nil {
+			return err
+		}
+	case c.Type == "gha":
+		if _, err := c.github(); err != nil {
 			return err
 		}
 	case c.Type == "inline":
@@ -193,6 +197,14 @@ func (c *importedCache) resolve(ctx context.Context, from Cache) (ocispec.Descri
 			err = pullError(named, err)
 		}
 		return root, err
+	}
+	if from.Type == "gha" {
+		entries, err := from.github()
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		c.src = entries
+		return entries.Resolve(ctx, githubName)
 	}
 	src, ref := from.Attrs["src"], from.Attrs["digest"]
 	if ref == "" {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,8 @@ func (c Cache) checkTo() (err error) {
 	case err != nil:
 	case c.Type == "registry":
 		_, err = c.named()
+	case c.Type == "gha":
+		_, err = c.github()
 	case c.Type == "local" && c.Attrs["dest"] == "":
 		err = invalid("local cache exporter requires dest")
 	}
@@ -75,8 +78,11 @@ func (x cacheWriter) exportCaches(ctx context.Context, caches []Cache) error {
 			continue
 		}
 		name := "exporting cache to registry"
-		if c.Type == "local" {
+		switch c.Type {
+		case "local":
 			name = "exporting cache to client directory"
+		case "gha":
+			name = "exporting cache to GitHub Actions Cache"
 		}
 		step := x.solver.Begin(name)
 		err := step.End(ctx, x.exportCache(ctx, step, c))
@@ -120,23 +126,35 @@ func (x cacheWriter) exportCache(ctx context.Context, step *build.Reporter, c Ca
 	if err != nil {
 		return err
 	}
-	if c.Type == "registry" {
+	return x.send(ctx, c, src, root)
+}
+
+// send takes a cache to where it goes.
+func (x cacheWriter) send(ctx context.Context, c Cache, src *cacheSource, root ocispec.Descriptor) error {
+	var dest image.Target
+	tag := "latest"
+	switch c.Type {
+	case "registry":
 		repo, named, err := c.repository(x.env)
 		if err != nil {
 			return err
 		}
 		return upload(ctx, x.env, src, repo, named, root, nil)
-	}
-	dest, err := layout.Open(c.Attrs["dest"])
-	if err != nil {
-		return err
+	case "gha":
+		entries, err := c.github()
+		if err != nil {
+			return err
+		}
+		dest, tag = entries, githubName
+	default:
+		dir, err := layout.Open(c.Attrs["dest"])
+		if err != nil {
+			return err
+		}
+		dest, tag = dir, cmp.Or(c.Attrs["tag"], tag)
 	}
 	if err := image.CopyGraph(ctx, src, dest, root, image.CopyOptions{}); err != nil {
 		return copyError(err)
-	}
-	tag := c.Attrs["tag"]
-	if tag == "" {
-		tag = "latest"
 	}
 	return dest.Tag(ctx, root, tag)
 }
