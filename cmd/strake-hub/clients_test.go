@@ -68,7 +68,7 @@ func (c tool) fails(args ...string) {
 func (c tool) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(c.Context(), c.path, append(append([]string{}, c.args...), args...)...)
 	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), "HOME="+c.dir, "DOCKER_CONFIG="+c.dir, "XDG_CONFIG_HOME="+c.dir, "XDG_CACHE_HOME="+c.dir, "XDG_DATA_HOME="+c.dir)
+	cmd.Env = append(os.Environ(), "HOME="+c.dir, "DOCKER_CONFIG="+c.dir, "REGISTRY_AUTH_FILE="+filepath.Join(c.dir, "config.json"), "STRAKE_ROOT="+filepath.Join(c.dir, "store"), "XDG_CONFIG_HOME="+c.dir, "XDG_CACHE_HOME="+c.dir, "XDG_DATA_HOME="+c.dir)
 	return cmd
 }
 
@@ -99,8 +99,9 @@ func serveHub(t *testing.T) string {
 	return host
 }
 
-// TestPodman pushes, pulls and lists with Debian's podman.
-func TestPodman(t *testing.T) {
+// installPodman is Debian's podman with a store of its own.
+func installPodman(t *testing.T) tool {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("podman's store in a directory of its own needs root")
 	}
@@ -115,6 +116,12 @@ func TestPodman(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return podman
+}
+
+// TestPodman pushes, pulls and lists with Debian's podman.
+func TestPodman(t *testing.T) {
+	podman := installPodman(t)
 	host := serveHub(t)
 	writeImage(t, filepath.Join(podman.dir, "in.tar"))
 	policy := filepath.Join(podman.dir, podman.file("policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`))
@@ -130,8 +137,9 @@ func TestPodman(t *testing.T) {
 	podman.shows(podman.run("search", "--tls-verify=false", host+"/app"), "team/app")
 }
 
-// TestDocker pushes, pulls and searches with Debian's docker.
-func TestDocker(t *testing.T) {
+// startDocker is Debian's docker with a daemon of its own.
+func startDocker(t *testing.T) tool {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("dockerd needs root")
 	}
@@ -165,6 +173,12 @@ func TestDocker(t *testing.T) {
 			t.Fatal("dockerd does not answer")
 		}
 	}
+	return docker
+}
+
+// TestDocker pushes, pulls and searches with Debian's docker.
+func TestDocker(t *testing.T) {
+	docker := startDocker(t)
 	host := serveHub(t)
 	writeImage(t, filepath.Join(docker.dir, "in.tar"))
 	docker.run("load", "-i", "in.tar")

@@ -65,6 +65,8 @@ func initialise(ctx context.Context, s streams, o initOptions) (err error) {
 			return usageError{fmt.Errorf("--host %q: neither a name nor an address", h)}
 		}
 	}
+	_, err = os.Stat(o.databaseAt())
+	served := err == nil // maybe
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return err
 	}
@@ -90,6 +92,9 @@ func initialise(ctx context.Context, s streams, o initOptions) (err error) {
 	fmt.Fprintf(s.out, "Administrator: %s\nPassword:      %s\n(it is shown once; 'strake-hub user passwd %s' makes another)\n\n", o.admin, password, o.admin)
 	if err := showTrust(ctx, s, &o.place, db); err != nil {
 		return err
+	}
+	if served || o.database != "" {
+		fmt.Fprintln(s.out, "\nA strake-hub that served this without logins ends within seconds: start it again, as follows.")
 	}
 	fmt.Fprintf(s.out, "\nNext:\n  strake-hub serve --data %s --addr :%d\n", o.data, o.port)
 	fmt.Fprintf(s.out, "  strake login -u %s %s\n", o.admin, net.JoinHostPort(o.hosts[0], strconv.Itoa(o.port)))

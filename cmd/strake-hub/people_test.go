@@ -164,6 +164,36 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// A Hub that serves without logins ends when there are accounts, and says why.
+func TestInitBesideOpenHub(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "hub")
+	r, w := io.Pipe()
+	var errs bytes.Buffer
+	code := make(chan int, 1)
+	go func() {
+		code <- run(t.Context(), []string{"serve", "--addr", "127.0.0.1:0", "--data", dir}, streams{nil, w, &errs})
+	}()
+	if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || !strings.Contains(line, "serving http://") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if out := cmd(t, 0, "", "init", "--data", dir, "--host", "localhost"); !strings.Contains(out, "ends within seconds: start it again") {
+		t.Errorf("init: %s", out)
+	}
+	select {
+	case got := <-code:
+		if got != 1 || !strings.Contains(errs.String(), "has accounts now") {
+			t.Errorf("code %d: %s", got, &errs)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it serves on without logins")
+	}
+	host, stop := startTLS(t, "--data", dir)
+	defer stop()
+	if status, body := get(t, (people{dir: dir}).client(t), "https://"+host+"/v2/", "", ""); status != 401 {
+		t.Errorf("started again: %d %s", status, body)
+	}
+}
+
 // Without accounts nobody but this machine gets in.
 func TestNoAccountsLoopbackOnly(t *testing.T) {
 	for addr, want := range map[string]string{

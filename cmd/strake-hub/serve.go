@@ -25,6 +25,7 @@ import (
 	"strake/internal/oidc"
 	"strake/internal/registry"
 	"strake/internal/scandb"
+	"strake/internal/sqldb"
 	"strake/internal/web"
 )
 
@@ -113,6 +114,8 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	if err != nil {
 		return err
 	}
+	ctx, ended := untilInitialised(ctx, people, hub.DB(h))
+	defer func() { err = errors.Join(err, ended()) }()
 	var cert *certificate
 	if people {
 		if cert, err = o.certificate(ctx, h, log); err != nil {
@@ -161,6 +164,42 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	fmt.Fprintf(s.out, "strake-hub: serving %s://%s\n", scheme, listener.Addr())
 	return site.server.run(ctx, newServer(site.server.watch(handler), log), listener, o.drainDelay)
 }
+
+// errInitialised ends a Hub that asks for no logins when there is somebody to ask.
+var errInitialised = errors.New("this Hub has accounts now, and was serving without: start it again, and it asks for logins")
+
+// untilInitialised ends the context of a Hub without accounts when init makes the
+// first, so that it never serves on without logins. ended tells whether that was
+// so, and frees what looks for it.
+func untilInitialised(ctx context.Context, people bool, db *sqldb.DB) (_ context.Context, ended func() error) {
+	if people {
+		return ctx, func() error { return nil }
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for ctx.Err() == nil {
+			if made, err := initialised(ctx, db); err == nil && made {
+				cancel(errInitialised)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookEvery):
+			}
+		}
+	})
+	return ctx, func() error {
+		cancel(nil)
+		looking.Wait()
+		if err := context.Cause(ctx); errors.Is(err, errInitialised) {
+			return err
+		}
+		return nil
+	}
+}
+
+// lookEvery is how often a Hub without accounts looks whether it has some.
+const lookEvery = 2 * time.Second
 
 // site is the parts of a Hub that serves.
 type site struct {

@@ -267,7 +267,7 @@ func accountPage(a auth.Account, orgs []auth.Account) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 18, "\" autocomplete=\"username\" hidden><p class=\"field\"><label for=\"old\">Old password</label> <input id=\"old\" name=\"old\" type=\"password\" required autocomplete=\"current-password\" maxlength=\"1024\"></p><p class=\"field\"><label for=\"new\">New password</label> <input id=\"new\" name=\"new\" type=\"password\" required autocomplete=\"new-password\" maxlength=\"1024\" aria-describedby=\"new-help\"> <span class=\"help\" id=\"new-help\">Twelve characters at least. Whatever is logged in with the old one is logged out.</span></p><p class=\"actions\"><button type=\"submit\">Change the password</button></p></form><section class=\"form\" aria-labelledby=\"orgs\"><h2 id=\"orgs\">Organizations</h2>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 18, "\" autocomplete=\"username\" hidden><p class=\"field\"><label for=\"old\">Old password</label> <input id=\"old\" name=\"old\" type=\"password\" required autocomplete=\"current-password\" maxlength=\"1024\"></p><p class=\"field\"><label for=\"new\">New password</label> <input id=\"new\" name=\"new\" type=\"password\" required autocomplete=\"new-password\" maxlength=\"1024\" aria-describedby=\"new-help\"> <span class=\"help\" id=\"new-help\">Ten characters at least. Whatever is logged in with the old one is logged out.</span></p><p class=\"actions\"><button type=\"submit\">Change the password</button></p></form><section class=\"form\" aria-labelledby=\"orgs\"><h2 id=\"orgs\">Organizations</h2>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
