@@ -94,7 +94,7 @@ func (w *server) listenMetrics(ctx context.Context, addr string) (stop func() er
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", w.metrics.handler())
 	mux.HandleFunc("GET /livez", w.live)
-	hs := newServer(mux, w.log)
+	hs := newServer(mux, usualPace, w.log)
 	w.log.Info("metrics", "addr", listener.Addr().String())
 	go func() {
 		if err := hs.Serve(listener); err != nil && ctx.Err() == nil {

@@ -55,7 +55,7 @@ func (s *site) newParts(ctx context.Context) (*parts, error) {
 			return nil, err
 		}
 	}
-	allowed, err := networks(s.webhookNetworks)
+	allowed, err := networks("--webhook-networks", s.webhookNetworks)
 	if err != nil {
 		return nil, err
 	}
@@ -86,12 +86,12 @@ func (s *site) newParts(ctx context.Context) (*parts, error) {
 	return p, nil
 }
 
-// networks reads a list of networks in CIDR form.
-func networks(list string) (out []netip.Prefix, err error) {
+// networks reads a flag's list of networks in CIDR form.
+func networks(flag, list string) (out []netip.Prefix, err error) {
 	for _, s := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }) {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--webhook-networks: %w", err)}
+			return nil, usageError{fmt.Errorf("%s: %w", flag, err)}
 		}
 		out = append(out, p)
 	}

@@ -472,7 +472,9 @@ func TestDrain(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- srv.run(ctx, newServer(srv.watch(mux), discard()), listener, 300*time.Millisecond) }()
+	go func() {
+		ended <- srv.run(ctx, newServer(srv.watch(mux), usualPace, discard()), listener, 300*time.Millisecond)
+	}()
 	url := "http://" + listener.Addr().String()
 	if status, _ := get(t, http.DefaultClient, url+"/readyz", "", ""); status != 200 {
 		t.Errorf("ready: %d", status)

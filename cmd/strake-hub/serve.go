@@ -40,6 +40,7 @@ type options struct {
 	cert, key         string
 	keyFile           string
 	webhookNetworks   string
+	trustedProxies    string
 	logFormat         string
 	logLevel          slog.Level
 	drainDelay        time.Duration
@@ -63,6 +64,7 @@ func prepareServe(f *flag.FlagSet) action {
 	f.StringVar(&o.key, "tls-key", "", "`file` of the certificate's key")
 	f.StringVar(&o.keyFile, "key-file", "", "`file` of the key that seals secrets in the database; replicas share it (default secret.key in --data, made if need be)")
 	f.StringVar(&o.webhookNetworks, "webhook-networks", "", "internal `networks` in CIDR form, commas between them, that webhooks may lead to")
+	f.StringVar(&o.trustedProxies, "trusted-proxy", "", "`networks` in CIDR form, commas between them, of proxies whose X-Forwarded-For says who asks")
 	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error; requests are told at info")
 	f.DurationVar(&o.drainDelay, "drain-delay", 0, "`duration` that /readyz fails before connections end, for load balancers to notice")
@@ -102,6 +104,10 @@ func newLog(s streams, format string, level slog.Level) (*slog.Logger, error) {
 
 // serve serves until ctx ends and the requests under way have finished.
 func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err error) {
+	trusted, err := networks("--trusted-proxy", o.trustedProxies)
+	if err != nil {
+		return err
+	}
 	where := o.hub()
 	where.NoRedirect, where.Sparse = o.noRedirect, o.sparse
 	where.Hooks = hub.Hooks{scanHook}
@@ -162,7 +168,7 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 		defer stop()
 	}
 	fmt.Fprintf(s.out, "strake-hub: serving %s://%s\n", scheme, listener.Addr())
-	return site.server.run(ctx, newServer(site.server.watch(handler), log), listener, o.drainDelay)
+	return site.server.run(ctx, newServer(proxies(trusted).forwarded(site.server.watch(handler)), usualPace, log), listener, o.drainDelay)
 }
 
 // errInitialised ends a Hub that asks for no logins when there is somebody to ask.
@@ -250,12 +256,12 @@ func withProtocols(c *tls.Config) *tls.Config {
 	return c
 }
 
-// newServer returns a server with bounds that a hostile client meets. Bodies
-// have none in time: a layer takes as long as it takes.
-func newServer(h http.Handler, log *slog.Logger) *http.Server {
+// newServer returns a server with bounds that a hostile client meets. Those of
+// bodies are the handlers' own.
+func newServer(h http.Handler, p pace, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 30 * time.Second,
+		ReadHeaderTimeout: p.header,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -294,7 +300,7 @@ func (s *site) routes() (http.Handler, error) {
 		Missing: api, Log: s.log,
 	})
 	mux.Handle("/", pages)
-	return plainPaths(mux, api), err
+	return plainPaths(usualPace.bounded(mux), api), err
 }
 
 // administrators lets those alone through. For others there is nothing.
@@ -312,7 +318,7 @@ func (s *site) administrators(next http.Handler) http.Handler {
 
 // plainPaths serves the distribution API past the mux, which would clean the
 // paths that the specification says something about.
-func plainPaths(mux *http.ServeMux, api http.Handler) http.Handler {
+func plainPaths(mux, api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := r.URL.Path; p == "/v2" || len(p) > 3 && p[:4] == "/v2/" {
 			api.ServeHTTP(w, r)

@@ -4,20 +4,16 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"path/filepath"
 	"testing"
 
-	"strake/internal/hubdb"
+	"strake/internal/sqldb"
 )
 
-func TestRoleOf(t *testing.T) {
-	db, err := hubdb.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
+func TestRoleOf(t *testing.T) { engines(t, testRoleOf) }
+
+func testRoleOf(t *testing.T, db *sqldb.DB) {
 	const ann, bob, org, cid = 1, 2, 3, 4
-	err = db.Update(t.Context(), func(tx *sql.Tx) error {
+	err := db.Update(t.Context(), func(tx *sql.Tx) error {
 		for _, q := range []string{
 			`INSERT INTO accounts (id, name, organization, created) VALUES (1, 'ann', 0, 1), (2, 'bob', 0, 1), (3, 'org', 1, 1), (4, 'cid', 0, 1)`,
 			`INSERT INTO members (organization, account, owner) VALUES (3, 1, 1), (3, 2, 0)`,

@@ -12,7 +12,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"strake/internal/hubdb"
 	"strake/internal/sqldb"
 )
 
@@ -26,17 +25,8 @@ type world struct {
 	db *sqldb.DB
 }
 
-func newWorld(t *testing.T) world {
+func newWorld(t *testing.T, db *sqldb.DB) world {
 	t.Helper()
-	db, err := hubdb.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	w := world{t, db}
 	system := With(t.Context(), Identity{System: true})
 	for _, name := range []string{"sam", "ann", "bob", "cid"} {
@@ -115,8 +105,10 @@ func TestCheckName(t *testing.T) {
 }
 
 // CVE-2019-16097: nobody makes themselves an administrator, by no way.
-func TestCVE_2019_16097_AdminRole(t *testing.T) {
-	w, yes := newWorld(t), true
+func TestCVE_2019_16097_AdminRole(t *testing.T) { engines(t, testCVE_2019_16097_AdminRole) }
+
+func testCVE_2019_16097_AdminRole(t *testing.T, db *sqldb.DB) {
+	w, yes := newWorld(t, db), true
 	for _, who := range []string{"", "ann", "bob"} {
 		if err := AddUser(w.as(who), w.db, NewUser{Name: "eve", Password: secret, Admin: true}); err == nil {
 			t.Errorf("%q made an administrator", who)
@@ -143,8 +135,10 @@ func TestCVE_2019_16097_AdminRole(t *testing.T) {
 }
 
 // Accounts that one has nothing to do with are as those that are not there.
-func TestCVE_2019_19030_Enumeration(t *testing.T) {
-	w := newWorld(t)
+func TestCVE_2019_19030_Enumeration(t *testing.T) { engines(t, testCVE_2019_19030_Enumeration) }
+
+func testCVE_2019_19030_Enumeration(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	cid := w.as("cid")
 	for name, call := range map[string]func(account string) error{
 		"GetAccount":    func(a string) error { _, err := GetAccount(cid, w.db, a); return err },
@@ -183,8 +177,10 @@ func TestCVE_2019_19030_Enumeration(t *testing.T) {
 	}
 }
 
-func TestOrganizations(t *testing.T) {
-	w := newWorld(t)
+func TestOrganizations(t *testing.T) { engines(t, testOrganizations) }
+
+func testOrganizations(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	ann, bob, root := w.as("ann"), w.as("bob"), w.as("sam")
 	if got := w.role(bob, "org/api"); got != Write {
 		t.Errorf("by the team: %v", got)
@@ -234,8 +230,10 @@ func TestOrganizations(t *testing.T) {
 	}
 }
 
-func TestTokens(t *testing.T) {
-	w := newWorld(t)
+func TestTokens(t *testing.T) { engines(t, testTokens) }
+
+func testTokens(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	ann := w.as("ann")
 	text, made, err := AddToken(ann, w.db, "ann", NewToken{Name: "laptop", Scopes: []Scope{{"ann/*", Write}}, Expires: time.Now().Add(time.Hour)})
 	w.ok(err)
@@ -290,8 +288,10 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-func TestSessions(t *testing.T) {
-	w := newWorld(t)
+func TestSessions(t *testing.T) { engines(t, testSessions) }
+
+func testSessions(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	cookie, err := StartSession(t.Context(), w.db, From(w.as("ann")), "test")
 	w.ok(err)
 	id, err := Session(t.Context(), w.db, cookie)
@@ -312,8 +312,10 @@ func TestSessions(t *testing.T) {
 }
 
 // Browsers are listed to who is logged in by them, who ends them.
-func TestListSessions(t *testing.T) {
-	w := newWorld(t)
+func TestListSessions(t *testing.T) { engines(t, testListSessions) }
+
+func testListSessions(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	at := func(name, address string) context.Context {
 		id := From(w.as(name))
 		id.Address = address
@@ -348,8 +350,10 @@ func TestListSessions(t *testing.T) {
 }
 
 // Who guesses waits, wherever a name exists or not, and others do not.
-func TestBruteForce(t *testing.T) {
-	w := newWorld(t)
+func TestBruteForce(t *testing.T) { engines(t, testBruteForce) }
+
+func testBruteForce(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	for _, name := range []string{"ann", "absent"} {
 		ctx := With(t.Context(), Identity{Address: "198.51.100.7:1"})
 		for i := range freeByName {
@@ -372,8 +376,10 @@ func TestBruteForce(t *testing.T) {
 }
 
 // Tries that come all at once gain nothing by it.
-func TestBruteForceConcurrent(t *testing.T) {
-	w := newWorld(t)
+func TestBruteForceConcurrent(t *testing.T) { engines(t, testBruteForceConcurrent) }
+
+func testBruteForceConcurrent(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	ctx := With(t.Context(), Identity{Address: "[2001:db8::1]:9"})
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -397,7 +403,7 @@ func TestBruteForceConcurrent(t *testing.T) {
 // CVE-2023-20902 and user enumeration by time: names that are not there, that
 // have no password and that are disabled cost the same hash.
 func TestCVE_2023_20902_Timing(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, openDatabase(t, filepath.Join(t.TempDir(), "hub.db")))
 	w.exec(`UPDATE accounts SET password = '' WHERE name = 'cid'`)
 	fastest := func(name string) time.Duration {
 		best := time.Hour
@@ -420,7 +426,11 @@ func TestCVE_2023_20902_Timing(t *testing.T) {
 // CVE-2026-4404: there is no account before somebody made one, and none without
 // a password of its own.
 func TestCVE_2026_4404_NoDefaultPassword(t *testing.T) {
-	w := newWorld(t)
+	engines(t, testCVE_2026_4404_NoDefaultPassword)
+}
+
+func testCVE_2026_4404_NoDefaultPassword(t *testing.T, db *sqldb.DB) {
+	w := newWorld(t, db)
 	w.exec(`UPDATE accounts SET password = ''`)
 	for _, name := range []string{"sam", "ann", "admin", "operator", ""} {
 		for _, password := range []string{"", "Harbor12345"} {

@@ -19,6 +19,23 @@ import (
 // for the test binary and ends with it.
 func PostgreSQL(t testing.TB) string {
 	t.Helper()
+	return newDatabase(t)
+}
+
+// PostgreSQLCopy is the URL of a copy of a database that PostgreSQL made, to which
+// nobody is connected.
+func PostgreSQLCopy(t testing.TB, database string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newDatabase(t, "--template", strings.TrimPrefix(u.Path, "/"))
+}
+
+// newDatabase makes a database with arguments of createdb.
+func newDatabase(t testing.TB, args ...string) string {
+	t.Helper()
 	if _, err := pgProgram("postgres"); err != nil {
 		t.Skip("needs postgresql")
 	}
@@ -27,7 +44,7 @@ func PostgreSQL(t testing.TB) string {
 		t.Fatalf("start PostgreSQL: %v", err)
 	}
 	name := fmt.Sprintf("test%d", databases.Add(1))
-	if out, err := server.command("createdb", "-h", server.dir, "-U", "postgres", name).CombinedOutput(); err != nil {
+	if out, err := server.command("createdb", append(args, "-h", server.dir, "-U", "postgres", name)...).CombinedOutput(); err != nil {
 		t.Fatalf("createdb: %v\n%s", err, out)
 	}
 	return (&url.URL{Scheme: "postgres", Path: "/" + name, RawQuery: url.Values{"host": {server.dir}, "user": {"postgres"}}.Encode()}).String()

@@ -26,6 +26,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/hubdb"
 	"strake/internal/registry"
@@ -45,14 +46,19 @@ type served struct {
 	blob   digest.Digest
 }
 
-func serve(t *testing.T) served {
+// engines calls test with the place of a fresh database of each kind.
+func engines(t *testing.T, test func(t *testing.T, database string)) {
+	t.Run("SQLite", func(t *testing.T) { test(t, filepath.Join(t.TempDir(), "hub.db")) })
+	t.Run("PostgreSQL", func(t *testing.T) { test(t, conformance.PostgreSQL(t)) })
+}
+
+func serve(t *testing.T, database string) served {
 	t.Helper()
-	dir := t.TempDir()
-	h, err := hub.Open(t.Context(), hub.Options{Dir: dir})
+	h, err := hub.Open(t.Context(), hub.Options{Dir: t.TempDir(), Database: database})
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := hubdb.Open(t.Context(), filepath.Join(dir, "hub.db"))
+	db, err := hubdb.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,8 +161,10 @@ func (s served) want(status int, method, path, authorization string) {
 }
 
 // The way of docker: asked for a token at /v2/, with the scope at what needs one.
-func TestTokenFlow(t *testing.T) {
-	s := serve(t)
+func TestTokenFlow(t *testing.T) { engines(t, testTokenFlow) }
+
+func testTokenFlow(t *testing.T, database string) {
+	s := serve(t, database)
 	got := s.do(http.MethodGet, "/v2/", "")
 	if want := `Bearer realm="` + s.url + `/token",service="strake-hub"`; got.status != 401 || got.header.Get("WWW-Authenticate") != want {
 		t.Errorf("/v2/: %d %q", got.status, got.header)
@@ -205,8 +213,10 @@ func TestTokenFlow(t *testing.T) {
 }
 
 // What is public is there for everybody, all else for nobody.
-func TestAnonymous(t *testing.T) {
-	s := serve(t)
+func TestAnonymous(t *testing.T) { engines(t, testAnonymous) }
+
+func testAnonymous(t *testing.T, database string) {
+	s := serve(t, database)
 	s.want(200, "GET", "/v2/ann/site/manifests/1", "")
 	s.want(200, "GET", "/v2/ann/site/manifests/1", s.token("", "repository:ann/site:pull,push"))
 	there := s.do(http.MethodGet, "/v2/ann/app/manifests/1", "")
@@ -226,8 +236,10 @@ func TestAnonymous(t *testing.T) {
 }
 
 // CVE-2020-29662: the catalog tells each what they may see.
-func TestCVE_2020_29662_Catalog(t *testing.T) {
-	s := serve(t)
+func TestCVE_2020_29662_Catalog(t *testing.T) { engines(t, testCVE_2020_29662_Catalog) }
+
+func testCVE_2020_29662_Catalog(t *testing.T, database string) {
+	s := serve(t, database)
 	robot, _, err := auth.AddToken(s.system, s.db, "ann", auth.NewToken{Name: "ci", Robot: true, Scopes: []auth.Scope{{Repository: "ann/app", Role: auth.Read}}})
 	s.ok(err)
 	for name, c := range map[string]struct{ authorization, want string }{
@@ -245,8 +257,10 @@ func TestCVE_2020_29662_Catalog(t *testing.T) {
 }
 
 // What is taken away is gone with the next request, whatever was signed.
-func TestRevocation(t *testing.T) {
-	s, yes := serve(t), true
+func TestRevocation(t *testing.T) { engines(t, testRevocation) }
+
+func testRevocation(t *testing.T, database string) {
+	s, yes := serve(t, database), true
 	const pull = "repository:ann/app:pull"
 	personal, made, err := auth.AddToken(s.system, s.db, "ann", auth.NewToken{Name: "laptop"})
 	s.ok(err)
@@ -269,8 +283,10 @@ func TestRevocation(t *testing.T) {
 }
 
 // docker login keeps a login instead of the password.
-func TestRefreshToken(t *testing.T) {
-	s := serve(t)
+func TestRefreshToken(t *testing.T) { engines(t, testRefreshToken) }
+
+func testRefreshToken(t *testing.T, database string) {
+	s := serve(t, database)
 	var a answer
 	got := s.do(http.MethodGet, "/token?offline_token=true&client_id=docker", basic("ann", password))
 	s.ok(json.Unmarshal([]byte(got.body), &a))
@@ -307,8 +323,10 @@ func TestRefreshToken(t *testing.T) {
 }
 
 // CVE-2025-24976: a token brings no key and no algorithm of its own.
-func TestCVE_2025_24976_KeyInHeader(t *testing.T) {
-	s := serve(t)
+func TestCVE_2025_24976_KeyInHeader(t *testing.T) { engines(t, testCVE_2025_24976_KeyInHeader) }
+
+func testCVE_2025_24976_KeyInHeader(t *testing.T, database string) {
+	s := serve(t, database)
 	good := s.token(basic("ann", password), "repository:ann/app:pull")
 	k, err := s.gate.signer(t.Context())
 	s.ok(err)
@@ -353,8 +371,10 @@ func TestCVE_2025_24976_KeyInHeader(t *testing.T) {
 }
 
 // Replicas share their keys; a key that is deleted ends what it signed.
-func TestKeysOfReplicas(t *testing.T) {
-	s := serve(t)
+func TestKeysOfReplicas(t *testing.T) { engines(t, testKeysOfReplicas) }
+
+func testKeysOfReplicas(t *testing.T, database string) {
+	s := serve(t, database)
 	other := New(s.db, Options{})
 	text, _, err := other.issue(t.Context(), auth.Identity{}, nil)
 	s.ok(err)
@@ -377,8 +397,10 @@ func TestKeysOfReplicas(t *testing.T) {
 }
 
 // Guessing through either door is slowed down, and said so.
-func TestRetryAfter(t *testing.T) {
-	s := serve(t)
+func TestRetryAfter(t *testing.T) { engines(t, testRetryAfter) }
+
+func testRetryAfter(t *testing.T, database string) {
+	s := serve(t, database)
 	for range 5 {
 		s.want(401, "GET", "/token", basic("ann", "wrong"))
 	}
@@ -390,9 +412,11 @@ func TestRetryAfter(t *testing.T) {
 }
 
 // No secret gets into the log.
-func TestSecretsStayOutOfLogs(t *testing.T) {
+func TestSecretsStayOutOfLogs(t *testing.T) { engines(t, testSecretsStayOutOfLogs) }
+
+func testSecretsStayOutOfLogs(t *testing.T, database string) {
 	var b bytes.Buffer
-	s := serve(t)
+	s := serve(t, database)
 	s.gate.opts.Log = newLog(&b)
 	s.want(401, "GET", "/v2/", basic("hunter2-typed-as-name", "hunter2"))
 	if !strings.Contains(b.String(), "login failed") || strings.Contains(b.String(), "hunter2") {
@@ -403,8 +427,10 @@ func TestSecretsStayOutOfLogs(t *testing.T) {
 func newLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 // Who asks too much is told when to come back, and others are not held up.
-func TestLimits(t *testing.T) {
-	s := serve(t)
+func TestLimits(t *testing.T) { engines(t, testLimits) }
+
+func testLimits(t *testing.T, database string) {
+	s := serve(t, database)
 	s.gate.opts.Limits = Limits{AnonymousPulls: 2, Pulls: 3, Window: time.Hour}
 	const path = "/v2/ann/site/manifests/1"
 	for want := 1; want >= 0; want-- {

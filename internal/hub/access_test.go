@@ -3,6 +3,8 @@ package hub_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -85,6 +87,58 @@ func TestAccess(t *testing.T) {
 	}
 	if len(names) > 0 {
 		t.Errorf("others see %v", names)
+	}
+}
+
+// CVE-2024-39897 by a mount that names no source: a blob is taken from where the
+// caller may read it, and their token too, and from nowhere else.
+func TestCVE_2024_39897_MountFromAnywhere(t *testing.T) {
+	h := open(t, t.TempDir())
+	system := auth.With(t.Context(), auth.Identity{System: true})
+	bob := auth.Identity{Account: 2, Name: "bob"}
+	err := hub.DB(h).Update(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO accounts (id, name, created) VALUES (1, 'ann', 1), (2, 'bob', 1)`)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pushes := func(repo, tag string) digest.Digest {
+		t.Helper()
+		blob := []byte(`{"of":"` + repo + `"}`)
+		config := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+		m := registry.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+		m.Bytes = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[]}`, m.MediaType, config.MediaType, config.Digest, config.Size)
+		if err := h.PushBlob(system, repo, config, bytes.NewReader(blob)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.PutManifest(system, repo, []string{tag}, m); err != nil {
+			t.Fatal(err)
+		}
+		return config.Digest
+	}
+	secret, own := pushes("ann/app", "1"), pushes("bob/lib", "1")
+	token := bob.Asked([]auth.Scope{{Repository: "bob/app", Role: auth.Write}})
+	for _, c := range []struct {
+		name string
+		id   auth.Identity
+		blob digest.Digest
+		ok   bool
+	}{
+		{"another's private blob", bob, secret, false},
+		{"one's own with a token for elsewhere", token, own, false},
+		{"one's own", bob, own, true},
+	} {
+		_, err := h.MountBlob(auth.With(t.Context(), c.id), "bob/app", "", c.blob)
+		if c.ok != (err == nil) || err != nil && !registry.HasCode(err, registry.BlobUnknown) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if err := hub.ChangeRepository(system, h, "ann/app", hub.RepositoryChange{Public: new(true)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.MountBlob(auth.With(t.Context(), bob), "bob/app", "", secret); err != nil {
+		t.Errorf("what is public: %v", err)
 	}
 }
 

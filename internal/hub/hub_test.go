@@ -1,7 +1,11 @@
 package hub_test
 
 import (
+	"database/sql"
+	"errors"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -77,5 +81,44 @@ func TestUploadAcrossRestart(t *testing.T) {
 	}
 	if err := up.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestUploadsOfOneAccount begins more uploads than an account may have: others are
+// not held up.
+func TestUploadsOfOneAccount(t *testing.T) {
+	h := open(t, t.TempDir())
+	err := hub.DB(h).Update(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO accounts (id, name, created) VALUES (1, 'ann', 1), (2, 'bob', 1)`)
+		for i := 0; err == nil && i < 999; i++ {
+			_, err = tx.ExecContext(t.Context(), `INSERT INTO uploads (id, repository, created, account) VALUES ($1, 'ann/app', $2, 1)`, fmt.Sprint(i), time.Now().Unix())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann := auth.With(t.Context(), auth.Identity{Account: 1, Name: "ann"})
+	last, err := h.StartUpload(ann, "ann/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.StartUpload(ann, "ann/app")
+	if e := registry.ErrorOf(err); e.Code != registry.TooManyRequests || e.RetryAfter == 0 {
+		t.Errorf("one too many: %v", err)
+	}
+	up, err := h.StartUpload(auth.With(t.Context(), auth.Identity{Account: 2, Name: "bob"}), "bob/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(up.Cancel(ann), last.Cancel(ann)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := h.StartUpload(ann, "ann/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
 	}
 }

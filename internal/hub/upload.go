@@ -38,6 +38,9 @@ const (
 // uploadLife is how long an upload that nobody finishes is kept.
 const uploadLife = 7 * 24 * time.Hour
 
+// maxUploads is how many of them one account may have.
+const maxUploads = 1000
+
 // parking holds writers between two requests.
 type parking struct {
 	on bool // otherwise it takes none
@@ -128,7 +131,14 @@ func (h *Hub) StartUpload(ctx context.Context, repo string) (registry.Upload, er
 	if err := registry.CheckName(repo); err != nil {
 		return nil, err
 	}
-	if err := h.mayTakeIn(ctx, repo, ocispec.Descriptor{}); err != nil {
+	account := auth.From(ctx).Account
+	err := h.db.View(ctx, func(tx *sql.Tx) error {
+		if err := h.mayTakeIn(ctx, tx, repo, ocispec.Descriptor{}); err != nil {
+			return err
+		}
+		return fewUploads(ctx, tx, account)
+	})
+	if err != nil {
 		return nil, err
 	}
 	id := newID()
@@ -138,13 +148,29 @@ func (h *Hub) StartUpload(ctx context.Context, repo string) (registry.Upload, er
 	}
 	// An upload that just began is no loss when the power fails.
 	err = h.db.Note(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO uploads (id, repository, created) VALUES ($1, $2, $3)`, id, repo, time.Now().Unix())
+		_, err := tx.ExecContext(ctx, `INSERT INTO uploads (id, repository, created, account) VALUES ($1, $2, $3, $4)`, id, repo, time.Now().Unix(), account)
 		return err
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin upload: %w", err), w.Close())
 	}
 	return &upload{hub: h, repo: repo, id: id, w: w}, nil
+}
+
+// fewUploads fails where an account has as many unfinished uploads as it may. The
+// server itself may have any number.
+func fewUploads(ctx context.Context, tx *sql.Tx, account int64) error {
+	if account == 0 {
+		return nil
+	}
+	var n int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM uploads WHERE account = $1`, account).Scan(&n); err != nil || n < maxUploads {
+		return err
+	}
+	return &registry.Error{
+		Code: registry.TooManyRequests, RetryAfter: time.Minute,
+		Message: fmt.Sprintf("this account has %d unfinished uploads, and no more are begun: finish or cancel some; they end a week after they began", n),
+	}
 }
 
 // ResumeUpload implements registry.Writer.
@@ -209,6 +235,11 @@ func (u *upload) Write(p []byte) (int, error) {
 		return 0, fmt.Errorf("write to upload %s: closed: %w", u.id, errdefs.ErrFailedPrecondition)
 	}
 	return u.w.Write(p)
+}
+
+// Expect implements registry.Expecter.
+func (u *upload) Expect(ctx context.Context, desc ocispec.Descriptor) error {
+	return u.hub.db.View(ctx, func(tx *sql.Tx) error { return u.hub.mayTakeIn(ctx, tx, u.repo, desc) })
 }
 
 func (u *upload) Commit(ctx context.Context, dgst digest.Digest) (ocispec.Descriptor, error) {

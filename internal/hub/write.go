@@ -27,7 +27,7 @@ func (h *Hub) PushBlob(ctx context.Context, repo string, desc ocispec.Descriptor
 	if err := errors.Join(registry.CheckName(repo), registry.CheckDigest(desc.Digest)); err != nil {
 		return err
 	}
-	if err := h.mayTakeIn(ctx, repo, desc); err != nil {
+	if err := h.db.View(ctx, func(tx *sql.Tx) error { return h.mayTakeIn(ctx, tx, repo, desc) }); err != nil {
 		return err
 	}
 	ref := uploadRef(newID())
@@ -313,13 +313,11 @@ func (hooks Hooks) putManifest(ctx context.Context, tx *sql.Tx, repo string, tag
 
 // mayTakeIn fails unless the caller may write the blob desc to repo; its digest
 // may be empty and its size 0 when nobody knows them yet.
-func (h *Hub) mayTakeIn(ctx context.Context, repo string, desc ocispec.Descriptor) error {
-	return h.db.View(ctx, func(tx *sql.Tx) error {
-		if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
-			return err
-		}
-		return h.hooks.Call(ctx, tx, Change{Kind: Incoming, Repository: repo, Desc: desc})
-	})
+func (h *Hub) mayTakeIn(ctx context.Context, tx *sql.Tx, repo string, desc ocispec.Descriptor) error {
+	if _, err := allow(ctx, tx, repo, auth.Write); err != nil {
+		return err
+	}
+	return h.hooks.Call(ctx, tx, Change{Kind: Incoming, Repository: repo, Desc: desc})
 }
 
 // checkPush fails unless the caller may write to repo and repo holds what a

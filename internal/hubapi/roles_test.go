@@ -21,6 +21,7 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/conformance"
 	"strake/internal/gate"
 	"strake/internal/hub"
 	"strake/internal/registry"
@@ -175,7 +176,7 @@ const good = "correct horse battery"
 
 // fixture is a Hub's directory that is copied for each call that changes it.
 type fixture struct {
-	dir    string
+	hub.Options
 	auth   map[string]string // Authorization by role
 	spare  string            // ID of a token of writer
 	digest string            // of org/app:1
@@ -188,16 +189,16 @@ type world struct {
 	url string
 }
 
-// start serves the Hub in dir until the test ends.
-func start(t *testing.T, dir string) world {
+// start serves a Hub until the test ends.
+func start(t *testing.T, opts hub.Options) world {
 	t.Helper()
-	h, err := hub.Open(t.Context(), hub.Options{Dir: dir})
+	h, err := hub.Open(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	db := hub.DB(h)
 	a := API{DB: db, Hub: h, Catalog: catalog.New(db, h, discard()), Gate: gate.New(db, gate.Options{}), Log: discard()}
-	addParts(t, &a, dir)
+	addParts(t, &a, opts.Dir)
 	server := httptest.NewServer(NewHandler(a))
 	t.Cleanup(func() {
 		server.Close()
@@ -244,13 +245,19 @@ func system(ctx context.Context) context.Context {
 // build makes the fixture.
 func build(t *testing.T) fixture {
 	t.Helper()
-	f := fixture{dir: t.TempDir(), auth: map[string]string{"anonymous": ""}}
-	h, err := hub.Open(t.Context(), hub.Options{Dir: f.dir})
+	return buildOn(t, "")
+}
+
+// buildOn is build with a PostgreSQL database.
+func buildOn(t *testing.T, database string) fixture {
+	t.Helper()
+	f := fixture{Options: hub.Options{Dir: t.TempDir(), Database: database}, auth: map[string]string{"anonymous": ""}}
+	h, err := hub.Open(t.Context(), f.Options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := world{T: t, api: API{DB: hub.DB(h), Hub: h}}
-	addParts(t, &w.api, f.dir)
+	addParts(t, &w.api, f.Dir)
 	ctx, db := system(t.Context()), w.api.DB
 	for _, name := range []string{"stranger", "member", "reader", "writer", "admin-x", "owner", "reviewer", "sysop"} {
 		w.must(auth.AddUser(ctx, db, auth.NewUser{Name: name, Admin: name == "sysop", Reviewer: name == "reviewer"}))
@@ -304,13 +311,16 @@ func (w world) push(repo, tag string) string {
 }
 
 // copied is a copy of the fixture.
-func (f fixture) copied(t *testing.T) string {
+func (f fixture) copied(t *testing.T) hub.Options {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(f.dir)); err != nil {
+	opts := hub.Options{Dir: t.TempDir()}
+	if err := os.CopyFS(opts.Dir, os.DirFS(f.Dir)); err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	if f.Database != "" {
+		opts.Database = conformance.PostgreSQLCopy(t, f.Database)
+	}
+	return opts
 }
 
 // path fills in a pattern.
@@ -381,6 +391,23 @@ func (f fixture) walk(t *testing.T, r Route, want expectation) {
 	for _, role := range roles {
 		if want.class[role] == ok && r.Method != http.MethodGet {
 			check(start(t, f.copied(t)), role)
+		}
+	}
+}
+
+// TestEveryRoutePostgreSQL calls each route as somebody who may, on PostgreSQL.
+func TestEveryRoutePostgreSQL(t *testing.T) {
+	f := buildOn(t, conformance.PostgreSQL(t))
+	reading := start(t, f.copied(t))
+	for _, r := range Routes() {
+		want := expectations[r.name()]
+		role := roles[slices.IndexFunc(roles, func(role string) bool { return want.class[role] == ok })]
+		w := reading
+		if r.Method != http.MethodGet {
+			w = start(t, f.copied(t))
+		}
+		if got, body := w.call(r.Method, f.path(r.Pattern, want.fill), f.auth[role], want.body); got != want.ok {
+			t.Errorf("%s as %s: %d %s, want %d", r.name(), role, got, body, want.ok)
 		}
 	}
 }

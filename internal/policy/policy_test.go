@@ -5,11 +5,16 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -330,6 +335,68 @@ func (s *site) recount(namespace string) (n int64) {
 
 // Figures are exact whatever is pushed, shared, deleted and restored, and no push
 // goes beyond the quota.
+// refusesUploads sends uploads of which the first bytes tell that the quota is too
+// small: they are refused before the rest is sent.
+func (s *site) refusesUploads(limit int) {
+	s.t.Helper()
+	api := registry.NewHandler(s.Hub, registry.Options{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		api.ServeHTTP(w, r.WithContext(auth.With(r.Context(), auth.From(s.ctx)))) //nolint:contextcheck // who asks is the same each time
+	}))
+	defer server.Close()
+	const huge = 1 << 40
+	for name, c := range map[string]struct {
+		method, query string
+		length        int64
+		read          int64 // bytes that may be read before the answer, and what sockets hold
+	}{
+		"POST":                         {http.MethodPost, "?digest=" + digest.FromString("huge").String(), huge, 0},
+		"PATCH":                        {http.MethodPatch, "", huge, 0},
+		"PATCH of unknown length":      {http.MethodPatch, "", -1, 20 << 20},
+		"PUT":                          {http.MethodPut, "?digest=" + digest.FromString("huge").String(), huge, 0},
+		"PUT of what is not to be had": {http.MethodPut, "?digest=" + digest.FromString("x").String(), huge, 0},
+	} {
+		at := "/v2/" + s.repo + "/blobs/uploads/"
+		if c.method != http.MethodPost {
+			up, err := s.StartUpload(s.ctx, s.repo)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			if err := up.Close(); err != nil {
+				s.t.Fatal(err)
+			}
+			at += up.ID()
+		}
+		body := &zeros{}
+		req, err := http.NewRequestWithContext(s.t.Context(), c.method, server.URL+at+c.query, body)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		req.ContentLength = c.length
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			s.t.Errorf("%s: %v", name, err)
+			continue
+		}
+		text, err := io.ReadAll(resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusForbidden || !strings.Contains(string(text), "DENIED") {
+			s.t.Errorf("%s with a quota of %d: %s, %v: %s", name, limit, resp.Status, err, text)
+		}
+		if n := body.n.Load(); n > c.read+16<<20 {
+			s.t.Errorf("%s: %d bytes were read", name, n)
+		}
+	}
+}
+
+// zeros is a body without an end.
+type zeros struct{ n atomic.Int64 }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	clear(p)
+	z.n.Add(int64(len(p)))
+	return len(p), nil
+}
+
 func TestQuota(t *testing.T) {
 	s := open(t)
 	const limit = 20_000
@@ -378,6 +445,7 @@ func TestQuota(t *testing.T) {
 	if !strings.Contains(err.Error(), "quota of ann exceeded: it may hold 19.53KiB") {
 		t.Errorf("told %q", err)
 	}
+	s.refusesUploads(limit)
 	for tag := range s.Tags(s.ctx, s.repo, "") {
 		if err := s.DeleteTag(s.ctx, s.repo, tag); err != nil {
 			t.Errorf("delete over quota: %v", err)

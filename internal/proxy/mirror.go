@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
@@ -63,6 +64,9 @@ const (
 	leastEvery = 60 // seconds
 	maxTags    = 10_000
 	mirrorFor  = 2 * time.Hour // for one run
+
+	maxReferrers   = 200 // of one manifest; of a tag's image, this to the power of the next
+	referrersDepth = 2   // an image's SBOM, and its signature
 )
 
 // Add begins to mirror, at once. It is for administrators.
@@ -252,24 +256,67 @@ func (c *Mirrors) copyTags(ctx context.Context, m Mirror) (copied int, err error
 	}
 	var failed []error
 	for _, tag := range tags {
-		there, err := source.Resolve(ctx, tag)
-		if err == nil {
-			here, herr := c.hub.StatManifest(ctx, m.Repository, tag)
-			if herr == nil && here.Digest == there.Digest {
-				continue
-			}
-			_, err = image.Copy(ctx, source, tag, target{c.hub, m.Repository}, tag, image.CopyOptions{})
+		is, err := copyTag(ctx, source, target{c.hub, m.Repository}, tag)
+		if is {
+			copied++
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", tag, err))
 			if len(failed) > 5 || ctx.Err() != nil {
 				break
 			}
-			continue
 		}
-		copied++
 	}
 	return copied, errors.Join(failed...)
+}
+
+// copyTag copies what a tag names, unless it is here, and what refers to that:
+// signatures and the like come later than the image. It reports whether the tag was
+// new or moved.
+func copyTag(ctx context.Context, source *remote.Repository, to target, tag string) (copied bool, err error) {
+	there, err := source.Resolve(ctx, tag)
+	if err != nil {
+		return false, err
+	}
+	here, err := to.hub.StatManifest(ctx, to.repo, tag)
+	if err != nil || here.Digest != there.Digest {
+		if _, err := image.Copy(ctx, source, tag, to, tag, image.CopyOptions{}); err != nil {
+			return false, err
+		}
+		copied = true
+	}
+	if err := copyReferrers(ctx, source, to, there.Digest, referrersDepth); err != nil {
+		return copied, fmt.Errorf("what refers to it: %w", err)
+	}
+	return copied, nil
+}
+
+// copyReferrers copies the manifests that refer to subject, and those that refer to
+// them, so deep.
+func copyReferrers(ctx context.Context, source *remote.Repository, to target, subject digest.Digest, depth int) error {
+	n := 0
+	for d, err := range source.Registry().Referrers(ctx, source.Name(), subject, "", "") {
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n++; n > maxReferrers {
+			return fmt.Errorf("more than %d manifests refer to %s: %w", maxReferrers, subject, errdefs.ErrResourceExhausted)
+		}
+		here, err := to.Exists(ctx, d)
+		if err == nil && !here {
+			_, err = image.Copy(ctx, source, d.Digest.String(), to, d.Digest.String(), image.CopyOptions{})
+		}
+		if err == nil && depth > 1 {
+			err = copyReferrers(ctx, source, to, d.Digest, depth-1)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // target is a repository of the Hub as image.Copy takes it.

@@ -41,6 +41,7 @@ type upstream struct {
 	answer int            // instead of serving; 0: serves
 	slow   chan struct{}  // layers are held up after their first half until it is closed
 	broken bool           // blobs are changed
+	cut    int            // how many times a blob breaks off after its half
 }
 
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -55,13 +56,16 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request, next http.H
 	}
 	u.mu.Lock()
 	u.asked[kind]++
-	answer, slow, broken := u.answer, u.slow, u.broken
+	answer, slow, broken, cut := u.answer, u.slow, u.broken, u.cut > 0
+	if cut && kind == "GET blob" {
+		u.cut--
+	}
 	u.mu.Unlock()
 	if answer != 0 {
 		w.WriteHeader(answer)
 		return
 	}
-	if kind != "GET blob" || slow == nil && !broken {
+	if kind != "GET blob" || slow == nil && !broken && !cut {
 		next.ServeHTTP(w, r)
 		return
 	}
@@ -76,6 +80,9 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request, next http.H
 	if slow != nil {
 		_ = http.NewResponseController(w).Flush()
 		<-slow
+	}
+	if cut {
+		panic(http.ErrAbortHandler)
 	}
 	_, _ = w.Write(b[len(b)/2:])
 }
@@ -117,6 +124,28 @@ func (u *upstream) push(t *testing.T, repo, tag, layer string) (ocispec.Descript
 		t.Fatal(err)
 	}
 	return d, m
+}
+
+// attach pushes an artifact about subject to the upstream.
+func (u *upstream) attach(t *testing.T, repo string, subject ocispec.Descriptor, text string) ocispec.Descriptor {
+	t.Helper()
+	ctx := auth.With(t.Context(), auth.Identity{System: true})
+	empty := image.Bytes(ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	if err := u.PushBlob(ctx, repo, empty, strings.NewReader("{}")); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "text/" + text,
+		Config: empty, Layers: []ocispec.Descriptor{empty}, Subject: &subject,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := u.PutManifest(ctx, repo, nil, registry.Manifest{MediaType: ocispec.MediaTypeImageManifest, Bytes: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func openHub(t *testing.T, dir string) *hub.Hub {
@@ -264,6 +293,10 @@ func TestPullThrough(t *testing.T) {
 		if err != nil || !strings.Contains(got.Warning, "does not answer") || digest.FromBytes(got.Bytes) != second.Digest {
 			t.Errorf("upstream answers %d: %v, %q", status, err, got.Warning)
 		}
+		_, err = s.GetManifest(s.anyone, "up/app", first.Digest.String())
+		if _, lerr := s.read(s.anyone, m.Layers[0], 0); err != nil || lerr != nil {
+			t.Errorf("upstream answers %d: by digest: %v, a layer: %v", status, err, lerr)
+		}
 	}
 	// Of what is not here the client is told what is wrong, but never to log in.
 	if _, err := s.GetManifest(s.anyone, "up/app", "none"); !registry.HasCode(err, registry.Unavailable) {
@@ -354,6 +387,53 @@ func TestWrongBytes(t *testing.T) {
 	if _, err := s.read(s.anyone, image.Bytes("", []byte("else")), 0); !registry.HasCode(err, registry.BlobUnknown) {
 		t.Errorf("a blob of no manifest: %v", err)
 	}
+}
+
+// A blob that breaks off on its way goes on where it broke; where the upstream stays
+// gone, nobody takes the half for the whole, and the next one gets it when the
+// upstream is back.
+func TestBrokenOff(t *testing.T) {
+	s := open(t, true)
+	_, m := s.up.push(t, "team/app", "v1", strings.Repeat("0123456789", 10_000))
+	other, n := s.up.push(t, "team/app", "v2", strings.Repeat("9876543210", 10_000))
+	for _, ref := range []string{"v1", other.Digest.String()} {
+		if _, err := s.GetManifest(s.anyone, "up/app", ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.up.set(func() { s.up.cut = 1 })
+	if text, err := s.read(s.anyone, m.Layers[0], 0); err != nil || digest.FromString(text) != m.Layers[0].Digest {
+		t.Errorf("broken off once: %d bytes, %v", len(text), err)
+	}
+	slow := make(chan struct{})
+	s.up.set(func() { s.up.slow, s.up.cut = slow, 100 })
+	blob, err := s.OpenBlob(s.anyone, "up/app", n.Layers[0].Digest, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(blob, make([]byte, 10_000)); err != nil {
+		t.Fatal(err)
+	}
+	s.up.set(func() { s.up.answer = http.StatusTooManyRequests })
+	close(slow)
+	rest, err := io.ReadAll(blob)
+	if err == nil || len(rest) >= 90_000 {
+		t.Errorf("of a blob whose upstream is gone: %d bytes more, %v", len(rest), err)
+	}
+	if err := blob.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.hub.StatBlob(s.anyone, "up/app", n.Layers[0].Digest); !registry.HasCode(err, registry.BlobUnknown) {
+		t.Errorf("half of it is stored: %v", err)
+	}
+	if _, err := s.GetManifest(s.anyone, "up/app", other.Digest.String()); err != nil {
+		t.Errorf("its manifest: %v", err)
+	}
+	s.up.set(func() { s.up.answer, s.up.slow, s.up.cut = 0, nil, 0 })
+	eventually(t, "the next one does not get it", func() bool {
+		text, err := s.read(s.anyone, n.Layers[0], 0)
+		return err == nil && digest.FromString(text) == n.Layers[0].Digest
+	})
 }
 
 // Who may not read the namespace does not pull by it, nobody pushes to it, and
@@ -452,6 +532,22 @@ func TestMirror(t *testing.T) {
 	if _, err := s.hub.StatManifest(system, "ann/app", "dev"); !errdefs.IsNotFound(err) {
 		t.Errorf("copied a tag that was not asked for: %v", err)
 	}
+	// Signatures come later than the image, and are signed themselves.
+	sbom := s.up.attach(t, "team/app", one, "sbom")
+	signature := s.up.attach(t, "team/app", sbom, "signature")
+	if err := s.mirrors.Run(s.admin, m.ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what refers to an image was not copied", func() bool {
+		_, err := s.hub.StatManifest(system, "ann/app", signature.Digest.String())
+		return err == nil
+	})
+	for d, err := range s.hub.Referrers(system, "ann/app", one.Digest, "", "") {
+		if err != nil || d.Digest != sbom.Digest {
+			t.Errorf("refers to v1: %v, %v", d, err)
+		}
+	}
+	eventually(t, "it did not end", func() bool { return state().Copied == 0 })
 	moved, _ := s.up.push(t, "team/app", "v1", "moved")
 	if err := s.mirrors.Run(s.admin, m.ID); err != nil {
 		t.Fatal(err)

@@ -15,10 +15,21 @@ const (
 	sendStep   = 4 << 20   // of what goes out
 )
 
+// A body of expectFrom bytes is asked about before it is read, one of unknown
+// length after each of as many more.
+const expectFrom = 16 << 20
+
 var buffers sync.Pool // of *[]byte
 
-// copyBody copies the request's body, whose client may not stall, to dst.
-func (c *call) copyBody(dst io.Writer) error {
+// copyBody adds the request's body, whose client may not stall, to up. It stops where
+// up will be refused.
+func (c *call) copyBody(up Upload) error {
+	length := c.r.ContentLength
+	if length >= expectFrom {
+		if err := expect(c, up, length); err != nil {
+			return err
+		}
+	}
 	buf, ok := buffers.Get().(*[]byte)
 	if !ok {
 		b := make([]byte, bufferSize)
@@ -26,13 +37,22 @@ func (c *call) copyBody(dst io.Writer) error {
 	}
 	defer buffers.Put(buf)
 	body := c.body(c.r.Body)
-	if _, err := io.CopyBuffer(struct{ io.Writer }{dst}, body, *buf); err != nil {
-		if body.err != nil {
+	for {
+		n, err := io.CopyBuffer(struct{ io.Writer }{up}, io.LimitReader(body, expectFrom), *buf)
+		switch {
+		case body.err != nil:
 			return Errorf(BlobUploadInvalid, "receive body: %w", err)
+		case err != nil:
+			return fmt.Errorf("store body: %w", err)
+		case n < expectFrom:
+			return nil
 		}
-		return fmt.Errorf("store body: %w", err)
+		if length < 0 {
+			if err := expect(c, up, 1); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
 }
 
 // body reads a request's body from r.

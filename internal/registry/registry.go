@@ -102,6 +102,13 @@ type Upload interface {
 	Close() error
 }
 
+// Expecter is an Upload that knows early what will be refused.
+type Expecter interface {
+	// Expect fails where the upload will not be taken once it is desc, of which the
+	// digest may be empty: as beyond a quota. The upload stays.
+	Expect(ctx context.Context, desc ocispec.Descriptor) error
+}
+
 // Deleter deletes from one repository.
 type Deleter interface {
 	// DeleteBlob fails with BLOB_UNKNOWN when repo does not hold the blob.

@@ -145,6 +145,19 @@ func (c *call) receive(up Upload) error {
 	return c.copyBody(up)
 }
 
+// expect fails where up, with more bytes, will be refused.
+func expect(c *call, up Upload, more int64) error {
+	e, ok := up.(Expecter)
+	if !ok {
+		return nil
+	}
+	desc := ocispec.Descriptor{Size: up.Offset() + more}
+	if dgst := digest.Digest(c.r.URL.Query().Get("digest")); CheckDigest(dgst) == nil {
+		desc.Digest = dgst
+	}
+	return e.Expect(c.r.Context(), desc)
+}
+
 // parseContentRange parses "<first>-<last>", with or without a unit before.
 func parseContentRange(s string) (first, last int64, ok bool) {
 	s = strings.TrimPrefix(s, "bytes ")
