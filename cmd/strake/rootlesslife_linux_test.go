@@ -1,10 +1,14 @@
 package main_test
 
 import (
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestUsersContainers does what is done with containers that run, as a user who has ids and as one who has not.
@@ -16,6 +20,7 @@ func TestUsersContainers(t *testing.T) {
 			c.strake("import", "busybox.tar", "busybox")
 			c.live()
 			c.strake("rm", "-f", "one", "two", "again")
+			c.meet()
 			if left, err := filepath.Glob(filepath.Join(c.home, ".local/share/strake/userns/*")); err != nil || len(left) > 0 {
 				c.Errorf("left of the namespace: %v, %v", left, err)
 			}
@@ -23,14 +28,20 @@ func TestUsersContainers(t *testing.T) {
 	}
 }
 
-// withRanges is a command that runs another with these lines in /etc/subuid and /etc/subgid.
+// withRanges is a command that runs another with these lines in /etc/subuid and /etc/subgid, and with a /dev/net/tun for all, as
+// distributions have it.
 func withRanges(t *testing.T, ranges string) []string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "ranges")
-	if err := os.WriteFile(path, []byte(ranges), 0o644); err != nil {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "ranges"), []byte(ranges), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return []string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/subuid; mount --bind "$0" /etc/subgid; exec "$@"`, path}
+	tun := filepath.Join(dir, "tun")
+	if err := errors.Join(unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))), os.Chmod(tun, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	const mounts = `mount --bind "$0/ranges" /etc/subuid; mount --bind "$0/ranges" /etc/subgid; mount --bind "$0/tun" /dev/net/tun; exec "$@"`
+	return []string{"unshare", "-m", "sh", "-c", mounts, dir}
 }
 
 // live starts containers, which share the user's namespace, and works on them from outside.
@@ -65,6 +76,9 @@ func (c *commoner) live() {
 		{"start two", "two"},
 		{"restart -t 0 two", "two"},
 		{"exec two id -u", "0"},
+		{"stats --no-stream --format {{.PIDs}}-{{.NetIO}} two", "1-0B"},
+		{"doctor", "ok  networks           bridges in a network namespace of the user"},
+		{"doctor", "--  limits             none, and no pause"},
 	} {
 		if got := c.strake(strings.Fields(check.line)...); !strings.Contains(got, check.want) {
 			c.Errorf("%s: %q, want %q", check.line, got, check.want)
@@ -83,6 +97,46 @@ func (c *commoner) live() {
 	if got := c.strake("run", "--rm", "--network", "none", "committed", "ls", "/ready"); got != "/ready" {
 		c.Errorf("what was committed has %q", got)
 	}
+}
+
+// meet lets containers find each other on a network that the user made, and the host find one of them by a published port.
+func (c *commoner) meet() {
+	c.Helper()
+	c.need("pasta")
+	_, port, err := net.SplitHostPort(c.freeAddr())
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.strake("network", "create", "shop")
+	c.strake("run", "-d", "--name", "web", "--network", "shop", "--network-alias", "www", "-p", "127.0.0.1:"+port+":80", "busybox", "httpd", "-f", "-h", "/etc")
+	get := []string{"wget", "-q", "-O", "-", "http://www/passwd"}
+	c.waitFor("web", func() bool {
+		out, err := c.cmd(append([]string{"exec", "web"}, get...)...).CombinedOutput()
+		return err == nil && strings.Contains(string(out), "alice")
+	})
+	if got := c.strake(append([]string{"run", "--rm", "--network", "shop", "busybox"}, get...)...); !strings.Contains(got, "alice") {
+		c.Errorf("a container of the same network sees %q", got)
+	}
+	c.waitForPage("http://127.0.0.1:"+port+"/group", "root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n")
+	c.strake("run", "-d", "--name", "late", "busybox", "sleep", "100")
+	c.strake("network", "connect", "shop", "late")
+	if got := c.strake(append([]string{"exec", "late"}, get...)...); !strings.Contains(got, "alice") {
+		c.Errorf("a container that was connected sees %q", got)
+	}
+	if out := c.fails("network", "rm", "shop"); !strings.Contains(out, "has active endpoints") {
+		c.Errorf("network rm: %s", out)
+	}
+	// What a monitor that is killed had, the next command takes away.
+	monitor, err := filepath.Glob(filepath.Join(c.home, ".local/share/strake/userns/*"))
+	if err != nil || len(monitor) != 2 {
+		c.Fatalf("monitors: %v, %v", monitor, err)
+	}
+	for _, m := range monitor {
+		c.run("kill", "-9", filepath.Base(m))
+	}
+	c.waitFor("the dead", func() bool { return c.strake("ps", "-q") == "" })
+	c.strake("network", "rm", "shop")
+	c.strake("rm", "-f", "web", "late")
 }
 
 // userNamespace names the user namespace of a container.

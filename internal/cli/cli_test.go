@@ -163,7 +163,7 @@ func removeContainers(env *testscript.Env) {
 	}
 }
 
-// condition tells what a script may need: root, runtime.
+// condition tells what a script may need: root, runtime; where an ordinary user has no user namespace, scripts that need the latter fail.
 func condition(name string) (bool, error) {
 	switch name {
 	case "root":
@@ -171,7 +171,7 @@ func condition(name string) (bool, error) {
 	case "runtime":
 		for _, runtime := range []string{"runc", "crun"} {
 			if _, err := exec.LookPath(runtime); err == nil {
-				return os.Geteuid() == 0, nil
+				return true, nil
 			}
 		}
 		return false, nil

@@ -13,6 +13,27 @@ import (
 	"strake/internal/userns"
 )
 
+// newKeeperCommand makes the command that keeps the networks of an ordinary user; nobody types it.
+func newKeeperCommand(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use:    engine.KeeperCommand,
+		Short:  "Keep the networks of containers",
+		Hidden: true,
+		Args:   argsBetween(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			standAlone()
+			return engine.KeepNetworks(cmd.Context(), s.root)
+		},
+		DisableFlagsInUseLine: true,
+	}
+}
+
+// standAlone makes the process go on without who started it.
+func standAlone() {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // not ignored: programs that it starts would inherit that, and pasta then fails
+}
+
 // newMonitorCommand makes the command that starts of containers run; nobody types it.
 func newMonitorCommand(s *session) *cobra.Command {
 	return &cobra.Command{
@@ -28,8 +49,7 @@ func newMonitorCommand(s *session) *cobra.Command {
 }
 
 func runMonitor(ctx context.Context, s *session) (err error) {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // not ignored: programs that it starts would inherit that, and pasta then fails
+	standAlone()
 	leave, err := userns.Stay(ctx, engine.NamespaceDir(s.root))
 	if err != nil {
 		return err

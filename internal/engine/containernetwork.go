@@ -23,6 +23,12 @@ const (
 	resolvFile = "resolv.conf"
 )
 
+// KeeperCommand is the command of the command line that is KeepNetworks.
+const KeeperCommand = network.KeepCommand
+
+// KeepNetworks keeps the networks of an ordinary user's store, root, in a process of its own that a monitor started.
+func KeepNetworks(ctx context.Context, root string) error { return network.Keep(ctx, root) }
+
 // joinNetworks gives a container its networks, in the process of its monitor, and says so in spec. What it returns takes them away.
 func joinNetworks(ctx context.Context, env *Env, table *container.Table, c *Container, spec *executor.Spec, others *joined) (leave func() error, err error) {
 	mode := c.Spec.HostConfig.NetworkMode

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -56,6 +57,11 @@ func readKernelLimits() kernelLimits {
 		k[limit] = err == nil && unix.Access(filepath.Dir(path), unix.W_OK) == nil
 	}
 	return k
+}
+
+// any reports whether there is a limit at all: whether containers have cgroups.
+func (k kernelLimits) any() bool {
+	return slices.Contains(slices.Collect(maps.Values(k)), true)
 }
 
 func invalidText(format string, args ...any) error {

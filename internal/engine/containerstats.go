@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -47,11 +48,11 @@ func SampleContainers(ctx context.Context, env *Env, refs []string, all bool, be
 			}
 		}
 	}
-	samples := make([]ContainerStats, len(list))
+	samples, limits := make([]ContainerStats, len(list)), readKernelLimits()
 	for i, c := range list {
 		s := ContainerStats{ID: c.ID, Name: c.Name, at: time.Now()}
 		if c.State.Pid > 0 {
-			s.read(c.State.Pid, c.Spec.HostConfig.NetworkMode.IsHost())
+			s.read(c.State.Pid, c.Spec.HostConfig.NetworkMode.IsHost(), limits.any())
 		}
 		if old, ok := before[c.ID]; ok && s.usage > old.usage && s.at.After(old.at) {
 			s.CPU = float64(s.usage-old.usage) / float64(s.at.Sub(old.at)) * 100
@@ -61,10 +62,13 @@ func SampleContainers(ctx context.Context, env *Env, refs []string, all bool, be
 	return samples, nil
 }
 
-// read reads the counters of the cgroups that a process is in, of version 1 and 2. What is not there is 0.
-func (s *ContainerStats) read(pid int, hostNetwork bool) {
+// read reads the counters of the cgroups that a process is in, of version 1 and 2; where containers have none, as an ordinary user's,
+// what its processes use. What is not there is 0.
+func (s *ContainerStats) read(pid int, hostNetwork, cgroups bool) {
 	dirs := cgroupsOf(pid)
-	if unified, ok := dirs[""]; ok && dirs["memory"] == "" {
+	if !cgroups {
+		s.readProcesses(pid)
+	} else if unified, ok := dirs[""]; ok && dirs["memory"] == "" {
 		s.usage = time.Duration(cgroupNumber(unified, "cpu.stat", "usage_usec")) * time.Microsecond
 		s.Memory = cgroupNumber(unified, "memory.current", "") - cgroupNumber(unified, "memory.stat", "inactive_file")
 		s.Limit, s.PIDs = cgroupNumber(unified, "memory.max", ""), cgroupNumber(unified, "pids.current", "")
@@ -81,6 +85,44 @@ func (s *ContainerStats) read(pid int, hostNetwork bool) {
 	s.Memory = max(s.Memory, 0)
 	if !hostNetwork {
 		s.readNetwork(fmt.Sprintf("/proc/%d/net/dev", pid))
+	}
+}
+
+// readProcesses adds up what the processes in the PID namespace of one use: the time of those that ended counts as their parents', memory
+// that several share counts for each.
+func (s *ContainerStats) readProcesses(pid int) {
+	namespace := func(pid string) string {
+		ns, err := os.Readlink(filepath.Join("/proc", pid, "ns/pid"))
+		if err != nil {
+			return "" // it has ended
+		}
+		return ns
+	}
+	of := namespace(strconv.Itoa(pid))
+	all, err := os.ReadDir("/proc")
+	if err != nil || of == "" {
+		return
+	}
+	for _, e := range all {
+		if n, err := strconv.Atoi(e.Name()); err != nil || n != pid && (namespace(e.Name()) != of || of == namespace("self")) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		const utime, cstime, rss = 11, 14, 21 // of the fields behind the name, proc(5)
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		if len(fields) <= rss {
+			continue
+		}
+		for _, ticks := range fields[utime : cstime+1] {
+			n, _ := strconv.ParseInt(ticks, 10, 64) // written by the kernel, which counts hundredths of seconds for programs
+			s.usage += time.Duration(n) * time.Second / 100
+		}
+		pages, _ := strconv.ParseInt(fields[rss], 10, 64) // the same
+		s.Memory += pages * int64(os.Getpagesize())
+		s.PIDs++
 	}
 }
 

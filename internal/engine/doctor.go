@@ -9,6 +9,7 @@ import (
 
 	"strake/internal/executor"
 	"strake/internal/mount"
+	"strake/internal/network"
 	"strake/internal/userns"
 )
 
@@ -31,6 +32,8 @@ func Doctor(ctx context.Context, env *Env) ([]Ability, error) {
 		runtimeAbility(ctx),
 		containersAbility(ctx),
 		ids,
+		networksAbility(),
+		limitsAbility(),
 		rootfsAbility(ctx, env),
 		programAbility("git", "contexts and ADD from git repositories"),
 	}, nil
@@ -101,6 +104,29 @@ func idsAbility() (Ability, error) {
 		Name: f.Name, Unlock: plan.Missing,
 		Detail: "RUN and run have root alone: USER must be root; layers keep the owners that they have",
 	}, nil
+}
+
+func networksAbility() Ability {
+	f := Ability{Name: "networks", OK: true, Detail: "bridges of the host"}
+	if userns.IsRoot() {
+		return f
+	}
+	f.Detail = "bridges in a network namespace of the user"
+	if err := network.Usable(); err != nil {
+		f.OK, f.Detail = false, err.Error()+": run shares the host's network"
+		f.Unlock = "install passt (or slirp4netns); chmod 666 /dev/net/tun"
+	} else if err := userns.CanJoin(); err != nil {
+		f.OK, f.Detail, f.Unlock = false, fmt.Sprintf("one container at a time has a network: %v", err), "install util-linux"
+	}
+	return f
+}
+
+func limitsAbility() Ability {
+	f := Ability{Name: "limits", OK: readKernelLimits().any(), Detail: "of memory, processors and processes, and pause, by cgroups"}
+	if !f.OK {
+		f.Detail, f.Unlock = "none, and no pause: this user may make no cgroups; stats adds up processes", "root"
+	}
+	return f
 }
 
 func rootfsAbility(ctx context.Context, env *Env) Ability {

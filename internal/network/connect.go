@@ -10,8 +10,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
-
-	"strake/internal/userns"
 )
 
 // Connect attaches a running container, which has joined others, to one more network.
@@ -37,7 +35,7 @@ func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *netw
 			return err
 		}
 		st.endpoints = append(st.endpoints, e)
-		err = n.plug(*nw, e, ns)
+		err = n.host(func() error { return n.plug(*nw, e, ns) })
 		if err == nil {
 			err = route(ns, st.of(m.ID), st)
 		}
@@ -45,7 +43,7 @@ func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *netw
 			err = redirectNames(ns, st.sandboxes[i])
 		}
 		if err != nil {
-			return errors.Join(err, removeLink(e.link), n.dropEndpoint(context.WithoutCancel(ctx), e))
+			return errors.Join(err, n.unplug(e), n.dropEndpoint(context.WithoutCancel(ctx), e))
 		}
 		return nil
 	})
@@ -55,9 +53,6 @@ func (n *Networks) Connect(ctx context.Context, m Member, ref string, want *netw
 func mayConnect(st *state, nw network.Network, have []endpoint, m Member) error {
 	if nw.Driver == driverHost {
 		return refuse(errdefs.ErrInvalidArgument, "cannot connect container to host network - container must be created in host network mode")
-	}
-	if userns.IDs() > 0 {
-		return refuse(errdefs.ErrNotImplemented, "an ordinary user's containers have one network")
 	}
 	for _, e := range have {
 		other := st.byID(e.network)
@@ -90,7 +85,7 @@ func (n *Networks) Disconnect(ctx context.Context, m Member, ref string) (before
 			return refuse(errdefs.ErrPermissionDenied, "container cannot be disconnected from host network or connected to host network")
 		}
 		if e.link != "" {
-			if err := removeLink(e.link); err != nil {
+			if err := n.unplug(e); err != nil {
 				return fmt.Errorf("container %s failed to leave network %s: %w", m.ID, nw.Name, err)
 			}
 		}

@@ -236,7 +236,12 @@ func (n *Networks) moveDefault(ctx context.Context, st *state) error {
 	if err != nil || slices.ContainsFunc(st.endpoints, func(e endpoint) bool { return e.network == nw.ID }) {
 		return err
 	}
-	if there, err := isThere(n.bridgeOf(*nw)); err != nil || there {
+	there := false
+	err = n.host(func() (err error) {
+		there, err = isThere(n.bridgeOf(*nw))
+		return err
+	})
+	if err != nil || there {
 		return err
 	}
 	routed, err := hostRoutes()

@@ -9,7 +9,7 @@ import (
 // forgetFlows makes the host forget the flows of UDP that it translated for a
 // container: a client that goes on sending would otherwise never reach the next one
 // that has the port. Without the kernel's help they end by themselves.
-func forgetFlows(st *state, id string) {
+func (h machine) forgetFlows(st *state, id string) {
 	for _, b := range st.sandboxes {
 		if b.id != id {
 			continue
@@ -30,6 +30,9 @@ func forgetFlows(st *state, id string) {
 		if filter.AddProtocol(unix.IPPROTO_UDP) != nil || filter.AddIP(netlink.ConntrackReplySrcIP, e.settings.IPAddress.AsSlice()) != nil {
 			return
 		}
-		_, _ = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, &filter)
+		_ = h.host(func() error {
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, &filter)
+			return err
+		})
 	}
 }

@@ -15,8 +15,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
-
-	"strake/internal/userns"
 )
 
 // Member is a container that is to have networks.
@@ -103,6 +101,9 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) 
 			return err
 		}
 		s.serve = append(s.serve, names)
+		if err := s.enterRoom(ctx, &st, list); err != nil {
+			return err
+		}
 		row.dnsUDP, row.dnsTCP = names.udp, names.tcp
 	}
 	via, out := gateway(list, &st)
@@ -127,12 +128,7 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) 
 	}
 	st.sandboxes, st.endpoints = append(st.sandboxes, row), append(st.endpoints, list...)
 	if ns != nil {
-		if userns.IDs() > 0 && out {
-			err = s.joinAsUser(ctx, ns, row)
-		} else {
-			err = n.wire(&st, list, ns, row)
-		}
-		if err != nil {
+		if err := n.wire(&st, list, ns, row); err != nil {
 			return err
 		}
 	}
@@ -152,7 +148,7 @@ func (n *Networks) wire(st *state, list []endpoint, ns *os.File, row sandbox) er
 			continue
 		}
 		bridged = true
-		if err := n.plug(*nw, e, ns); err != nil {
+		if err := n.host(func() error { return n.plug(*nw, e, ns) }); err != nil {
 			return err
 		}
 	}
@@ -196,10 +192,6 @@ func newEndpoints(st *state, m Member) (list []endpoint, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if userns.IDs() > 0 && !predefined(*nw) {
-			return nil, refuse(errdefs.ErrNotImplemented, "network %s: containers of ordinary users have the networks bridge, host and none", nw.Name)
-		}
-		asUser(&e)
 		list = append(list, e)
 	}
 	return list, nil
@@ -353,7 +345,7 @@ func (s *Sandbox) Close(ctx context.Context) error {
 		if readErr != nil {
 			return readErr
 		}
-		forgetFlows(&st, s.id)
+		s.networks.forgetFlows(&st, s.id)
 		err := s.networks.note(ctx, func(tx *sql.Tx) error {
 			errs := []error{forgetOne(ctx, tx, s.id)}
 			for _, e := range st.of(s.id) {

@@ -272,6 +272,11 @@ func (h machine) plug(nw network.Network, e endpoint, ns *os.File) error {
 	return nil
 }
 
+// unplug removes the devices of an endpoint.
+func (h machine) unplug(e endpoint) error {
+	return h.host(func() error { return removeLink(e.link) })
+}
+
 // awaitCarrier waits until the kernel has noticed that a device has a line, for only
 // then the bridge forwards what comes from it: a question that is lost in between is
 // asked again a second later.

@@ -89,6 +89,7 @@ type Networks struct {
 type machine struct {
 	table string // of the packet filter
 	first string // the default network's bridge
+	root  string // the store's directory
 }
 
 // New returns the networks of a store. It touches nothing.
@@ -99,7 +100,7 @@ func New(opts Options) *Networks {
 	if opts.Log == nil {
 		opts.Log = func(string) {}
 	}
-	n := &Networks{rows{opts.DB}, machine{table: defaultTable, first: "strake0"}, opts}
+	n := &Networks{rows{opts.DB}, machine{table: defaultTable, first: "strake0", root: opts.Root}, opts}
 	if root := filepath.Clean(opts.Root); root != defaultRoot {
 		sum := sha256.Sum256([]byte(root))
 		n.table = "strake-" + hex.EncodeToString(sum[:4])

@@ -26,6 +26,13 @@ import (
 const hostVariable = "STRAKE_TEST_HOST"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[3] == KeepCommand {
+		if err := Keep(context.Background(), os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Geteuid() != 0 || os.Getenv(hostVariable) != "" {
 		os.Exit(m.Run())
 	}

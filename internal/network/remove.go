@@ -73,7 +73,7 @@ func (n *Networks) remove(ctx context.Context, list []network.Network) error {
 		return err
 	}
 	for _, nw := range list {
-		if err := removeBridge(n.bridgeOf(nw)); err != nil {
+		if err := n.host(func() error { return removeBridge(n.bridgeOf(nw)) }); err != nil {
 			return fmt.Errorf("error while removing network: %w", err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -21,8 +20,8 @@ import (
 	"strake/internal/userns"
 )
 
-// What an ordinary user's container has: he may make no devices of the host's, so a
-// program of his, pasta or slirp4netns, does in its own name what comes from there.
+// What an ordinary user's room has of the outside: a program, pasta or slirp4netns,
+// does in the user's name what comes from there.
 const (
 	userAddress = "10.0.2.100"
 	userGateway = "10.0.2.2"
@@ -42,7 +41,7 @@ func userPrograms() [][]string {
 	}
 }
 
-// Usable fails where an ordinary user's containers cannot have a network of their own.
+// Usable fails where an ordinary user's containers cannot have networks that lead outside.
 func Usable() error {
 	if userns.IDs() == 0 {
 		return nil
@@ -59,43 +58,32 @@ func Usable() error {
 }
 
 func errNoProgram() error {
-	return refuse(errdefs.ErrFailedPrecondition, "neither pasta (package passt) nor slirp4netns is in PATH, and an ordinary user's container needs one for its network")
+	return refuse(errdefs.ErrFailedPrecondition, "neither pasta (package passt) nor slirp4netns is in PATH, and an ordinary user's containers need one for networks that lead outside")
 }
 
-// asUser makes of an endpoint what an ordinary user can have.
-func asUser(e *endpoint) {
-	if userns.IDs() == 0 || e.iface == "" {
-		return
-	}
-	e.link, e.iface = "", userDevice
-	e.settings.IPAddress, e.settings.IPPrefixLen = netip.MustParseAddr(userAddress), userBits
-	e.settings.Gateway, e.settings.MacAddress = netip.MustParseAddr(userGateway), nil
-}
-
-// joinAsUser connects the container of an ordinary user to the outside.
-func (s *Sandbox) joinAsUser(ctx context.Context, ns *os.File, row sandbox) error {
+// leadOut connects a room to the outside.
+func leadOut(ctx context.Context, room *os.File) (*program, error) {
 	for _, args := range userPrograms() {
 		path, err := exec.LookPath(args[0])
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		p, err := startProgram(path, args, ns)
+		p, err := startProgram(path, args, room)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		s.serve = append(s.serve, p)
-		if err := p.await(ctx, ns); err != nil {
-			return err
+		if err := p.await(ctx, room); err != nil {
+			return nil, errors.Join(err, p.Close())
 		}
-		return redirectNames(ns, row)
+		return p, nil
 	}
-	return errNoProgram()
+	return nil, errNoProgram()
 }
 
-// program is a program that serves one sandbox, and dies with the process.
+// program is a program that leads out of a room, and dies with the process.
 type program struct {
 	cmd   *exec.Cmd
 	said  bytes.Buffer // to be read when it has ended

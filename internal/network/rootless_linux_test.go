@@ -11,6 +11,8 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/flock"
 )
 
 // userVariable says which program TestAsUser is to use, in the namespace of a user.
@@ -67,6 +69,16 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
+// address is that of a sandbox in a network.
+func (s *Sandbox) address(h *host, network string) string {
+	h.t.Helper()
+	all, err := h.Settings(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return all[s.id].Networks[network].IPAddress.String()
+}
+
 func TestAsUser(t *testing.T) {
 	tun := os.Getenv(userVariable)
 	if tun == "" {
@@ -82,13 +94,13 @@ func TestAsUser(t *testing.T) {
 	ma.DNS = []netip.Addr{netip.MustParseAddr("127.0.0.53")}
 	ma.Ports = ports(t, "/8080=80/tcp", "/8080=80/udp")
 	sa := h.join(ma)
-	h.join(mb)
+	sb := h.join(mb)
 	a.says("a", 80)
 	if got := a.hear("tcp", "198.51.100.2:80"); got != "world to 198.51.100.1" {
 		t.Errorf("a hears %q of the world", got)
 	}
 	for _, proto := range []string{"tcp", "udp"} {
-		if got := here(t).hear(proto, "127.0.0.1:8080"); got != "a to 10.0.2.100" {
+		if got := here(t).hear(proto, "127.0.0.1:8080"); got != "a to "+sa.address(h, "bridge") {
 			t.Errorf("the host hears %q by %s", got, proto)
 		}
 	}
@@ -99,7 +111,36 @@ func TestAsUser(t *testing.T) {
 		t.Errorf("resolv.conf: %s", s)
 	}
 	h.create(network.CreateRequest{Name: "mine"})
-	if _, err := h.Join(t.Context(), h.member(newBox(t), "c", "mine")); err == nil || !strings.Contains(err.Error(), "containers of ordinary users have the networks") {
-		t.Errorf("a user's network: %v", err)
+	h.create(network.CreateRequest{Name: "inner", Internal: true})
+	c, d, e := newBox(t), newBox(t), newBox(t)
+	sc, sd, se := h.join(h.member(c, "c", "mine")), h.join(h.member(d, "d", "mine")), h.join(h.member(e, "e", "inner"))
+	d.says("d", 80)
+	if got := lookup(c, "d", "A"); got != sd.address(h, "mine") {
+		t.Errorf("c finds d at %q, it is at %q", got, sd.address(h, "mine"))
+	}
+	if got := c.hear("tcp", sd.address(h, "mine")+":80"); got != "d to "+sc.address(h, "mine") {
+		t.Errorf("c hears %q of d", got)
+	}
+	if got := c.hear("tcp", sa.address(h, "bridge")+":80"); got != "" {
+		t.Errorf("c hears %q of a network that it is not in", got)
+	}
+	if got := c.hear("tcp", "198.51.100.2:80"); got != "world to 198.51.100.1" {
+		t.Errorf("c hears %q of the world", got)
+	}
+	if got := e.hear("tcp", "198.51.100.2:80"); got != "" {
+		t.Errorf("e, whose network is internal, hears %q of the world", got)
+	}
+	for _, s := range []*Sandbox{sa, sb, sc, sd, se} {
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	// The keeper goes with the last of them.
+	gone, err := flock.Open(t.Context(), filepath.Join(h.root, keeperFile), flock.Exclusive)
+	if err != nil || gone == nil {
+		t.Fatal(err)
+	}
+	if err := gone.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -182,15 +182,14 @@ func insertEndpoint(ctx context.Context, tx *sql.Tx, e endpoint) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO endpoints (network_id, container_id, ipv4, ipv6, link, interface, settings)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`, e.network, e.container, e.address(e.settings.IPAddress), e.address(e.settings.GlobalIPv6Address),
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`, e.network, e.container, column(e.settings.IPAddress), column(e.settings.GlobalIPv6Address),
 		e.link, e.iface, string(settings))
 	return err
 }
 
-// address is the column of an address: those of ordinary users' containers are not the
-// network's.
-func (e endpoint) address(a netip.Addr) any {
-	if !a.IsValid() || e.link == "" {
+// column is that of an address.
+func column(a netip.Addr) any {
+	if !a.IsValid() {
 		return nil
 	}
 	return a.String()

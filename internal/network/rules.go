@@ -17,8 +17,6 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"github.com/moby/moby/api/types/network"
-
-	"strake/internal/userns"
 )
 
 // The chains of our table.
@@ -51,9 +49,11 @@ func (n *Networks) enforce(ctx context.Context) error {
 }
 
 func (h machine) enforceState(s state) error {
-	if userns.IDs() > 0 {
-		return nil // an ordinary user's containers have nothing to do with the host's filter
-	}
+	return h.host(func() error { return h.filter(s) })
+}
+
+// filter is enforceState in the namespace of the bridges.
+func (h machine) filter(s state) error {
 	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
 		const room = 16 << 20 // of a transaction of thousands of rules, and of its answers
 		_, _ = c.SetWriteBuffer(room), c.SetReadBuffer(room)

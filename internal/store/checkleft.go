@@ -15,7 +15,7 @@ import (
 // known tells the entries of a store's directory from others.
 func known(entry string) bool {
 	switch entry {
-	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "builds", "containers", "volumes", "gate", "damaged", "networks.lock", "userns", "scan.db", "scan.db-wal", "scan.db-shm":
+	case "strake.db", "strake.db-wal", "strake.db-shm", "blobs", "indexes", "ingest", "leases", "work", "rootfs", "cachemounts", "builds", "containers", "volumes", "gate", "damaged", "networks.lock", "networks.keeper", "networks.room", "userns", "scan.db", "scan.db-wal", "scan.db-shm":
 		return true
 	}
 	return false
