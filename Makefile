@@ -20,7 +20,7 @@ TIMEOUT ?= 45m
 # The packages with a test file that matches a pattern, as ./internal/...
 testing = $(shell grep -rlE --include='*_test.go' '$(1)' internal cmd tools | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help quickstart build runtime packages test race lint generate fuzz bench bench-hub golden docs check soak conformance clean
+.PHONY: help quickstart build runtime packages test test-user race lint generate fuzz bench bench-hub golden docs check soak conformance clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,15 @@ test: packages build bin/versitygw ## Run every test; the last line counts them,
 	@go vet ./...
 	@go build -o bin/testsum ./tools/testsum
 	@go test -json -timeout $(TIMEOUT) ./... | bin/testsum tools/testsum/excuses.txt
+
+# What an ordinary user's containers and builds are tried with; the second list is for one who has no ids but his own.
+USER_MANY := build|buildjournal|buildmounts|buildplatforms|buildreproducible|buildsecrets|carrymounts|commit|containerend|containerheld|containerlife|containers|containerupdate|cp|diff|execstreams|leased|network|platforms|prune|resume|run|runlimits|runmounts|volume
+USER_ONE := commit|containerend|diff|network|volume
+
+test-user: packages build ## Run the tests of containers and builds as an ordinary user, with subordinate ids and with none
+	@go build -o bin/testsum ./tools/testsum
+	@IDS=many go test -json -timeout $(TIMEOUT) -exec $(CURDIR)/tools/as-user -run '^TestScripts$$/^($(USER_MANY))$$' ./internal/cli | bin/testsum tools/testsum/user.txt
+	@IDS=one go test -json -timeout $(TIMEOUT) -exec $(CURDIR)/tools/as-user -run '^TestScripts$$/^($(USER_ONE))$$' ./internal/cli | bin/testsum tools/testsum/user.txt
 
 race: packages bin/versitygw ## Run the concurrency tests with the race detector
 	@CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) -run '$(CONCURRENT)' ./...

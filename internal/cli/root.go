@@ -79,8 +79,7 @@ func commands(s *session) []node {
 	}
 	return append(containerCommands(), []node{
 		{names: build.names, make: build.make, subs: []node{buildHistory()}},
-		{names: engine.MonitorCommand, make: newMonitorCommand},
-		{names: engine.KeeperCommand, make: newKeeperCommand},
+		{names: engine.MonitorCommand, make: newMonitorCommand}, {names: engine.KeeperCommand, make: newKeeperCommand},
 		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
 		copying, events, history, importing, info, layers, load, pull, push, save, scan, tag, tags,
 		{names: "bake", make: newBakeCommand}, {names: "doctor", make: newDoctorCommand},

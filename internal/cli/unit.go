@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
+	"strake/internal/userns"
 )
 
 func newSystemStartCommand(s *session) *cobra.Command {
@@ -83,7 +84,7 @@ func runInstallUnit(ctx context.Context, s *session, output string) error {
 		return err
 	}
 	dir, scope, target := "/etc/systemd/system", "", "multi-user.target"
-	if os.Geteuid() != 0 {
+	if !userns.IsRoot() {
 		config, err := os.UserConfigDir()
 		if err != nil {
 			return err
