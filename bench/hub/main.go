@@ -37,6 +37,7 @@ type options struct {
 	last    time.Duration
 	clients []int
 
+	garbage  int   // blobs
 	scale    []int // manifests
 	database string
 }
@@ -50,6 +51,7 @@ func parseOptions(args []string) (options, error) {
 	f.StringVar(&o.servers, "servers", "", "comma-separated servers")
 	f.IntVar(&o.rounds, "n", 3, "rounds of each case and server")
 	f.IntVar(&o.tags, "tags", 10_000, "tags of the repository whose tags are listed")
+	f.IntVar(&o.garbage, "garbage", 100_000, "blobs that are collected while clients pull and push; the case is called gc")
 	f.DurationVar(&o.last, "t", 3*time.Second, "how long a case runs in a round")
 	clients := f.String("c", "1,8,64", "comma-separated counts of clients")
 	scale := f.String("scale", "", "comma-separated counts of manifests: measure strake-hub with so many instead, and print a table")
@@ -118,7 +120,7 @@ func run(ctx context.Context, o options) (err error) {
 	}()
 	var missing []string
 	for _, k := range kinds {
-		if !selected(o.servers, k.name) {
+		if !selected(o.servers, k.name) || o.only == "gc" {
 			continue
 		}
 		s, err := startServer(ctx, k, o, filepath.Join(dir, k.name))
@@ -149,8 +151,14 @@ func run(ctx context.Context, o options) (err error) {
 			rows = append(rows, r)
 		}
 	}
+	var collections []collection
+	if selected(o.only, "gc") {
+		if collections, err = measureGarbage(ctx, o, filepath.Join(dir, "gc")); err != nil {
+			return fmt.Errorf("gc: %w", err)
+		}
+	}
 	machine := fmt.Sprintf("%d cores, %s/%s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
-	return os.WriteFile(o.output, []byte(report(servers, rows, missing, machine, o)), 0o644) // #nosec G306 -- a document
+	return os.WriteFile(o.output, []byte(report(servers, rows, missing, machine, o)+garbageReport(collections, o)), 0o644) // #nosec G306 -- a document
 }
 
 // measure runs a case on all servers in turns.

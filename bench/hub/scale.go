@@ -54,15 +54,18 @@ func runScale(ctx context.Context, o options, out io.Writer) (err error) {
 	return err
 }
 
+// alone is strake-hub that collects no garbage by itself.
+var alone = kind{name: "strake-hub", start: func(o options, addr, dir string) ([]string, error) {
+	return append([]string{o.hub, "serve", "--addr", addr, "--log-level", "warn", "--gc-interval", "0"}, place(o, dir)...), nil
+}}
+
 func measureSize(ctx context.Context, o options, dir string, cases []loadCase, from, to int) (s size, err error) {
 	s.manifests = to
 	log.Printf("generating up to %d", to)
 	if err := withDatabase(ctx, o, dir, func(db *sqldb.DB) error { return generate(ctx, db, from, to) }); err != nil {
 		return s, err
 	}
-	server, err := startServer(ctx, kind{name: "strake-hub", start: func(o options, addr, dir string) ([]string, error) {
-		return append([]string{o.hub, "serve", "--addr", addr, "--log-level", "warn", "--gc-interval", "0"}, place(o, dir)...), nil
-	}}, o, dir)
+	server, err := startServer(ctx, alone, o, dir)
 	if err != nil {
 		return s, err
 	}

@@ -230,7 +230,7 @@ func (c *collector) finish(ctx context.Context) error {
 			marked = nil
 			rows, err := tx.QueryContext(ctx, `
 				UPDATE contents SET deleting = $1, holder = $2
-				WHERE id IN (SELECT id FROM contents WHERE deleting <> 0 AND deleting < $3 ORDER BY id LIMIT $4) RETURNING id, digest, size`,
+				WHERE id IN (SELECT id FROM contents WHERE deleting <> 0 AND deleting < $3 ORDER BY deleting LIMIT $4) RETURNING id, digest, size`,
 				c.current().Unix(), c.holder, c.ago(takeOver).Unix(), batch)
 			if err != nil {
 				return err
