@@ -1,12 +1,10 @@
 package vuln
 
 import (
-	"archive/zip"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +13,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,8 +26,11 @@ import (
 const (
 	maxRecord  = 16 << 20 // bytes of a record
 	maxRecords = 5_000_000
-	maxDump    = 8 << 30 // bytes of a dump
-	batch      = 400     // records of a transaction
+	maxDump    = 8 << 30  // bytes of a dump
+	maxContent = 64 << 30 // bytes that come out of dumps
+	maxListing = 96 << 20 // bytes of a dump's directory
+	batch      = 2000     // records of a transaction
+	batchBytes = 8 << 20  // of them
 	importFor  = 10 * time.Minute
 )
 
@@ -83,9 +85,60 @@ type pending struct {
 	partial  bool // what is not seen stays
 }
 
+// liveRow is a record that a source has.
 type liveRow struct {
-	since int64
-	sum   string
+	since         int64
+	sum, modified string
+}
+
+// state is what a source has at a generation.
+type state struct {
+	generation int64
+	live       map[string]liveRow // by ID
+}
+
+// look reads what the sources have.
+func (im *importer) look(ctx context.Context) error {
+	return im.db.View(ctx, func(tx *sql.Tx) error {
+		im.before = map[string]state{}
+		list, err := sources(ctx, tx)
+		if err != nil {
+			return err
+		}
+		all, err := liveRows(ctx, tx, "until = 0")
+		for _, s := range list {
+			im.before[s.Name] = state{s.Generation, all[s.Name]}
+		}
+		return err
+	})
+}
+
+// of tells of how many sources a record with that sum speaks; 0: it is another record.
+func (r liveRow) of(sum string) int {
+	rest, ok := strings.CutPrefix(r.sum, sum+"/")
+	if !ok {
+		return 0
+	}
+	n, _ := strconv.Atoi(rest) // 0 is no number of sources
+	return n
+}
+
+// liveRows reads the rows of records that did not end, by source and ID.
+func liveRows(ctx context.Context, tx *sql.Tx, where string, args ...any) (map[string]map[string]liveRow, error) {
+	all := map[string]map[string]liveRow{}
+	err := sqldb.Each(ctx, tx, "SELECT source, id, since, sum, modified FROM vulns WHERE "+where, args, func(rows *sql.Rows) error {
+		var source, id string
+		var l liveRow
+		if err := rows.Scan(&source, &id, &l.since, &l.sum, &l.modified); err != nil {
+			return err
+		}
+		if all[source] == nil {
+			all[source] = map[string]liveRow{}
+		}
+		all[source][id] = l
+		return nil
+	})
+	return all, err
 }
 
 type importer struct {
@@ -97,6 +150,9 @@ type importer struct {
 	sources map[string]*pending
 	tags    map[string]string // of sources that are read from an origin that has such
 	queue   []change
+	queued  int              // bytes of the records in queue
+	content int64            // bytes that came out of dumps
+	before  map[string]state // of each source as the import found it; nil: not read
 	result  Imported
 }
 
@@ -159,51 +215,35 @@ func (im *importer) file(ctx context.Context, name string, size int64) (err erro
 	return im.zip(ctx, f, size)
 }
 
-func (im *importer) zip(ctx context.Context, r io.ReaderAt, size int64) error {
-	if size > maxDump {
-		return fmt.Errorf("a dump of %d bytes: %w", size, errdefs.ErrResourceExhausted)
-	}
-	z, err := zip.NewReader(r, size)
-	if err != nil {
-		return fmt.Errorf("%s is no dump: %w: %w", im.origin, err, errdefs.ErrInvalidArgument)
-	}
-	for _, f := range z.File {
-		if path.Ext(f.Name) != ".json" {
-			continue
-		}
-		content, err := f.Open()
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.Name, err)
-		}
-		if err := errors.Join(im.record(ctx, f.Name, content), content.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // record takes in one record.
 func (im *importer) record(ctx context.Context, name string, r io.Reader) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	b, err := io.ReadAll(io.LimitReader(r, maxRecord+1))
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%.200q: %w", name, err)
 	}
-	if im.result.Records++; im.result.Records > maxRecords {
-		return fmt.Errorf("more than %d records: %w", maxRecords, errdefs.ErrResourceExhausted)
+	return im.take(ctx, strings.TrimSuffix(path.Base(name), ".json"), b)
+}
+
+// take takes in a record that is probably called so.
+func (im *importer) take(ctx context.Context, id string, b []byte) error {
+	if err := im.count(ctx); err != nil {
+		return err
 	}
-	if im.opts.Progress != nil && im.result.Records%1000 == 0 {
-		im.opts.Progress(im.origin, im.result.Records)
+	if len(b) > maxRecord {
+		im.result.Unusable++
+		return nil
 	}
-	rows, err := parseRecord(b)
-	if len(b) > maxRecord || err != nil {
+	sum := sumOf(b)
+	if same, err := im.unchanged(ctx, id, sum); err != nil || same {
+		return err
+	}
+	rows, err := parseRecord(b, sum)
+	if err != nil {
 		im.result.Unusable++
 		return nil //nolint:nilerr // the others are of use without it
 	}
 	for source, row := range rows {
-		if len(im.opts.Ecosystems) > 0 && !slices.Contains(im.opts.Ecosystems, source) {
+		if !im.wanted(source) {
 			continue
 		}
 		p, err := im.source(ctx, source)
@@ -219,10 +259,66 @@ func (im *importer) record(ctx context.Context, name string, r io.Reader) error 
 			im.queue = append(im.queue, change{p, row.id, row})
 		}
 	}
-	if len(im.queue) >= batch {
+	if im.queued += len(b); len(im.queue) == 0 {
+		im.queued = 0
+	}
+	if len(im.queue) >= batch || im.queued >= batchBytes {
 		return im.flush(ctx)
 	}
 	return nil
+}
+
+// count counts one record more.
+func (im *importer) count(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if im.result.Records++; im.result.Records > maxRecords {
+		return fmt.Errorf("more than %d records: %w", maxRecords, errdefs.ErrResourceExhausted)
+	}
+	if im.opts.Progress != nil && im.result.Records%1000 == 0 {
+		im.opts.Progress(im.origin, im.result.Records)
+	}
+	return nil
+}
+
+func (im *importer) wanted(source string) bool {
+	return len(im.opts.Ecosystems) == 0 || slices.Contains(im.opts.Ecosystems, source)
+}
+
+// unchanged tells whether all sources that a record speaks of have it as it is, so
+// that it need not be parsed. The sum says how many they are.
+func (im *importer) unchanged(ctx context.Context, id, sum string) (bool, error) {
+	if im.before == nil {
+		if err := im.look(ctx); err != nil {
+			return false, err
+		}
+	}
+	var have []string
+	want := 0
+	for source, state := range im.before {
+		if n := state.live[id].of(sum); n > 0 {
+			have, want = append(have, source), n
+		}
+	}
+	if len(have) == 0 || len(have) != want {
+		return false, nil
+	}
+	for _, source := range have {
+		if !im.wanted(source) {
+			continue
+		}
+		p, err := im.source(ctx, source)
+		if err != nil {
+			return false, err
+		}
+		row, ok := p.live[id]
+		if !ok || row.of(sum) != want {
+			return false, nil
+		}
+		p.seen[id], p.modified = true, max(p.modified, row.modified)
+	}
+	return true, nil
 }
 
 // source begins with a source: nobody else imports it then, and what an import that
@@ -245,25 +341,19 @@ func (im *importer) source(ctx context.Context, name string) (*pending, error) {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM vulns WHERE source = $1 AND since > $2", name, p.Generation); err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, "UPDATE vulns SET until = 0 WHERE source = $1 AND until > $2", name, p.Generation); err != nil {
-			return err
-		}
-		rows, err := tx.QueryContext(ctx, "SELECT id, since, sum FROM vulns WHERE source = $1 AND until = 0", name)
+		left, err := dropUnfinished(ctx, tx, &p.Source)
 		if err != nil {
 			return err
 		}
-		return sqldb.ScanAll(rows, func() error {
-			var id string
-			var l liveRow
-			if err := rows.Scan(&id, &l.since, &l.sum); err != nil {
-				return err
-			}
-			p.live[id] = l
+		if was, ok := im.before[name]; ok && !left && was.generation == p.Generation && was.live != nil {
+			p.live = was.live
 			return nil
-		})
+		}
+		all, err := liveRows(ctx, tx, "source = $1 AND until = 0", name)
+		if all[name] != nil {
+			p.live = all[name]
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -273,26 +363,6 @@ func (im *importer) source(ctx context.Context, name string) (*pending, error) {
 	}
 	im.sources[name] = p
 	return p, nil
-}
-
-// flush writes what is queued, where nobody sees it yet.
-func (im *importer) flush(ctx context.Context) error {
-	err := im.db.Update(ctx, func(tx *sql.Tx) error {
-		for _, c := range im.queue {
-			if err := c.write(ctx, tx); err != nil {
-				return fmt.Errorf("%s: %w", c.id, err)
-			}
-		}
-		return im.hold(ctx, tx)
-	})
-	if err != nil {
-		return err
-	}
-	for _, c := range im.queue {
-		c.source.changed++
-	}
-	im.queue = im.queue[:0]
-	return nil
 }
 
 // hold keeps others from importing the same.
@@ -308,41 +378,6 @@ func (im *importer) hold(ctx context.Context, tx *sql.Tx) error {
 	}
 	return nil
 }
-
-func (c *change) write(ctx context.Context, tx *sql.Tx) error {
-	p := c.source
-	if old, ok := p.live[c.id]; ok {
-		if _, err := tx.ExecContext(ctx, "UPDATE vulns SET until = $4 WHERE source = $1 AND id = $2 AND since = $3", p.Name, c.id, old.since, p.next); err != nil {
-			return err
-		}
-	}
-	r := c.row
-	if r == nil {
-		return nil
-	}
-	names, err := json.Marshal(r.names)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO vulns (source, id, since, sum, published, modified, summary, names) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-		p.Name, r.id, p.next, r.sum, r.published, r.modified, clean(r.summary), clean(string(names)))
-	for i, a := range r.affected {
-		if err != nil {
-			return err
-		}
-		versions, jsonErr := json.Marshal(a.versions)
-		if jsonErr != nil {
-			return jsonErr
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO vuln_affected (source, id, since, number, ecosystem, name, versions, severity, score, vector)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-			p.Name, r.id, p.next, int64(i), clean(a.ecosystem), clean(a.name), clean(string(versions)), int64(a.severity), a.score, clean(a.vector))
-	}
-	return err
-}
-
-// clean takes out what PostgreSQL has no place for in a text.
-func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "?") }
 
 // finish ends what was not seen, makes the new generations the ones that are seen,
 // and drops what nobody sees any more.

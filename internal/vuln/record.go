@@ -1,10 +1,12 @@
 package vuln
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +29,7 @@ const (
 	maxVersion  = 256  // bytes of a version
 	maxAffected = 5000 // packages
 	maxID       = 128
+	maxObjects  = 300_000 // JSON objects: ranges, events
 )
 
 // osvRecord is what is used of a record in OSV's schema.
@@ -57,7 +60,12 @@ type osvAffected struct {
 
 type osvRange struct {
 	Type   string
-	Events []map[string]string
+	Events []osvEvent
+}
+
+type osvEvent struct {
+	Introduced, Fixed, Limit *string
+	LastAffected             *string `json:"last_affected"`
 }
 
 // osvSpecific is what databases say in their own words. A value that is no text is none.
@@ -111,7 +119,10 @@ type rating struct {
 
 // parseRecord reads a record, and gives its rows by source. A record that was
 // withdrawn has none.
-func parseRecord(b []byte) (rows map[string]*row, err error) {
+func parseRecord(b []byte, sum string) (rows map[string]*row, err error) {
+	if n := bytes.Count(b, []byte("{")); n > maxObjects {
+		return nil, fmt.Errorf("a record of %d objects: %w", n, errdefs.ErrResourceExhausted)
+	}
 	var r osvRecord
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("no OSV record: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -122,8 +133,6 @@ func parseRecord(b []byte) (rows map[string]*row, err error) {
 	if r.Withdrawn != "" || len(r.Affected) > maxAffected {
 		return nil, nil
 	}
-	hash := sha256.Sum256(append([]byte(rowFormat), b...))
-	sum := hex.EncodeToString(hash[:16])
 	rows = map[string]*row{}
 	for _, a := range r.Affected {
 		source := base(a.Package.Ecosystem)
@@ -133,7 +142,7 @@ func parseRecord(b []byte) (rows map[string]*row, err error) {
 		to := rows[source]
 		if to == nil {
 			to = &row{
-				id: r.ID, sum: sum, published: short(r.Published, maxVersion), modified: short(r.Modified, maxVersion), summary: summary(r),
+				id: r.ID, published: short(r.Published, maxVersion), modified: short(r.Modified, maxVersion), summary: summary(r),
 				names: names{Aliases: identifiers(r.Aliases), Upstream: identifiers(r.Upstream)},
 			}
 			rows[source] = to
@@ -142,7 +151,18 @@ func parseRecord(b []byte) (rows map[string]*row, err error) {
 			ecosystem: a.Package.Ecosystem, name: Key(a.Package.Ecosystem, a.Package.Name), versions: versionsOf(a), rating: rate(r, a),
 		})
 	}
+	for _, row := range rows {
+		row.sum = fmt.Sprintf("%s/%d", sum, len(rows))
+	}
 	return rows, nil
+}
+
+// sumOf stands for a record's bytes; that of a row is followed by the number of the record's sources.
+func sumOf(b []byte) string {
+	h := sha256.New()
+	_, _ = io.WriteString(h, rowFormat) // a hash takes everything
+	_, _ = h.Write(b)
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 func identifiers(list []string) []string {
@@ -184,9 +204,12 @@ func versionsOf(a osvAffected) (v versions) {
 		}
 		var events []event
 		for _, e := range r.Events {
-			for _, kind := range []string{"introduced", "fixed", "last_affected", "limit"} {
-				if version, ok := e[kind]; ok && len(version) <= maxVersion {
-					events = append(events, event{kind, version})
+			for _, one := range []struct {
+				kind    string
+				version *string
+			}{{"introduced", e.Introduced}, {"fixed", e.Fixed}, {"last_affected", e.LastAffected}, {"limit", e.Limit}} {
+				if one.version != nil && len(*one.version) <= maxVersion {
+					events = append(events, event{one.kind, *one.version})
 				}
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -355,6 +357,96 @@ func TestHostileDumps(t *testing.T) {
 	}
 	if _, err := vuln.Import(t.Context(), db, vuln.ImportOptions{From: filepath.Join(t.TempDir(), "none")}); err == nil {
 		t.Error("nothing was imported")
+	}
+}
+
+// Dumps that are made to cost more than they are worth: each is refused, or its
+// record is passed over, and what is in the others counts.
+func TestHostileArchives(t *testing.T) {
+	db, err := sqldb.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "vulns.db")})
+	if err == nil {
+		err = db.Migrate(t.Context(), vuln.Migrations())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	good := func(id string) string { return record(id, "npm", "a", between("0", ""), "") }
+	member := func(z *zip.Writer, name string, parts ...string) {
+		w, err := z.Create(name)
+		for _, part := range parts {
+			if err == nil {
+				_, err = w.Write([]byte(part))
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	many := func(part string, n int) []string { return slices.Repeat([]string{part}, n) }
+	head := `{"id": "R", "affected": [{"package": {"ecosystem": "npm", "name": "a"}, "ranges": [`
+	for _, c := range []struct {
+		name     string
+		fill     func(z *zip.Writer)
+		unusable int
+	}{
+		{"a record of 1 GB", func(z *zip.Writer) { member(z, "B.json", many(strings.Repeat(" ", 1<<20), 1<<10)...) }, 1},
+		{"a million ranges", func(z *zip.Writer) {
+			member(z, "R.json", append(append([]string{head}, many(`{"events":[]},`, 1_000_000)...), `{}]}]}`)...)
+		}, 1},
+		{"a million packages", func(z *zip.Writer) {
+			member(z, "R.json", append(append([]string{`{"id": "R", "affected": [`}, many(`{},`, 1_000_000)...), `{}]}`)...)
+		}, 1},
+		{"depth", func(z *zip.Writer) { member(z, "D.json", many(strings.Repeat("[", 1<<20), 15)...) }, 1},
+		{"names that lead elsewhere", func(z *zip.Writer) {
+			for _, name := range []string{"../../P.json", "/etc/P.json", `..\\P.json`, "P.json/", "a\x00b.json", "P.json"} {
+				member(z, name)
+			}
+		}, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			var b bytes.Buffer
+			z := zip.NewWriter(&b)
+			c.fill(z)
+			member(z, "G.json", good("G-"+strings.ReplaceAll(c.name, " ", "-")))
+			if err := z.Close(); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(dir, "all.zip")
+			if err := os.WriteFile(name, b.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			result, err := vuln.Import(t.Context(), db, vuln.ImportOptions{From: name})
+			runtime.ReadMemStats(&after)
+			if err != nil || result.Unusable != c.unusable || len(result.Sources) != 1 {
+				t.Errorf("%+v, %v", result, err)
+			}
+			if spent := after.TotalAlloc - before.TotalAlloc; spent > 200<<20 {
+				t.Errorf("it took %d MB of memory", spent>>20)
+			}
+			if got := found(t, db, pkg(scan.TypeNPM, "npm", "a", "1.0.0")); len(got) != 1 || !strings.Contains(got[0], "G-") {
+				t.Error(got)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+				t.Error(left, err)
+			}
+		})
+	}
+	// A zip whose files are all the same bytes: a small one from which much comes out.
+	overlapping := dump(t, good("A"), good("B"))
+	at := bytes.LastIndex(overlapping, []byte("PK\x01\x02"))
+	offset := overlapping[at+42 : at+46] // of the second file's header
+	copy(offset, []byte{0, 0, 0, 0})
+	copy(overlapping[at+20:at+24], []byte{0xff, 0xff, 0xff, 0}) // its size
+	name := filepath.Join(t.TempDir(), "all.zip")
+	if err := os.WriteFile(name, overlapping, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vuln.Import(t.Context(), db, vuln.ImportOptions{From: name}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("files that overlap: %v", err)
 	}
 }
 
