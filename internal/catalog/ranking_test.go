@@ -178,3 +178,18 @@ func list(t *testing.T, db *sqldb.DB) (all []listed) {
 	}
 	return all
 }
+
+// A private repository is found by its digests, by its owner alone.
+func TestPrivateDigest(t *testing.T) {
+	databases(t, func(t *testing.T, db *sqldb.DB) {
+		exec(t, db, people, `INSERT INTO repositories (id, name, namespace, public) VALUES (1, 'ann/x', 'ann', 0)`,
+			`INSERT INTO manifests (repository, digest, size, media_type) VALUES (1, 'sha256:abcdef12', 1, 'm')`)
+		c := catalog.New(db, nil, slog.New(slog.DiscardHandler))
+		for who, want := range map[int64]string{0: "", 1: "ann/x", 2: ""} {
+			r, err := c.Search(user(t.Context(), who), catalog.Query{Text: "abcdef1", Kind: "community"})
+			if err != nil || names(r) != want {
+				t.Errorf("account %d: %q, %v, want %q", who, names(r), err, want)
+			}
+		}
+	})
+}

@@ -1,19 +1,12 @@
 package catalog_test
 
 import (
-	"bytes"
 	"database/sql"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"strake/internal/catalog"
 	"strake/internal/conformance"
@@ -54,13 +47,13 @@ func benchmarkSearch(b *testing.B, db *sqldb.DB) {
 	generate(b, db, 100_000)
 	for _, q := range queries {
 		b.Run(q.name, func(b *testing.B) {
-			before := processorTime(b, db)
+			before := conformance.ProcessorTime(b, db)
 			for b.Loop() {
 				if _, err := c.Search(user(b.Context(), q.who), q.query); err != nil {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64((processorTime(b, db)-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+			b.ReportMetric(float64((conformance.ProcessorTime(b, db)-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 		})
 	}
 }
@@ -105,6 +98,7 @@ func generate(b *testing.B, db *sqldb.DB, n int) {
 			b.Fatal(err)
 		}
 	}
+	exec(b, db, "ANALYZE") // as servers do by themselves
 }
 
 // manifests gives a third of the repositories a tagged image, of a few.
@@ -115,43 +109,4 @@ func manifests(b *testing.B, db *sqldb.DB) {
 		`INSERT INTO manifests (repository, digest, size, media_type) SELECT id, CASE WHEN id % 2 = 0 THEN 'sha256:abcdef01' ELSE 'sha256:abcdef02' END, 1,
 		  'application/vnd.oci.image.manifest.v1+json' FROM repositories WHERE id % 3 = 0`,
 		`INSERT INTO tags (repository, name, digest) SELECT repository, 'latest', digest FROM manifests`)
-}
-
-// processorTime is how long processors have worked for this process and for the
-// connections to a PostgreSQL server.
-func processorTime(b *testing.B, db *sqldb.DB) time.Duration {
-	b.Helper()
-	var own unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &own); err != nil {
-		b.Fatal(err)
-	}
-	sum := time.Duration(own.Utime.Nano() + own.Stime.Nano())
-	if db.Dialect() != sqldb.PostgreSQL {
-		return sum
-	}
-	err := db.View(b.Context(), func(tx *sql.Tx) error {
-		return sqldb.Each(b.Context(), tx, "SELECT pid FROM pg_stat_activity WHERE datname = current_database()", nil, func(rows *sql.Rows) error {
-			var pid int
-			if err := rows.Scan(&pid); err != nil {
-				return err
-			}
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			if err != nil {
-				return err
-			}
-			fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-			for _, ticks := range fields[11:13] { // utime, stime, in hundredths of a second
-				n, err := strconv.Atoi(ticks)
-				if err != nil {
-					return err
-				}
-				sum += time.Duration(n) * 10 * time.Millisecond
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return sum
 }

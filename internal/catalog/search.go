@@ -31,7 +31,7 @@ const (
 	maxWords     = 6    // that count
 	minWord      = 3    // characters, for the index
 	candidates   = 1000 // that are ranked and counted: the most popular that match
-	lookedAt     = 5000 // matches of the text that the filters are tried on
+	lookedAt     = 4000 // matches of the text that the filters are tried on
 	maxPage      = 100  // results at once
 	defaultPage  = 25   //
 	minHexPrefix = 6    // digits of a digest
@@ -333,7 +333,9 @@ func (s *search) byDigest(ctx context.Context, prefix string) error {
 	if !s.all() && s.id.Account != 0 {
 		w := s.filters()
 		w.add("+r.public = 0 AND " + mine)
-		w.add("EXISTS (SELECT 1 FROM manifests m WHERE m.repository = r.id AND m.held = 0 AND m.digest >= ? AND m.digest < ?)", prefix, prefix+"g")
+		// Of few repositories: PostgreSQL would look at the manifests of all otherwise.
+		w.add("CASE WHEN "+mine+" THEN EXISTS (SELECT 1 FROM manifests m WHERE m.repository = r.id AND m.held = 0 AND m.digest >= ? AND m.digest < ?) ELSE FALSE END",
+			prefix, prefix+"g")
 		if err := s.collect(ctx, w, "ORDER BY +r.popularity DESC", first); err != nil {
 			return err
 		}
@@ -356,14 +358,17 @@ func (s *search) byText(ctx context.Context, words []string) error {
 			return err
 		}
 	}
-	hits := s.where()
 	if s.dialect == sqldb.PostgreSQL {
-		for _, word := range words {
-			hits.add("text LIKE ?", "%"+word+"%")
-		}
-	} else { // FTS5's own operator: LIKE would read each text again
-		hits.add("text MATCH ?", `"`+strings.Join(doubled(words), `" AND "`)+`"`)
+		return s.byTextPostgreSQL(ctx, words)
 	}
+	hits := s.where()
+	// FTS5's own operator: LIKE would read each text again.
+	hits.add("text MATCH ?", `"`+strings.Join(doubled(words), `" AND "`)+`"`)
+	return s.amongTexts(ctx, hits)
+}
+
+// amongTexts collects repositories by their texts, in the order of those.
+func (s *search) amongTexts(ctx context.Context, hits *where) error {
 	if !s.all() {
 		hits.add("rowid < ?", int64(privateRows))
 	}
@@ -379,14 +384,19 @@ func doubled(words []string) []string {
 	return list
 }
 
+// looked is how many hits are looked at.
+func (s *search) looked() int {
+	if len(s.filters().conditions) > 0 {
+		return lookedAt
+	}
+	return candidates + 1
+}
+
 // amongHits collects repositories r among the first hits of another table, those
 // that the filters let through and that are public, or all for who sees all.
 func (s *search) amongHits(ctx context.Context, from string, hits *where, first, on, order string, keep func(*Found) bool) error {
 	w := s.filter(&where{args: slices.Clone(hits.args)})
-	looked := candidates + 1
-	if len(w.conditions) > 0 {
-		looked = lookedAt
-	}
+	looked := s.looked()
 	if !s.all() {
 		w.add("+r.public = 1")
 	}

@@ -33,7 +33,7 @@ type LayerFiles struct {
 }
 
 // maxFiles is how many bytes of a layer's index are kept, compressed: those of
-// about a million files. The files of an image with a larger one are not counted.
+// about 800,000 files. The files of an image with a larger one are not counted.
 const maxFiles = 16 << 20
 
 // layer finds the record of a layer, or makes it. The blob is read once, whoever
