@@ -27,25 +27,36 @@ import (
 	"strake/internal/vuln"
 )
 
+// openVulns is an empty database of vulnerabilities.
+func openVulns(t *testing.T) *sqldb.DB {
+	t.Helper()
+	db, err := sqldb.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "vulns.db")})
+	return migrated(t, db, err)
+}
+
+// migrated makes the tables in a database that was opened, and closes it with the test.
+func migrated(t *testing.T, db *sqldb.DB, err error) *sqldb.DB {
+	t.Helper()
+	if err == nil {
+		err = db.Migrate(t.Context(), vuln.Migrations())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
 // databases calls test with a SQLite and a PostgreSQL database.
 func databases(t *testing.T, test func(t *testing.T, db *sqldb.DB)) {
-	open := func(t *testing.T, db *sqldb.DB, err error) {
-		if err == nil {
-			err = db.Migrate(t.Context(), vuln.Migrations())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = db.Close() })
-		test(t, db)
-	}
-	t.Run("sqlite", func(t *testing.T) {
-		db, err := sqldb.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "vulns.db")})
-		open(t, db, err)
-	})
+	t.Run("sqlite", func(t *testing.T) { test(t, openVulns(t)) })
 	t.Run("postgres", func(t *testing.T) {
 		db, err := pgdb.Open(t.Context(), conformance.PostgreSQL(t))
-		open(t, db, err)
+		test(t, migrated(t, db, err))
 	})
 }
 
@@ -339,14 +350,7 @@ func TestMirror(t *testing.T) {
 }
 
 func TestHostileDumps(t *testing.T) {
-	db, err := sqldb.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "vulns.db")})
-	if err == nil {
-		err = db.Migrate(t.Context(), vuln.Migrations())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := openVulns(t)
 	long := strings.Repeat("9", 1<<20)
 	importDump(
 		t, db, strings.Repeat("[", 1<<20), `{"id": "`+long+`", "affected": []}`, record("V", "npm", "a", between(long, long), ""), record("W", "npm", "a", `{"introduced": "0"}`, `, "severity": [{"type": "CVSS_V3", "score": "CVSS:3.1/`+long+`"}]`),
@@ -363,14 +367,7 @@ func TestHostileDumps(t *testing.T) {
 // Dumps that are made to cost more than they are worth: each is refused, or its
 // record is passed over, and what is in the others counts.
 func TestHostileArchives(t *testing.T) {
-	db, err := sqldb.Open(t.Context(), sqldb.Options{Path: filepath.Join(t.TempDir(), "vulns.db")})
-	if err == nil {
-		err = db.Migrate(t.Context(), vuln.Migrations())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := openVulns(t)
 	good := func(id string) string { return record(id, "npm", "a", between("0", ""), "") }
 	member := func(z *zip.Writer, name string, parts ...string) {
 		w, err := z.Create(name)
@@ -435,7 +432,12 @@ func TestHostileArchives(t *testing.T) {
 			}
 		})
 	}
-	// A zip whose files are all the same bytes: a small one from which much comes out.
+}
+
+// TestOverlappingFiles imports a zip whose files are the same bytes: a small one from which much comes out.
+func TestOverlappingFiles(t *testing.T) {
+	db := openVulns(t)
+	good := func(id string) string { return record(id, "npm", "a", between("0", ""), "") }
 	overlapping := dump(t, good("A"), good("B"))
 	at := bytes.LastIndex(overlapping, []byte("PK\x01\x02"))
 	offset := overlapping[at+42 : at+46] // of the second file's header
