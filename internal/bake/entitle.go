@@ -207,17 +207,17 @@ func uncovered(allowed map[string]bool, more []string, need map[string]bool) ([]
 			return path == root || strings.HasPrefix(path, strings.TrimSuffix(root, "/")+"/")
 		})
 	}
-	var real []string
+	var resolved []string
 	for path := range need {
 		at, _, err := existing(path)
 		if err != nil {
 			return nil, err
 		}
-		real = append(real, at)
+		resolved = append(resolved, at)
 	}
-	slices.Sort(real)
+	slices.Sort(resolved)
 	var out []string
-	for _, path := range slices.Compact(real) {
+	for _, path := range slices.Compact(resolved) {
 		if !within(path, roots) && !within(path, out) {
 			out = append(out, path)
 		}

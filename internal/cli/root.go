@@ -79,10 +79,12 @@ func commands(s *session) []node {
 	}
 	return append(containerCommands(), []node{
 		{names: build.names, make: build.make, subs: []node{buildHistory()}},
-		{names: engine.MonitorCommand, make: newMonitorCommand}, {names: engine.KeeperCommand, make: newKeeperCommand},
+		{names: engine.MonitorCommand, make: newMonitorCommand},
+		{names: engine.KeeperCommand, make: newKeeperCommand},
 		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
 		copying, events, history, importing, info, layers, load, pull, push, save, scan, tag, tags,
-		{names: "bake", make: newBakeCommand}, {names: "doctor", make: newDoctorCommand},
+		{names: "bake", make: newBakeCommand},
+		{names: "doctor", make: newDoctorCommand},
 		{names: "images", make: newImagesCommand},
 		{names: "inspect", make: newInspectCommand},
 		{names: "login", make: newLoginCommand},

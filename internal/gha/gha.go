@@ -125,9 +125,9 @@ func kind(status int) error {
 }
 
 // try sends a request until it is answered by something else than that it be sent again.
-func (c *Cache) try(ctx context.Context, make func() (*http.Request, error)) (*http.Response, error) {
+func (c *Cache) try(ctx context.Context, request func() (*http.Request, error)) (*http.Response, error) {
 	for n := 1; ; n++ {
-		req, err := make()
+		req, err := request()
 		if err != nil {
 			return nil, err
 		}
