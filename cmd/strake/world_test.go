@@ -3,6 +3,8 @@ package main_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,7 +58,37 @@ func newWorld(t *testing.T) *world {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to run containers")
 	}
-	return &world{T: t, dir: t.TempDir()}
+	w := &world{T: t, dir: t.TempDir()}
+	t.Cleanup(w.leaveNetworks)
+	return w
+}
+
+// leaveNetworks removes the containers of all stores, and checks that no bridge and no rule of them is left on the machine.
+func (w *world) leaveNetworks() {
+	dirs, err := filepath.Glob(filepath.Join(w.dir, "*", "containers"))
+	if err != nil {
+		w.Error(err)
+	}
+	for _, dir := range dirs {
+		root := filepath.Dir(dir)
+		run := func(args ...string) string {
+			out, err := w.command(context.Background(), filepath.Base(root), args...).CombinedOutput() // the test's context is cancelled
+			if err != nil {
+				w.Errorf("strake %q: %v\n%s", args, err, out)
+			}
+			return string(out)
+		}
+		if ids := strings.Fields(run("ps", "-aq")); len(ids) > 0 {
+			run(append([]string{"rm", "-f"}, ids...)...)
+		}
+		sum := sha256.Sum256([]byte(root))
+		name := "strake-" + hex.EncodeToString(sum[:4])
+		w.waitFor("the end of the network "+name, func() bool {
+			_, err := net.InterfaceByName(name)
+			tables, _ := exec.Command("nft", "list", "tables").Output() // where it is not installed
+			return err != nil && !strings.Contains(string(tables), name)
+		})
+	}
 }
 
 // need skips the test where a program of Debian's is not installed; make test
