@@ -135,6 +135,9 @@ func (t *together) begin(env *Env, list []NamedBuild, run *buildRuntime) error {
 // link finds the contexts of a build that others make.
 func (t *together) link(name string, above []string) error {
 	b := t.builds[name]
+	if b.opts.linked != nil {
+		return nil // by another way
+	}
 	b.opts.linked = map[string]builtBy{}
 	for key, value := range b.opts.Contexts {
 		other, ok := strings.CutPrefix(value, LinkScheme)
