@@ -53,6 +53,15 @@ type node struct {
 	subs  []node
 }
 
+// ownCommands are what Strake starts itself.
+func ownCommands() []node {
+	return []node{
+		{names: engine.MonitorCommand, make: newMonitorCommand},
+		{names: engine.KeeperCommand, make: newKeeperCommand},
+		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
+	}
+}
+
 func commands(s *session) []node {
 	build := node{names: "build", make: newBuildCommand}
 	copying := node{names: "copy", make: newCopyCommand}
@@ -77,11 +86,8 @@ func commands(s *session) []node {
 		ignored(flags, "builder") // there is one
 		flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	}
-	return append(containerCommands(), []node{
+	return slices.Concat(containerCommands(), ownCommands(), []node{
 		{names: build.names, make: build.make, subs: []node{buildHistory()}},
-		{names: engine.MonitorCommand, make: newMonitorCommand},
-		{names: engine.KeeperCommand, make: newKeeperCommand},
-		{names: engine.ConnectGitCommand, make: newConnectGitCommand},
 		copying, events, history, importing, info, layers, load, pull, push, save, scan, tag, tags,
 		{names: "bake", make: newBakeCommand},
 		{names: "doctor", make: newDoctorCommand},
@@ -133,7 +139,7 @@ func commands(s *session) []node {
 			{names: "prune", make: newSystemPruneCommand},
 			{names: "start-containers", make: newSystemStartCommand},
 		}},
-	}...)
+	})
 }
 
 // containerCommands are those that are commands of their own and of container.
