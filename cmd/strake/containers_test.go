@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -154,9 +155,13 @@ func TestStartBesideSettling(t *testing.T) {
 	mark := fmt.Sprintf("settle-%d", os.Getpid())
 	w.strake("a", "run", "-d", "--name", "web", "-e", "MARK="+mark, "busybox", "sleep", "1000")
 	for range 3 {
-		if err := syscall.Kill(monitorOf(t, mark), syscall.SIGKILL); err != nil {
+		monitor := monitorOf(t, mark)
+		if err := syscall.Kill(monitor, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
+		w.waitFor("the end of the monitor", func() bool { // until then it is alive for others, too
+			return !slices.ContainsFunc(marked("MARK="+mark+"\x00"), func(pid int) bool { return parent(pid) == monitor })
+		})
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() { _, _ = w.try("a", "ps") })
