@@ -144,7 +144,16 @@ func TestTakeOver(t *testing.T) {
 	if _, err := v.Write(good[:18<<20]); err != nil {
 		t.Fatal(err)
 	}
-	// The sleeper overwrites the second segment.
+	// Once both segments are stored, the sleeper overwrites the second.
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		infos, err := awake.Ingests(ctx)
+		if err == nil && len(infos) == 1 && infos[0].Offset == 16<<20 {
+			break
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatalf("%+v, %v", infos, err)
+		}
+	}
 	if _, err := w.Write(bad[9<<20 : 17<<20]); err != nil {
 		t.Logf("the sleeper's Write: %v", err)
 	}
