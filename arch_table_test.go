@@ -65,7 +65,7 @@ var packages = map[string]place{
 
 	"gate":       {4, "auth registry sqldb"},
 	"oidc":       {5, "auth gate sqldb"},
-	"hubapi":     {5, "auth catalog gate hub policy proxy registry review sqldb webhook"},
+	"hubapi":     {5, "auth catalog gate hub policy proxy registry review scan scandb sqldb vuln webhook"},
 	"attest":     {4, "scan secret"},
 	"dockerfile": {4, "build executor image reference"},
 	"policy":     {4, "auth hub image jobs registry sqldb"},

@@ -330,23 +330,31 @@ func testListSessions(t *testing.T, db *sqldb.DB) {
 	if _, err := Session(at("ann", "192.0.2.9:1"), w.db, one); err != nil {
 		t.Error(err)
 	}
-	list, err := Sessions(w.as("ann"), w.db, one)
+	list, err := Sessions(w.as("ann"), w.db, "ann", one)
 	if err != nil || len(list) != 2 || !list[0].Current || list[0].Agent != "One/1" || list[0].Address != "192.0.2.9:1" || list[1].Current || len(list[1].Agent) != 200 {
 		t.Fatalf("%+v, %v", list, err)
 	}
-	w.fails(EndSessions(w.as("bob"), w.db, list[1].ID, ""), errdefs.ErrNotFound)
-	w.fails(EndSessions(w.as("ann"), w.db, list[1].ID[:4], ""), errdefs.ErrNotFound)
-	w.fails(EndSessions(t.Context(), w.db, list[1].ID, ""), errdefs.ErrUnauthenticated)
-	w.ok(EndSessions(w.as("ann"), w.db, list[1].ID, one))
+	w.fails(EndSessions(w.as("bob"), w.db, "ann", list[1].ID, ""), errdefs.ErrNotFound)
+	w.fails(EndSessions(w.as("ann"), w.db, "ann", list[1].ID[:4], ""), errdefs.ErrNotFound)
+	w.fails(EndSessions(t.Context(), w.db, "ann", list[1].ID, ""), errdefs.ErrUnauthenticated)
+	w.ok(EndSessions(w.as("ann"), w.db, "ann", list[1].ID, one))
 	_, err = Session(t.Context(), w.db, two)
 	w.fails(err, errdefs.ErrUnauthenticated)
 	two, err = StartSession(at("ann", ""), w.db, From(w.as("ann")), "")
 	w.ok(err)
-	w.ok(EndSessions(w.as("ann"), w.db, "", one))
+	w.ok(EndSessions(w.as("ann"), w.db, "ann", "", one))
 	_, err = Session(t.Context(), w.db, two)
 	w.fails(err, errdefs.ErrUnauthenticated)
 	_, err = Session(t.Context(), w.db, one)
 	w.ok(err)
+	if list, err = Sessions(w.as("sam"), w.db, "ann", ""); err != nil || len(list) != 1 || list[0].Current {
+		t.Errorf("to an administrator: %+v, %v", list, err)
+	}
+	_, err = Sessions(w.as("bob"), w.db, "ann", "")
+	w.fails(err, errdefs.ErrNotFound)
+	w.ok(EndSessions(w.as("sam"), w.db, "ann", "", ""))
+	_, err = Session(t.Context(), w.db, one)
+	w.fails(err, errdefs.ErrUnauthenticated)
 }
 
 // Who guesses waits, wherever a name exists or not, and others do not.

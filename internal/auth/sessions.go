@@ -38,16 +38,18 @@ func clean(agent string) string {
 	return agent[:min(len(agent), 200)]
 }
 
-// Sessions lists the browsers in which the caller is logged in, the one that was
-// used last first. cookie is the caller's own, empty: they sent none.
-func Sessions(ctx context.Context, db *sqldb.DB, cookie string) (list []BrowserSession, err error) {
-	if err := needLogin(ctx); err != nil {
-		return nil, err
-	}
+// Sessions lists the browsers in which an account is logged in, the one that was
+// used last first, to itself and to administrators. cookie is the caller's own,
+// empty: they sent none.
+func Sessions(ctx context.Context, db *sqldb.DB, account, cookie string) (list []BrowserSession, err error) {
 	err = db.View(ctx, func(tx *sql.Tx) error {
+		row, err := needPlace(ctx, tx, account, owner)
+		if err != nil {
+			return err
+		}
 		list = []BrowserSession{}
 		return sqldb.Each(ctx, tx, `SELECT hash, agent, address, created, expires, used FROM sessions WHERE account = $1 AND expires > $2 ORDER BY used DESC, created DESC, hash`,
-			[]any{From(ctx).Account, time.Now().Unix()}, func(rows *sql.Rows) error {
+			[]any{row, time.Now().Unix()}, func(rows *sql.Rows) error {
 				var s BrowserSession
 				var hash string
 				var created, expires, used int64
@@ -61,16 +63,18 @@ func Sessions(ctx context.Context, db *sqldb.DB, cookie string) (list []BrowserS
 	return list, err
 }
 
-// EndSessions logs browsers of the caller out: the one with the ID, or with an
-// empty one all but the one that has the cookie. It fails with
-// errdefs.ErrNotFound where there is none with the ID.
-func EndSessions(ctx context.Context, db *sqldb.DB, id, cookie string) error {
-	if err := needLogin(ctx); err != nil {
-		return err
-	}
+// EndSessions logs browsers of an account out: the one with the ID, or with an
+// empty one all but the one that has the cookie. The account may, and
+// administrators. It fails with errdefs.ErrNotFound where there is none with the
+// ID.
+func EndSessions(ctx context.Context, db *sqldb.DB, account, id, cookie string) error {
 	return db.Update(ctx, func(tx *sql.Tx) error {
+		row, err := needPlace(ctx, tx, account, owner)
+		if err != nil {
+			return err
+		}
 		res, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE account = $1 AND (($2 <> '' AND substr(hash, 1, $3) = $2) OR ($2 = '' AND hash <> $4))`,
-			From(ctx).Account, id, sessionID, hashSecret(cookie))
+			row, id, sessionID, hashSecret(cookie))
 		if err != nil {
 			return err
 		}
@@ -81,6 +85,6 @@ func EndSessions(ctx context.Context, db *sqldb.DB, id, cookie string) error {
 		case n == 0 && id != "":
 			return fmt.Errorf("session %.20q: %w", id, errdefs.ErrNotFound)
 		}
-		return Audit(ctx, tx, "logout", From(ctx).Name, map[string]int64{"sessions": n})
+		return Audit(ctx, tx, "logout", account, map[string]int64{"sessions": n})
 	})
 }

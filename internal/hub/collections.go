@@ -3,8 +3,10 @@ package hub
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"strake/internal/auth"
@@ -12,12 +14,45 @@ import (
 	"strake/internal/sqldb"
 )
 
-// Collection is a garbage collection that was begun.
+// Collection is a garbage collection that was begun or asked for.
 type Collection struct {
-	Began  time.Time
-	Ended  time.Time // zero: it goes on, or its process ended
-	Result GCResult
-	Error  string // why it ended early
+	ID     int64           `json:"id"`
+	State  CollectionState `json:"state"`
+	Began  time.Time       `json:"began,omitzero"`
+	Ended  time.Time       `json:"ended,omitzero"`
+	Result GCResult        `json:"result"`
+	Error  string          `json:"error,omitempty"` // why it ended early
+}
+
+// CollectionState is how a collection stands.
+type CollectionState string
+
+// The states of collections.
+const (
+	CollectionWaiting     CollectionState = "waiting"
+	CollectionRunning     CollectionState = "running"
+	CollectionDone        CollectionState = "done"
+	CollectionFailed      CollectionState = "failed"
+	CollectionInterrupted CollectionState = "interrupted" // its process ended
+)
+
+// longestCollection is after which time one that did not end was interrupted: the
+// longest that its job may take, twice.
+const longestCollection = 2 * collectTimeout
+
+// state is how the collection stands by its other fields.
+func (c Collection) state() CollectionState {
+	switch {
+	case c.Began.IsZero():
+		return CollectionWaiting
+	case c.Error != "":
+		return CollectionFailed
+	case !c.Ended.IsZero():
+		return CollectionDone
+	case time.Since(c.Began) > longestCollection:
+		return CollectionInterrupted
+	}
+	return CollectionRunning
 }
 
 // keptCollections is how many are remembered.
@@ -28,6 +63,10 @@ func (c *collector) runNoted(ctx context.Context, steps []func(context.Context) 
 	var id int64
 	err := c.db.Update(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM collections WHERE id NOT IN (SELECT id FROM collections ORDER BY id DESC LIMIT $1)`, keptCollections-1); err != nil {
+			return err
+		}
+		err := tx.QueryRowContext(ctx, `UPDATE collections SET began = $2 WHERE id = $1 AND began = 0 RETURNING id`, c.opts.noted, c.begun.Unix()).Scan(&id)
+		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
 		return tx.QueryRowContext(ctx, `INSERT INTO collections (began) VALUES ($1) RETURNING id`, c.begun.Unix()).Scan(&id)
@@ -51,24 +90,27 @@ func (c *collector) runNoted(ctx context.Context, steps []func(context.Context) 
 	return err
 }
 
-// Collections lists the last collections of all Hubs on the data, the newest
-// first, for administrators.
+// Collections lists the last collections of all Hubs on the data, a hundred at
+// most, the newest first, for administrators.
 func Collections(ctx context.Context, h *Hub, limit int) (list []Collection, err error) {
 	if err := auth.NeedAdmin(ctx); err != nil {
 		return nil, err
 	}
 	err = h.db.View(ctx, func(tx *sql.Tx) error {
 		list = []Collection{}
-		return sqldb.Each(ctx, tx, `SELECT began, ended, manifests, links, blobs, bytes, uploads, orphans, error FROM collections ORDER BY id DESC LIMIT $1`,
+		return sqldb.Each(ctx, tx, `SELECT id, began, ended, manifests, links, blobs, bytes, uploads, orphans, error FROM collections ORDER BY id DESC LIMIT $1`,
 			[]any{limit}, func(rows *sql.Rows) error {
 				var c Collection
 				var began, ended int64
 				r := &c.Result
-				err := rows.Scan(&began, &ended, &r.Manifests, &r.Links, &r.Blobs, &r.Bytes, &r.Uploads, &r.Orphans, &c.Error)
-				c.Began = time.Unix(began, 0)
+				err := rows.Scan(&c.ID, &began, &ended, &r.Manifests, &r.Links, &r.Blobs, &r.Bytes, &r.Uploads, &r.Orphans, &c.Error)
+				if began > 0 {
+					c.Began = time.Unix(began, 0)
+				}
 				if ended > 0 {
 					c.Ended = time.Unix(ended, 0)
 				}
+				c.State = c.state()
 				list = append(list, c)
 				return err
 			})
@@ -79,29 +121,44 @@ func Collections(ctx context.Context, h *Hub, limit int) (list []Collection, err
 // collectJob is the kind of the jobs that collect garbage when they are asked to.
 const collectJob = "collect"
 
-// CollectSoon has one of the Hubs on the data collect garbage now. It is for
-// administrators.
-func CollectSoon(ctx context.Context, h *Hub) error {
+// collectTimeout is how long such a job may take.
+const collectTimeout = 12 * time.Hour
+
+// CollectSoon has one of the Hubs on the data collect garbage now, and returns the
+// collection, which waits: Collections tells what becomes of it. Who asks while
+// one waits gets that one. It is for administrators.
+func CollectSoon(ctx context.Context, h *Hub) (Collection, error) {
+	c := Collection{State: CollectionWaiting}
 	if err := auth.NeedAdmin(ctx); err != nil {
-		return err
+		return c, err
 	}
-	return h.db.Update(ctx, func(tx *sql.Tx) error {
-		if err := auth.Audit(ctx, tx, "gc.start", "", nil); err != nil {
+	err := h.db.Update(ctx, func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, `SELECT id FROM collections WHERE began = 0 ORDER BY id DESC LIMIT 1`).Scan(&c.ID)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = tx.QueryRowContext(ctx, `INSERT INTO collections (began) VALUES (0) RETURNING id`).Scan(&c.ID)
+		}
+		if err != nil {
 			return err
 		}
-		return jobs.Add(ctx, tx, jobs.Job{Kind: collectJob, Key: "now"})
+		if err := auth.Audit(ctx, tx, "gc.start", "", map[string]int64{"collection": c.ID}); err != nil {
+			return err
+		}
+		return jobs.Add(ctx, tx, jobs.Job{Kind: collectJob, Key: "now", Payload: strconv.FormatInt(c.ID, 10)})
 	})
+	return c, err
 }
 
 // CollectHandlers are the jobs of CollectSoon.
 func CollectHandlers(h *Hub, opts GCOptions, log *slog.Logger) map[string]jobs.Handler {
 	return map[string]jobs.Handler{collectJob: {
-		Do: func(ctx context.Context, _ jobs.Job) error {
+		Do: func(ctx context.Context, job jobs.Job) error {
+			opts := opts
+			opts.noted, _ = strconv.ParseInt(job.Payload, 10, 64) // a job without one is of an earlier version
 			result, err := Collect(ctx, h, opts)
 			logCollection(log, result, err)
 			return err
 		},
-		Timeout: 12 * time.Hour, Attempts: 1,
+		Timeout: collectTimeout, Attempts: 1,
 	}}
 }
 
@@ -117,9 +174,9 @@ func logCollection(log *slog.Logger, result GCResult, err error) {
 
 // Holding is what a repository holds.
 type Holding struct {
-	Repository string
-	Bytes      int64
-	Own        int64 // of them: held by no other repository
+	Repository string `json:"repository"`
+	Bytes      int64  `json:"bytes"`
+	Own        int64  `json:"own"` // of them: held by no other repository
 }
 
 // Holdings lists what repositories hold, the largest first, for administrators.

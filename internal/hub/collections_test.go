@@ -45,8 +45,15 @@ func TestCollections(t *testing.T) {
 		if _, err := hub.Collect(root, h, hub.GCOptions{DryRun: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := hub.CollectSoon(root, h); err != nil {
+		asked, err := hub.CollectSoon(root, h)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if again, err := hub.CollectSoon(root, h); err != nil || again.ID != asked.ID {
+			t.Errorf("asked again while it waits: %+v, %v; at first %+v", again, err, asked)
+		}
+		if runs, err := hub.Collections(root, h, 10); err != nil || len(runs) != 1 || runs[0] != asked {
+			t.Errorf("asked for %+v, listed: %+v, %v", asked, runs, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -57,7 +64,7 @@ func TestCollections(t *testing.T) {
 			if err != nil || len(runs) > 1 || time.Now().After(deadline) {
 				t.Fatalf("collections: %+v, %v", runs, err)
 			}
-			if len(runs) == 1 && !runs[0].Ended.IsZero() && runs[0].Error == "" {
+			if len(runs) == 1 && runs[0].ID == asked.ID && runs[0].State == hub.CollectionDone && !runs[0].Ended.IsZero() {
 				break
 			}
 		}
@@ -73,7 +80,8 @@ func TestCollections(t *testing.T) {
 			_, err1 := hub.Collections(bob, h, 10)
 			_, err2 := hub.Holdings(bob, h, 0, 10)
 			_, _, err3 := hub.Stored(bob, h)
-			for _, err := range []error{err1, err2, err3, hub.CollectSoon(bob, h)} {
+			_, err4 := hub.CollectSoon(bob, h)
+			for _, err := range []error{err1, err2, err3, err4} {
 				if !errdefs.IsPermissionDenied(err) && !errdefs.IsUnauthorized(err) {
 					t.Errorf("as somebody else: %v", err)
 				}

@@ -27,6 +27,8 @@ type GCOptions struct {
 	Full    bool          // look at all rows, not at what changed alone
 	Orphans bool          // look for bytes that the database does not know, too: lists the whole content store
 	DryRun  bool          // only count; orphans and uploads are left out
+
+	noted int64 // the collection that was asked for; 0: none, it is noted when it begins
 }
 
 func (o *GCOptions) defaults() {
@@ -40,12 +42,12 @@ func (o *GCOptions) defaults() {
 
 // GCResult is what a collection removed.
 type GCResult struct {
-	Manifests int64 // deleted ones, that can be restored no more
-	Links     int64 // blobs of repositories that no manifest named
-	Blobs     int64 // whose bytes were removed, manifests among them
-	Bytes     int64 // that they had
-	Uploads   int64 // unfinished
-	Orphans   int64 // bytes that the database did not know; they go in a later collection
+	Manifests int64 `json:"manifests"` // deleted ones, that can be restored no more
+	Links     int64 `json:"links"`     // blobs of repositories that no manifest named
+	Blobs     int64 `json:"blobs"`     // whose bytes were removed, manifests among them
+	Bytes     int64 `json:"bytes"`     // that they had
+	Uploads   int64 `json:"uploads"`   // unfinished
+	Orphans   int64 `json:"orphans"`   // bytes that the database did not know; they go in a later collection
 }
 
 // collector is one collection.

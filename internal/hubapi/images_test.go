@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -14,6 +15,7 @@ import (
 	"strake/internal/policy"
 	"strake/internal/proxy"
 	"strake/internal/review"
+	"strake/internal/scandb"
 	"strake/internal/seal"
 	"strake/internal/webhook"
 )
@@ -22,6 +24,7 @@ import (
 var (
 	trashed = digest.FromString("trashed").String()
 	held    = digest.FromString("held").String()
+	browser = digest.FromString("browser").Encoded()[:16]
 	scoped  = []string{"scope", "org%2Fapp", "rule", "1", "webhook", "1", "delivery", "first", "review", "1", "mirror", "1", "namespace", "org"}
 	// A review is for reviewers and for who may write; for others it is not there.
 	reviewed = with(writes, class{"reader": 404, "robot": 404, "reviewer": ok})
@@ -61,12 +64,15 @@ func (w world) fill() {
 	w.must(w.api.Proxy.Set(ctx, proxy.Proxy{Namespace: "dockerhub", Host: "docker.io", Public: true}))
 	_, err = w.api.Mirrors.Add(ctx, proxy.Mirror{Repository: "org/mirror", Source: "quay.io/org/mirror", Pattern: "*", Every: 3600})
 	w.must(err)
+	w.must(scandb.Schedule(ctx, w.api.DB, scandb.Feed{From: "https://ann:password@osv.example.com/all.zip?key=1", Every: time.Hour}))
+	w.scanned(row)
 	w.must(w.api.DB.Update(ctx, func(tx *sql.Tx) error {
 		for _, q := range []string{
 			`INSERT INTO trash (repository, digest, size, media_type, subject, artifact_type, annotations, pushed, pusher, pulled, artifact, held, tags, deleted, actor)
 				VALUES ($1, '` + trashed + `', 1, 'm', '', '', '', 1, '', 0, 0, 0, '[]', 1, '')`,
 			`INSERT INTO manifests (repository, digest, size, media_type, held) VALUES ($1, '` + held + `', 1, 'application/vnd.oci.image.manifest.v1+json', 1)`,
 			`INSERT INTO reviews (repository, tag, digest, state, author, opened, changed) VALUES ($1, 'next', '` + held + `', 'waiting', 'writer', 1, 1)`,
+			`INSERT INTO sessions (hash, account, created, expires) SELECT '` + digest.FromString("browser").Encoded() + `', id, 1, 9999999999 FROM accounts WHERE name = 'writer' AND $1 > 0`,
 			`INSERT INTO deliveries (id, webhook, event, payload, created) SELECT 'first', 1, 'push', '{}', $1`,
 		} {
 			if _, err := tx.ExecContext(ctx, q, row); err != nil {
@@ -75,6 +81,67 @@ func (w world) fill() {
 		}
 		return nil
 	}))
+}
+
+// scanned makes org/app:1, of the repository's row, an image that was scanned.
+func (w world) scanned(row int64) {
+	w.Helper()
+	w.must(w.api.DB.Update(w.Context(), func(tx *sql.Tx) error {
+		const image = `(SELECT digest FROM tags WHERE repository = $1 AND name = '1')`
+		for _, q := range []string{
+			`INSERT INTO scan_images (image, scanned, matched, distribution) VALUES (` + image + `, 1, 1, 'Debian 13')`,
+			`INSERT INTO scan_packages (image, number, type, name, version) VALUES (` + image + `, 0, 'deb', 'openssl', '3.0.1')`,
+			`INSERT INTO scan_findings (image, number, id, severity, package) VALUES (` + image + `, 0, 'CVE-2026-1', 5, 0)`,
+			`INSERT INTO scan_secrets (image, number, rule, what) VALUES (` + image + `, 0, 'aws', 'a key of AWS')`,
+		} {
+			if _, err := tx.ExecContext(w.Context(), q, row); err != nil {
+				return fmt.Errorf("%s: %w", q, err)
+			}
+		}
+		return nil
+	}))
+}
+
+// What a scan found is for who may read the image, its secrets for who may push;
+// the data's origin is told without what its URL has of secrets.
+func TestScanByAPI(t *testing.T) {
+	f := build(t)
+	w := start(t, f.copied(t))
+	const scan = "/repositories/org%2Fapp/manifests/1/scan"
+	for role, secrets := range map[string]bool{"reader": false, "writer": true} {
+		status, body := w.call("GET", scan, f.auth[role], "")
+		if status != 200 || !strings.Contains(body, "CVE-2026-1") || !strings.Contains(body, `"critical":1`) || !strings.Contains(body, "openssl") || strings.Contains(body, "AWS") != secrets {
+			t.Errorf("%s: %d %s", role, status, body)
+		}
+	}
+	w.push("org/app", "2")
+	w.must(w.api.DB.Update(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `DELETE FROM scan_images`)
+		return err
+	}))
+	if status, body := w.call("GET", scan, f.auth["reader"], ""); status != 404 || !strings.Contains(body, "not scanned") {
+		t.Errorf("not scanned: %d %s", status, body)
+	}
+	w.must(w.api.DB.Update(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO vuln_sources (name, origin, imported) VALUES ('osv', 'https://ann:hidden@osv.example.com/all.zip?key=hidden', 1)`)
+		return err
+	}))
+	if status, body := w.call("GET", "/vulnerability-data", f.auth["sysop"], ""); status != 200 || !strings.Contains(body, `"https://osv.example.com/all.zip"`) || strings.Contains(body, "hidden") {
+		t.Errorf("data: %d %s", status, body)
+	}
+}
+
+// A collection that was asked for is in the list, by its number.
+func TestCollectionByAPI(t *testing.T) {
+	f := build(t)
+	w := start(t, f.copied(t))
+	status, asked := w.call("POST", "/collections", f.auth["sysop"], "")
+	if status != 202 || !strings.Contains(asked, `"state":"waiting"`) {
+		t.Fatalf("%d %s", status, asked)
+	}
+	if _, list := w.call("GET", "/collections", f.auth["sysop"], ""); !strings.Contains(list, strings.TrimSpace(asked)) {
+		t.Errorf("asked for %s, listed: %s", asked, list)
+	}
 }
 
 // A review by the API: who pushes sees what is found and answers, and readers see

@@ -104,6 +104,10 @@ var expectations = map[string]expectation{
 	"POST /accounts/{account}/tokens":           {class: self, ok: 201, fill: []string{"account", "writer"}, body: `{"name":"more","robot":true,"scopes":[{"repository":"writer/*","role":"read"}]}`},
 	"DELETE /accounts/{account}/tokens/{token}": {class: self, ok: 204, fill: []string{"account", "writer", "token", "spare"}},
 
+	"GET /accounts/{account}/sessions":              {class: self, ok: 200, fill: []string{"account", "writer"}},
+	"DELETE /accounts/{account}/sessions":           {class: self, ok: 204, fill: []string{"account", "writer"}},
+	"DELETE /accounts/{account}/sessions/{session}": {class: self, ok: 204, fill: []string{"account", "writer", "session", browser}},
+
 	"POST /organizations":                                                {class: users, ok: 201, body: `{"name":"another"}`},
 	"GET /organizations/{organization}/members":                          {class: related, ok: 200},
 	"PUT /organizations/{organization}/members/{member}":                 {class: owners, ok: 204, fill: []string{"member", "stranger"}, body: `{"owner":false}`},
@@ -159,6 +163,15 @@ var expectations = map[string]expectation{
 	"POST /scopes/{scope}/webhooks/{webhook}/ping":                  {class: admins, ok: 204, fill: scoped},
 	"GET /scopes/{scope}/webhooks/{webhook}/deliveries":             {class: admins, ok: 200, fill: scoped},
 	"POST /scopes/{scope}/webhooks/{webhook}/deliveries/{delivery}": {class: admins, ok: 204, fill: scoped},
+
+	"GET /storage":                     {class: sysops, ok: 200},
+	"GET /storage/repositories":        {class: sysops, ok: 200},
+	"GET /storage/garbage":             {class: sysops, ok: 200},
+	"GET /collections":                 {class: sysops, ok: 200},
+	"POST /collections":                {class: sysops, ok: 202},
+	"GET /vulnerability-data":          {class: sysops, ok: 200},
+	"POST /vulnerability-data/refresh": {class: sysops, ok: 202},
+	"GET /repositories/{repository}/manifests/{reference}/scan": {class: reads, ok: 200, fill: []string{"reference", "1"}},
 
 	"GET /proxies":                {class: sysops, ok: 200},
 	"PUT /proxies/{namespace}":    {class: sysops, ok: 204, fill: []string{"namespace", "quay"}, body: `{"host":"quay.io","public":true}`},

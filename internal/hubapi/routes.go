@@ -6,6 +6,7 @@ import "slices"
 func Routes() []Route {
 	return slices.Concat(
 		accountRoutes(),
+		sessionRoutes(),
 		organizationRoutes(),
 		repositoryRoutes(),
 		journalRoutes(),
@@ -15,6 +16,7 @@ func Routes() []Route {
 		webhookRoutes(),
 		proxyRoutes(),
 		peopleRoutes(),
+		operationRoutes(),
 		documentRoutes(),
 	)
 }

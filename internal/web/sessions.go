@@ -4,13 +4,18 @@ import (
 	"net"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"strake/internal/auth"
 	"strake/internal/gate"
 )
 
 // showSessions shows the browsers in which one is logged in.
 func showSessions(c *call) error {
-	list, err := auth.Sessions(c.ctx(), c.DB, gate.SessionCookie(c.r))
+	if c.id.Anonymous() {
+		return errdefs.ErrUnauthenticated
+	}
+	list, err := auth.Sessions(c.ctx(), c.DB, c.id.Name, gate.SessionCookie(c.r))
 	if err != nil {
 		return err
 	}
@@ -19,7 +24,10 @@ func showSessions(c *call) error {
 
 // changeSessions ends one of them, or all but this one.
 func changeSessions(c *call) error {
-	if err := auth.EndSessions(c.ctx(), c.DB, c.r.PostFormValue("session"), gate.SessionCookie(c.r)); err != nil {
+	if c.id.Anonymous() {
+		return errdefs.ErrUnauthenticated
+	}
+	if err := auth.EndSessions(c.ctx(), c.DB, c.id.Name, c.r.PostFormValue("session"), gate.SessionCookie(c.r)); err != nil {
 		return c.refused(err, showSessions)
 	}
 	return c.done("/account/sessions", "ended")

@@ -61,7 +61,7 @@ func changeStorage(c *call) error {
 	if c.r.PostFormValue("do") != "collect" {
 		return errdefs.ErrInvalidArgument
 	}
-	if err := hub.CollectSoon(c.ctx(), c.Hub); err != nil {
+	if _, err := hub.CollectSoon(c.ctx(), c.Hub); err != nil {
 		return err
 	}
 	return c.done("/admin/storage", "started")
@@ -84,15 +84,17 @@ func goneText(r hub.GCResult) string {
 	return strings.Join(parts, ", ")
 }
 
-// runText is how a collection ended, and the class of its badge.
+// runText is how a collection stands, and the class of its badge.
 func runText(r hub.Collection) (text, class string) {
-	switch {
-	case r.Error != "":
+	switch r.State {
+	case hub.CollectionFailed:
 		return "failed", "high"
-	case !r.Ended.IsZero():
+	case hub.CollectionDone:
 		return "done", "official"
-	case time.Since(r.Began) > 24*time.Hour:
+	case hub.CollectionInterrupted:
 		return "interrupted", "warn"
+	case hub.CollectionWaiting:
+		return "waits", ""
 	}
 	return "goes on", ""
 }
