@@ -154,7 +154,7 @@ func dockerTool(name, note, env string, timed []string) *tool {
 		name: name, note: note, needRoot: true, timed: timed,
 		versions: [][]string{{"dockerd", "--version"}, {dockerCLI, "--version"}, {"containerd", "--version"}},
 		open: func(ctx context.Context, at place) (*client, error) {
-			d, err := startDockerd(ctx, at.store, at.run)
+			d, err := startDockerd(ctx, at)
 			if err != nil {
 				return nil, err
 			}
@@ -170,11 +170,15 @@ func dockerTool(name, note, env string, timed []string) *tool {
 	}
 }
 
-func startDockerd(ctx context.Context, dir, run string) (*daemon, error) {
-	sock, exe := filepath.Join(run, "d.sock"), filepath.Join(run, "x")
+// startDockerd starts dockerd with its state at the place; without a network it has no bridge and makes no rules.
+func startDockerd(ctx context.Context, at place) (*daemon, error) {
+	sock, exe := filepath.Join(at.run, "d.sock"), filepath.Join(at.run, "x")
 	argv := []string{
-		"dockerd", "--data-root", filepath.Join(dir, "docker"), "--exec-root", exe, "-H", "unix://" + sock,
-		"--pidfile", filepath.Join(run, "d.pid"), "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2",
+		"dockerd", "--data-root", filepath.Join(at.store, "docker"), "--exec-root", exe, "-H", "unix://" + sock,
+		"--pidfile", filepath.Join(at.run, "d.pid"), "--storage-driver", "overlay2",
+	}
+	if !at.network {
+		argv = append(argv, "--iptables=false", "--ip6tables=false", "--bridge=none")
 	}
 	d, err := startDaemon(ctx, argv, nil, func() error {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)

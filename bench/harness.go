@@ -24,11 +24,16 @@ type group struct {
 	rounds, peerRounds int
 	// inputs are those that take long to make and that the group needs.
 	inputs []string
+	// network asks for a daemon that has bridges.
+	network bool
 	// prepare readies the store before the first step; nil does nothing.
 	prepare func(ctx context.Context, s *session) error
 }
 
-// A step is one timed command.
+// number stands for the number of a command, from 0, in the arguments of a step.
+const number = "{n}"
+
+// A step is one timed command, or several of them.
 type step struct {
 	name  string
 	title string
@@ -37,6 +42,13 @@ type step struct {
 	args func(s *session) []string
 	// repeat is how often the command runs in a round; the round's sample is the median. 0 is once.
 	repeat int
+	// count commands make one sample, 0 is one; procs of them run at once, 0 is one.
+	count, procs int
+	// stays says that what the commands start goes on running: its memory is measured.
+	stays bool
+	// tools are those of the group that perform the step, nil for all; rounds and peerRounds bound its rounds as the group's.
+	tools              []string
+	rounds, peerRounds int
 	// disk asks for the store's allocated bytes after the step.
 	disk bool
 	// check fails when the result is not what the inputs demand.
@@ -67,7 +79,16 @@ func (s *session) Close() error {
 	for _, c := range slices.Backward(s.closers) {
 		errs = append(errs, c.Close())
 	}
-	return errors.Join(append(errs, s.client.Close())...)
+	return errors.Join(append(errs, s.client.Close(), killOrphans(s.own()))...)
+}
+
+// own are the processes that the harness itself started and that go on running.
+func (s *session) own() []int {
+	pids := []int{s.registry.pid()}
+	if s.client != nil && s.daemon != nil {
+		pids = append(pids, s.daemon.cmd.Process.Pid)
+	}
+	return pids
 }
 
 // harness holds one run of the benchmark.
@@ -83,7 +104,7 @@ type harness struct {
 
 func groups() []group {
 	all := append([]group{pullGroup(), loadGroup()}, wanGroups()...)
-	all = append(all, runGroup(), buildGroup(), stagesGroup())
+	all = append(all, runGroup(), containersGroup(), buildGroup(), stagesGroup())
 	all = append(all, filesGroups()...)
 	return append(all, storeGroup(), archiveGroup(), pushGroup(), manyGroup(), rmiGroup(), relatedGroup())
 }
@@ -107,16 +128,21 @@ func (h *harness) findTools(ctx context.Context) error {
 	return nil
 }
 
-// roundsOf is how many rounds a tool runs of a group.
-func (h *harness) roundsOf(g group, t *tool) int {
-	rounds := h.opts.Rounds
-	if g.rounds > 0 {
-		rounds = min(rounds, g.rounds)
+// roundsOf is how many of so many rounds a tool runs of what has these bounds.
+func roundsOf(most, rounds, peerRounds int, t *tool) int {
+	if rounds > 0 {
+		most = min(most, rounds)
 	}
-	if g.peerRounds > 0 && t.name != "strake" {
-		rounds = min(rounds, g.peerRounds)
+	if peerRounds > 0 && t.name != "strake" {
+		most = min(most, peerRounds)
 	}
-	return rounds
+	return most
+}
+
+// performs reports whether the session's tool takes a step in its round.
+func (s *session) performs(st step) bool {
+	return s.has(st.verb) && s.tool.measures(st.verb) && (st.tools == nil || slices.Contains(st.tools, s.tool.name)) &&
+		s.round < roundsOf(s.round+1, st.rounds, st.peerRounds, s.tool)
 }
 
 // runGroup runs all rounds of one group, tools interleaved. It fails only when ctx ends.
@@ -124,7 +150,7 @@ func (h *harness) runGroup(ctx context.Context, g group) (*record, error) {
 	r := h.newRecord(g)
 	for round := range h.opts.Rounds {
 		for _, t := range h.tools {
-			if !slices.Contains(g.tools, t.name) || round >= h.roundsOf(g, t) {
+			if !slices.Contains(g.tools, t.name) || round >= roundsOf(h.opts.Rounds, g.rounds, g.peerRounds, t) {
 				continue
 			}
 			err := h.runSession(ctx, g, r, t, round)
@@ -150,7 +176,7 @@ func (h *harness) runGroup(ctx context.Context, g group) (*record, error) {
 // newRecord is the record of a group that is about to run.
 func (h *harness) newRecord(g group) *record {
 	r := &record{
-		Group: g.name, Machine: machine(), Store: "stores in a directory on the root file system",
+		Group: g.name, Whole: true, Machine: machine(), Store: "stores in a directory on the root file system",
 		Seed: h.opts.Seed, Scale: h.opts.Scale, Missing: h.missing, Inputs: describeInputs(h.in),
 	}
 	if h.opts.Fresh {
@@ -189,7 +215,7 @@ func (h *harness) runSession(ctx context.Context, g group, r *record, t *tool, r
 	if err := os.Mkdir(s.scratch, 0o700); err != nil {
 		return err
 	}
-	if s.client, err = t.open(ctx, place{vol.root, dir, h.registry}); err == nil {
+	if s.client, err = t.open(ctx, place{vol.root, dir, h.registry, g.network}); err == nil {
 		defer func() { err = errors.Join(err, s.Close()) }()
 		if g.prepare != nil {
 			err = g.prepare(ctx, s)
@@ -200,7 +226,7 @@ func (h *harness) runSession(ctx context.Context, g group, r *record, t *tool, r
 		return err
 	}
 	for i, st := range g.steps {
-		if !s.has(st.verb) || !t.measures(st.verb) {
+		if !s.performs(st) {
 			continue
 		}
 		if err := h.runStep(ctx, st, s, vol, r.Steps[i].result(t.name)); err != nil {
@@ -222,10 +248,9 @@ func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume,
 	if r.Failure != "" {
 		return nil // in an earlier round
 	}
-	args := st.args(s)
 	var all []sample
 	for range max(1, st.repeat) {
-		sm, err := timeCommand(ctx, s, vol, st.verb, args)
+		sm, err := timeStep(ctx, s, vol, st)
 		if err != nil {
 			return err
 		}
@@ -245,7 +270,7 @@ func (h *harness) runStep(ctx context.Context, st step, s *session, vol *volume,
 	}
 	r.Samples = append(r.Samples, sm)
 	r.Command = strings.NewReplacer(s.root, "$VOLUME", filepath.Dir(s.root), "$RUN", h.dir, "$INPUTS", s.registry.addr, "$REGISTRY").
-		Replace(s.display(st.verb, args))
+		Replace(s.display(st.verb, st.args(s)))
 	log.Printf("%-14s %-16s round %d: %s", st.name, s.tool.name, s.round+1, sm)
 	return nil
 }

@@ -10,8 +10,9 @@
 // A group that has finished is a line of the results beside the report, and the report is made of these lines after each
 // group: an interrupted run leaves what it finished, and a run of some groups replaces those alone.
 //
-// The program runs itself a second time inside a mount namespace of its own. The outer process makes the inputs; the inner
-// one measures, so that its children do not inherit the peak memory of making them, and so that no mount outlives it.
+// The program runs itself a second time inside a mount and a network namespace of its own. The outer process makes the inputs; the
+// inner one measures, so that its children do not inherit the peak memory of making them, and so that no mount, bridge or rule
+// outlives it.
 package main
 
 import (
@@ -148,11 +149,19 @@ func outer(ctx context.Context, o options) (err error) {
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{}
 	if o.Fresh {
-		c.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // Go makes the new namespace's mounts private
+		c.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWNET // Go makes the new namespace's mounts private
 	}
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
 	c.WaitDelay = time.Minute
 	return c.Run()
+}
+
+// raiseLoopback makes 127.0.0.1 work in a new network namespace.
+func raiseLoopback(ctx context.Context, fresh bool) error {
+	if !fresh {
+		return nil
+	}
+	return runQuiet(ctx, "ip", "link", "set", "lo", "up")
 }
 
 // measure runs every selected case group, and writes results and report after each. It fails when strake failed a step, or when
@@ -160,6 +169,9 @@ func outer(ctx context.Context, o options) (err error) {
 func measure(ctx context.Context, o options, dir string) (err error) {
 	h := &harness{opts: o, dir: dir}
 	if h.in, err = readInputs(dir); err != nil {
+		return err
+	}
+	if err := errors.Join(adoptOrphans(), raiseLoopback(ctx, o.Fresh)); err != nil {
 		return err
 	}
 	all, err := readRecords(results(o.Output))

@@ -31,6 +31,8 @@ type record struct {
 	Inputs  []inputLine  `json:"inputs"`
 	Limits  string       `json:"limits,omitempty"`
 	Steps   []stepRecord `json:"steps"`
+	// Whole says that the CPU time is also that of processes that outlive their commands.
+	Whole bool `json:"whole,omitempty"`
 }
 
 type toolRecord struct {

@@ -72,9 +72,11 @@ func (r *registry) Close() error { return r.daemon.Close() }
 // ref is the reference of a repository's tag 1.
 func (r *registry) ref(repo string) string { return r.addr + "/" + repo + ":1" }
 
+func (r *registry) pid() int { return r.daemon.cmd.Process.Pid }
+
 // wire is how many bytes the registry's process has written so far: what it sent, and what it stored of what it received.
 func (r *registry) wire() int64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", r.daemon.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", r.pid()))
 	if err != nil {
 		return 0
 	}

@@ -52,7 +52,9 @@ func compare(tools []toolRecord, st *stepRecord) (c comparison, fastest string, 
 		case r.Tool == "strake":
 			c.strake, ok = m, true
 		case slices.ContainsFunc(tools, func(t toolRecord) bool { return t.Name == r.Tool && t.Baseline }):
-			c.baseline = m
+			if c.baseline.Wall == 0 {
+				c.baseline = m // the first: of runc, where there is another
+			}
 		case fastest == "" || m.Wall < c.fastest.Wall:
 			c.fastest, fastest = m, r.Tool
 		}
@@ -68,9 +70,11 @@ func writeReport(all []record) string {
 		"- Method: tools interleaved, *n* rounds of each (fewer where a peer is slow), each result checked before its time counts;\n" +
 		"  inputs in the page cache\n" +
 		"- *wall* is until the command returned, *synced* until its file system was also written back; *spread* is (max - min) / median\n" +
-		"- *CPU* is user + system of the command, its waited-for children and its daemon (dockerd + containerd, buildkitd). Processes\n" +
-		"  that nobody waits for (conmon, runtime shims) are missing, which flatters podman, buildah and dockerd\n" +
+		"- *CPU* is user + system of the command, its waited-for children and its daemon (dockerd + containerd, buildkitd). Where a\n" +
+		"  group says so, it is also that of processes that outlive their commands (monitors, conmon, runtime shims)\n" +
 		"- *RSS* is the peak of the command or its daemon's main process, whichever is larger\n" +
+		"- *PSS* is the memory that a container which stays costs besides its own: of monitors, conmon, shims, proxies, and what the\n" +
+		"  daemon grew by, pages that several map shared among them; *private* the pages that one maps alone\n" +
 		"- *wire* is what the registry's process wrote: bytes sent, or bytes stored of what it received\n\n")
 	writeSetup(b, all)
 	writeSummary(b, all)
@@ -177,6 +181,9 @@ func writeGroup(b *strings.Builder, r *record) {
 	if r.Limits != "" {
 		fmt.Fprintf(b, "%s.\n\n", r.Limits)
 	}
+	if r.Whole {
+		b.WriteString("CPU is also that of processes that outlive their commands.\n\n")
+	}
 	for _, t := range r.Tools {
 		fmt.Fprintf(b, "- %s: %s\n", t.Name, t.Version)
 	}
@@ -192,7 +199,14 @@ func writeGroup(b *strings.Builder, r *record) {
 // writeStep writes the table of one step: every tool, then the commands.
 func writeStep(b *strings.Builder, st *stepRecord) {
 	fmt.Fprintf(b, "### %s: %s\n\n", st.Name, st.Title)
-	b.WriteString("| tool | n | wall median | min | spread | synced median | CPU | RSS MB | disk MB | wire MB |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	stays := slices.ContainsFunc(st.Results, func(r result) bool {
+		return slices.ContainsFunc(r.Samples, func(s sample) bool { return s.PSS != 0 })
+	})
+	last, more := "disk MB | wire MB", func(m sample) string { return megabytes(m.Disk) + " | " + megabytes(m.Wire) }
+	if stays {
+		last, more = "PSS MB | private MB", func(m sample) string { return megabytes(m.PSS) + " | " + megabytes(m.Private) }
+	}
+	fmt.Fprintf(b, "| tool | n | wall median | min | spread | synced median | CPU | RSS MB | %s |\n|---|---|---|---|---|---|---|---|---|---|\n", last)
 	var commands, failures strings.Builder
 	for _, r := range st.Results {
 		if r.Failure != "" {
@@ -202,8 +216,8 @@ func writeStep(b *strings.Builder, st *stepRecord) {
 		m := medianSample(r.Samples)
 		walls := sorted(r.Samples, func(s sample) time.Duration { return s.Wall })
 		spread := float64(walls[len(walls)-1]-walls[0]) / float64(m.Wall) * 100
-		fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f %% | %s | %s | %s | %s | %s |\n", r.Tool, len(walls), show(m.Wall), show(walls[0]), spread,
-			show(m.Synced), show(m.CPU), megabytes(m.RSS), megabytes(m.Disk), megabytes(m.Wire))
+		fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f %% | %s | %s | %s | %s |\n", r.Tool, len(walls), show(m.Wall), show(walls[0]), spread,
+			show(m.Synced), show(m.CPU), megabytes(m.RSS), more(m))
 		fmt.Fprintf(&commands, "    %s\n", r.Command)
 	}
 	fmt.Fprintf(b, "\n%s%s\n", commands.String(), failures.String())

@@ -3,17 +3,20 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,13 +25,16 @@ type sample struct {
 	// Wall is the time until the command returned; Synced adds the time to write its volume back.
 	Wall   time.Duration `json:"wall"`
 	Synced time.Duration `json:"synced"`
-	// CPU is user plus system time of the command, its waited-for children and its daemon.
+	// CPU is user plus system time of the command, what it started, its daemon and what that started.
 	CPU time.Duration `json:"cpu"`
 	// RSS is the larger peak of the command's and its daemon's resident memory, in bytes.
 	RSS int64 `json:"rss"`
 	// Disk is the allocated size of the store, in bytes; Wire is what the registry sent and read from its clients.
 	Disk int64 `json:"disk,omitempty"`
 	Wire int64 `json:"wire,omitempty"`
+	// PSS and Private are the memory of what looks after each container that the step started, in bytes.
+	PSS     int64 `json:"pss,omitempty"`
+	Private int64 `json:"private,omitempty"`
 }
 
 func (s sample) String() string {
@@ -49,8 +55,8 @@ type usage struct {
 	RSS int64 // peak since the last reset
 }
 
-// timeCommand runs one command on a settled volume and measures it.
-func timeCommand(ctx context.Context, s *session, vol *volume, verb string, args []string) (sample, error) {
+// timeStep runs the commands of a step once on a settled volume and measures them.
+func timeStep(ctx context.Context, s *session, vol *volume, st step) (sample, error) {
 	if err := vol.sync(); err != nil {
 		return sample{}, err
 	}
@@ -58,30 +64,93 @@ func timeCommand(ctx context.Context, s *session, vol *volume, verb string, args
 	if err != nil {
 		return sample{}, err
 	}
-	wire := s.registry.wire()
-	c := s.command(ctx, verb, args...)
-	var stderr bytes.Buffer
-	c.Stderr = &stderr
-	start := time.Now()
-	err = c.Run()
-	wall := time.Since(start)
+	outlived, _, err := lookOutlived(s.own(), nil)
 	if err != nil {
-		return sample{}, fmt.Errorf("%s: %w: %s", s.display(verb, args), err, lastLines(stderr.String()))
+		return sample{}, err
 	}
+	var held memory
+	if st.stays {
+		if held, err = helperMemory(); err != nil {
+			return sample{}, err
+		}
+	}
+	wire := s.registry.wire()
+	start := time.Now()
+	sm, err := runCommands(ctx, s, st)
+	if err != nil {
+		return sample{}, err
+	}
+	sm.Wall = time.Since(start)
 	if err := vol.sync(); err != nil {
 		return sample{}, err
 	}
-	sm := sample{Wall: wall, Synced: time.Since(start), Wire: s.registry.wire() - wire}
+	sm.Synced, sm.Wire = time.Since(start), s.registry.wire()-wire
+	spent, err := spentSince(s.own(), outlived, st.stays)
+	if err != nil {
+		return sample{}, err
+	}
 	after, err := s.usage(false)
 	if err != nil {
 		return sample{}, err
 	}
-	sm.CPU = c.ProcessState.UserTime() + c.ProcessState.SystemTime() + after.CPU - before.CPU
-	sm.RSS = after.RSS
-	if ru, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		sm.RSS = max(sm.RSS, ru.Maxrss<<10)
+	sm.CPU += spent + after.CPU - before.CPU
+	sm.RSS = max(sm.RSS, after.RSS)
+	if st.stays {
+		now, err := helperMemory()
+		if err != nil {
+			return sample{}, err
+		}
+		n := int64(max(1, st.count))
+		sm.PSS, sm.Private = (now.PSS-held.PSS)/n, (now.Private-held.Private)/n
 	}
 	return sm, nil
+}
+
+// runCommands runs the commands of a step, procs at once: their CPU together and their largest peak of memory. The first that
+// fails is the error, and no other is started then.
+func runCommands(ctx context.Context, s *session, st step) (sm sample, err error) {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, st.procs))
+	for i := range max(1, st.count) {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			state, err := runCommand(ctx, s, st, i)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			sm.CPU += state.UserTime() + state.SystemTime()
+			if ru, ok := state.SysUsage().(*syscall.Rusage); ok {
+				sm.RSS = max(sm.RSS, ru.Maxrss<<10)
+			}
+			return nil
+		})
+	}
+	return sm, g.Wait()
+}
+
+// runCommand runs the i-th command of a step. Its errors go to a file: a pipe would be kept open by a container that stays.
+func runCommand(ctx context.Context, s *session, st step, i int) (_ *os.ProcessState, err error) {
+	args := st.args(s)
+	for j := range args {
+		args[j] = strings.ReplaceAll(args[j], number, strconv.Itoa(i))
+	}
+	stderr, err := os.CreateTemp(s.scratch, "stderr")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, stderr.Close(), os.Remove(stderr.Name())) }()
+	c := s.command(ctx, st.verb, args...)
+	c.Stderr = stderr
+	if err := c.Run(); err != nil {
+		said, _ := os.ReadFile(stderr.Name()) // the command's error is the one to tell
+		return nil, fmt.Errorf("%s: %w: %s", s.display(st.verb, args), err, lastLines(string(said)))
+	}
+	return c.ProcessState, nil
 }
 
 // lastLines keeps what matters of a command's output.
@@ -100,6 +169,9 @@ func medianSample(all []sample) sample {
 		RSS:    median(all, func(s sample) int64 { return s.RSS }),
 		Disk:   median(all, func(s sample) int64 { return s.Disk }),
 		Wire:   median(all, func(s sample) int64 { return s.Wire }),
+
+		PSS:     median(all, func(s sample) int64 { return s.PSS }),
+		Private: median(all, func(s sample) int64 { return s.Private }),
 	}
 }
 

@@ -35,23 +35,28 @@ type tool struct {
 }
 
 // A place is where a tool works: store is on the volume, run is for sockets and state that need no volume, and the registry has
-// the base image.
+// the base image; network asks for bridges.
 type place struct {
 	store, run string
 	registry   *registry
+	network    bool
 }
 
 // A client runs one tool's commands on one store.
 type client struct {
 	// argv spells a verb's command line, nil when the tool lacks the verb. Verbs and their arguments:
 	// import TAR NAME, pull REF, push REF, build -t NAME DIR, solve -t NAME DIR (a build whose result need not be an image yet),
-	// archive FILE NAME DIR (of what DIR was built to), images, save FILE NAME, load FILE, run NAME ARG...,
-	// id NAME (prints the image ID).
+	// archive FILE NAME DIR (of what DIR was built to), images, save FILE NAME, load FILE, id NAME (prints the image ID);
+	// run NAME ARG... in the host's network, run-bridge on the default bridge, run-limits with a limit of memory and processes;
+	// start CONTAINER NAME ARG... to stay, publish with a port, exec CONTAINER ARG..., remove CONTAINER..., remove-port the same of
+	// those that publish one, ps (prints IDs of all containers).
 	argv func(verb string, args []string) []string
 	env  []string
 	// hide are the machine's paths, old and new in turn, that display replaces.
 	hide   []string
 	daemon *daemon
+	// undo takes back what the tool needed of the machine; nil for nothing.
+	undo func() error
 }
 
 // measures reports whether the verb's time belongs in the report.
@@ -108,10 +113,14 @@ func (c *client) usage(reset bool) (usage, error) {
 
 // Close stops the daemon.
 func (c *client) Close() error {
-	if c.daemon == nil {
-		return nil
+	var errs []error
+	if c.daemon != nil {
+		errs = append(errs, c.daemon.Close())
 	}
-	return c.daemon.Close()
+	if c.undo != nil {
+		errs = append(errs, c.undo())
+	}
+	return errors.Join(errs...)
 }
 
 // findVersion fills t.version, or says why the tool cannot be used here.
@@ -145,9 +154,11 @@ func allTools(strake, buildkit string, root bool) []*tool {
 		dockerTool("dockerd", "embedded BuildKit, overlay2", "DOCKER_BUILDKIT=1", nil),
 		dockerTool("dockerd-legacy", "legacy builder, overlay2", "DOCKER_BUILDKIT=0", []string{"build"}),
 		podmanTool(),
+		podmanCrunTool(root),
 		buildahTool(),
 		skopeoTool(),
-		runcTool(root),
+		bareTool("runc", root),
+		bareTool("crun", root),
 	}
 }
 
@@ -186,6 +197,18 @@ func dockerWords(verb string, args []string) []string {
 		return append([]string{"load", "-i"}, args...)
 	case "run":
 		return append([]string{"run", "--rm", "--network", "host"}, args...)
+	case "run-bridge":
+		return append([]string{"run", "--rm"}, args...)
+	case "run-limits":
+		return append([]string{"run", "--rm", "--network", "host", "-m", "64m", "--pids-limit", "100"}, args...)
+	case "start":
+		return append([]string{"run", "-d", "--network", "host", "--name"}, args...)
+	case "publish":
+		return append([]string{"run", "-d", "-p", "127.0.0.1::80", "--name"}, args...)
+	case "remove", "remove-port":
+		return append([]string{"rm", "-f"}, args...)
+	case "ps":
+		return []string{"ps", "-a", "-q", "--no-trunc"}
 	case "id":
 		return append([]string{"images", "--no-trunc", "-q"}, args...)
 	default:
@@ -201,8 +224,13 @@ func podmanFlags(at place) []string {
 	}
 }
 
-func podmanArgv(at place) func(verb string, args []string) []string {
-	podman := append([]string{"podman", "--runtime", "runc", "--tmpdir", filepath.Join(at.run, "tmp")}, podmanFlags(at)...)
+// podmanOwn are the flags that keep the rest of podman's state to itself.
+func podmanOwn(at place) []string {
+	return []string{"--tmpdir", filepath.Join(at.run, "tmp"), "--network-config-dir", filepath.Join(at.run, "net")}
+}
+
+func podmanArgv(at place, runtime string) func(verb string, args []string) []string {
+	podman := slices.Concat([]string{"podman", "--runtime", runtime}, podmanOwn(at), podmanFlags(at))
 	return func(verb string, args []string) []string {
 		words := dockerWords(verb, args)
 		switch verb {
@@ -212,8 +240,11 @@ func podmanArgv(at place) func(verb string, args []string) []string {
 			words = []string{"push", args[1], "oci-archive:" + args[0]}
 		case "pull", "push":
 			words = append([]string{verb, "--tls-verify=false"}, args...)
-		case "run":
-			words = append([]string{"run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, args...)
+		case "remove", "remove-port":
+			words = append([]string{"rm", "-f", "-t", "0"}, args...)
+		}
+		if words[0] == "run" {
+			words = append([]string{"run", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, words[1:]...)
 		}
 		return append(podman[:len(podman):len(podman)], words...)
 	}
@@ -221,14 +252,25 @@ func podmanArgv(at place) func(verb string, args []string) []string {
 
 // hideFlags keeps the report's command lines short: $STORE are the flags of podmanFlags.
 func hideFlags(at place) []string {
-	return []string{strings.Join(podmanFlags(at), " "), "$STORE", " --tmpdir " + filepath.Join(at.run, "tmp"), ""}
+	return []string{strings.Join(podmanFlags(at), " "), "$STORE", " " + strings.Join(podmanOwn(at), " "), ""}
 }
 
 func podmanTool() *tool {
 	return &tool{
 		name: "podman", note: "$STORE: --root --runroot --storage-driver overlay --cgroup-manager cgroupfs", versions: [][]string{{"podman", "--version"}},
 		open: func(_ context.Context, at place) (*client, error) {
-			return &client{argv: podmanArgv(at), hide: hideFlags(at)}, nil
+			return &client{argv: podmanArgv(at, "runc"), hide: hideFlags(at)}, nil
+		},
+	}
+}
+
+func podmanCrunTool(root bool) *tool {
+	return &tool{
+		name: "podman-crun", note: "the same $STORE; hybrid cgroups hidden from crun", needRoot: root,
+		versions: [][]string{{"podman", "--version"}, {"crun", "--version"}},
+		open: func(_ context.Context, at place) (*client, error) {
+			undo, err := hideHybrid()
+			return &client{argv: podmanArgv(at, "crun"), hide: hideFlags(at), undo: undo}, err
 		},
 	}
 }
@@ -239,7 +281,7 @@ func buildahTool() *tool {
 		name: "buildah", note: "the same $STORE", timed: []string{"build", "push", "archive"},
 		versions: [][]string{{"buildah", "--version"}, {"podman", "--version"}},
 		open: func(_ context.Context, at place) (*client, error) {
-			podman := podmanArgv(at)
+			podman := podmanArgv(at, "runc")
 			buildah := append([]string{"buildah"}, podmanFlags(at)...)
 			argv := func(verb string, args []string) []string {
 				words := append([]string{verb}, args...)
@@ -265,7 +307,7 @@ func skopeoTool() *tool {
 		name: "skopeo", note: "to containers-storage, overlay", needRoot: true, timed: []string{"pull"},
 		versions: [][]string{{"skopeo", "--version"}, {"podman", "--version"}},
 		open: func(_ context.Context, at place) (*client, error) {
-			podman := podmanArgv(at)
+			podman := podmanArgv(at, "runc")
 			argv := func(verb string, args []string) []string {
 				switch verb {
 				case "pull":
@@ -277,26 +319,6 @@ func skopeoTool() *tool {
 				return nil
 			}
 			return &client{argv: argv, hide: hideFlags(at)}, nil
-		},
-	}
-}
-
-// runcTool is the bare runtime: the lower bound of run.
-func runcTool(root bool) *tool {
-	return &tool{
-		name: "runc", note: "bare, a bundle on the volume", baseline: true, needRoot: root, versions: [][]string{{"runc", "--version"}},
-		open: func(ctx context.Context, at place) (*client, error) {
-			bundle := filepath.Join(at.store, "bundle")
-			argv := func(verb string, args []string) []string {
-				switch verb {
-				case "run":
-					return []string{"runc", "--root", filepath.Join(at.run, "runc"), "run", "--bundle", bundle, "bench"}
-				case "import":
-					return []string{"tar", "-C", filepath.Join(bundle, "rootfs"), "-xf", args[0]}
-				}
-				return nil
-			}
-			return &client{argv: argv, hide: hideFlags(at)}, makeBundle(ctx, bundle)
 		},
 	}
 }
