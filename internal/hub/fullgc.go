@@ -88,8 +88,8 @@ func (c *collector) lookOverContents(ctx context.Context) error {
 
 // add writes candidates.
 func (c *collector) add(ctx context.Context, rows []candidate) error {
-	for some := range slices.Chunk(rows, batch) {
-		err := c.db.Update(ctx, func(tx *sql.Tx) error {
+	for some := range slices.Chunk(rows, startRows) {
+		err := c.write(ctx, c.db.Update, func(tx *sql.Tx) error {
 			for _, row := range some {
 				if _, err := tx.ExecContext(ctx, `INSERT INTO candidates (repository, digest, since) VALUES ($1, $2, $3)`,
 					row.repository, row.digest.String(), row.since); err != nil {
@@ -119,7 +119,7 @@ func (c *collector) adopt(ctx context.Context) error {
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if unknown = append(unknown, info); len(unknown) < batch {
+		if unknown = append(unknown, info); len(unknown) < startRows {
 			return nil
 		}
 		err = c.adoptRows(ctx, unknown)
@@ -131,7 +131,7 @@ func (c *collector) adopt(ctx context.Context) error {
 
 func (c *collector) adoptRows(ctx context.Context, unknown []content.Info) error {
 	var added int64
-	err := c.db.Update(ctx, func(tx *sql.Tx) error {
+	err := c.write(ctx, c.db.Update, func(tx *sql.Tx) error {
 		added = 0
 		for _, info := range unknown {
 			res, err := tx.ExecContext(ctx, `INSERT INTO contents (digest, epoch, size, touched) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,

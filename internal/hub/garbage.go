@@ -9,16 +9,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"strake/internal/sqldb"
 )
 
-const (
-	batch    = 100 // rows that one transaction of a collection changes
-	removers = 8   // blobs that it removes at once
-)
+const removers = 8 // blobs that a collection removes at once
 
 // candidate is a row of candidates: something that a change may have made
 // garbage. The row goes when that was looked at, or waits on where a grace is
@@ -42,14 +38,41 @@ func (c *collector) candidates(ctx context.Context, query string, args ...any) (
 	return rows, err
 }
 
-// settle ends the wait of a candidate: for good, or until a grace that began at
-// since is over.
-func settle(ctx context.Context, tx *sql.Tx, row candidate, since int64) error {
-	query, args := `DELETE FROM candidates WHERE id = $1 AND digest = $2`, []any{row.id, row.digest.String()}
-	if since > 0 {
-		query, args = `UPDATE candidates SET since = $3 WHERE id = $1 AND digest = $2`, append(args, since)
+// due are candidates of one kind whose grace is over.
+type due struct {
+	kind string // the condition that candidates k are of it
+	ids  []any
+}
+
+// due finds as many candidates as one transaction is to look at, whose grace
+// began before.
+func (c *collector) due(ctx context.Context, kind string, before int64) (due, error) {
+	d := due{kind: kind}
+	rows, err := c.candidates(ctx, `SELECT id, repository, digest, since FROM candidates k WHERE `+kind+` AND since < $1 ORDER BY since, id LIMIT $2`,
+		before, c.pace.rows)
+	for _, row := range rows {
+		d.ids = append(d.ids, row.id)
 	}
-	_, err := tx.ExecContext(ctx, query, args...)
+	return d, err
+}
+
+// where is the condition of d in a statement, in which the ids follow n other
+// arguments. A row that was exchanged meanwhile for another one of the kind is
+// looked at in its stead.
+func (d due) where(n int) string {
+	return d.kind + ` AND k.id IN (` + sqldb.Places(n+1, len(d.ids)) + `)`
+}
+
+// settle ends the wait of d: until a grace is over that began when later says, a
+// query with args of what k is about, and for good where it says nothing. A grace
+// is over that began before.
+func (d due) settle(ctx context.Context, tx *sql.Tx, before int64, later string, args ...any) error {
+	_, err := tx.ExecContext(ctx, `UPDATE candidates AS k SET since = (`+later+`) WHERE `+d.where(len(args))+` AND EXISTS (`+later+`)`, //nolint:gosec // constants and places
+		append(args, d.ids...)...)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM candidates AS k WHERE since < $1 AND `+d.where(1), append([]any{before}, d.ids...)...) //nolint:gosec // the same
 	return err
 }
 
@@ -64,9 +87,11 @@ func (c *collector) forget(ctx context.Context) error {
 		{`DELETE FROM tag_history WHERE id IN (SELECT id FROM tag_history WHERE at < $1 ORDER BY at LIMIT $2)`, new(int64)},
 		{`DELETE FROM trash WHERE (repository, digest) IN (SELECT repository, digest FROM trash WHERE deleted < $1 ORDER BY deleted LIMIT $2)`, &c.result.Manifests},
 	} {
-		for n := int64(batch); n == batch; *table.count += n {
-			err := c.db.Note(ctx, func(tx *sql.Tx) error {
-				res, err := tx.ExecContext(ctx, table.query, before, batch)
+		for more := true; more; {
+			var n int64
+			limit := c.pace.rows
+			err := c.write(ctx, c.db.Note, func(tx *sql.Tx) error {
+				res, err := tx.ExecContext(ctx, table.query, before, limit)
 				if err != nil {
 					return err
 				}
@@ -76,6 +101,8 @@ func (c *collector) forget(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("expire the journal: %w", err)
 			}
+			*table.count += n
+			more = n == int64(limit)
 		}
 	}
 	return nil
@@ -89,66 +116,32 @@ const unnamed = `NOT EXISTS (SELECT 1 FROM refs f WHERE f.repository = b.reposit
 
 // unlink takes blobs from repositories of which no manifest names them. After a
 // loss of power it may have to be done again: but no bytes are removed before it
-// is durable, for a mark makes it so.
+// is durable, for a mark makes it so. Hooks are not told: no tag needs what goes.
 func (c *collector) unlink(ctx context.Context) error {
+	window, grace := c.ago(c.opts.Window).Unix(), c.ago(c.opts.Grace).Unix()
 	for {
-		rows, err := c.candidates(ctx, `SELECT id, repository, digest, since FROM candidates WHERE repository <> 0 AND since < $1 ORDER BY since, id LIMIT $2`,
-			c.ago(c.opts.Grace).Unix(), batch)
-		if err != nil || len(rows) == 0 {
+		d, err := c.due(ctx, `k.repository <> 0`, grace)
+		if err != nil || len(d.ids) == 0 {
 			return err
 		}
+		unlinked := `DELETE FROM blobs AS b ` + //nolint:gosec // constants and places
+			`WHERE (b.repository, b.digest) IN (SELECT k.repository, k.digest FROM candidates k WHERE ` + d.where(2) + `) AND b.linked < $2 AND ` + unnamed
 		var gone int64
-		err = c.db.Note(ctx, func(tx *sql.Tx) error {
-			gone = 0
-			find, err := tx.PrepareContext(ctx, findUnnamed)
+		err = c.write(ctx, c.db.Note, func(tx *sql.Tx) error {
+			res, err := tx.ExecContext(ctx, unlinked, append([]any{window, grace}, d.ids...)...)
 			if err != nil {
 				return err
 			}
-			defer find.Close() //nolint:errcheck // ends with the transaction
-			for _, row := range rows {
-				unlinked, err := c.unlinkOne(ctx, tx, find, row)
-				if err != nil {
-					return err
-				}
-				if unlinked {
-					gone++
-				}
+			if gone, err = res.RowsAffected(); err != nil {
+				return err
 			}
-			return nil
+			return d.settle(ctx, tx, grace, `SELECT b.linked FROM blobs b WHERE b.repository = k.repository AND b.digest = k.digest AND `+unnamed, window)
 		})
 		if err != nil {
 			return err
 		}
 		c.result.Links += gone
 	}
-}
-
-// findUnnamed is the link of the repository $2 to the blob $3, where nothing names it.
-const findUnnamed = `
-	SELECT b.linked, b.size, r.name FROM blobs b JOIN repositories r ON r.id = b.repository
-	WHERE b.repository = $2 AND b.digest = $3 AND ` + unnamed
-
-// unlinkOne settles a candidate: it deletes the link, by findUnnamed, unless
-// that is named, or new.
-func (c *collector) unlinkOne(ctx context.Context, tx *sql.Tx, find *sql.Stmt, row candidate) (gone bool, err error) {
-	var linked int64
-	change := Change{Kind: BlobDeleted, ID: row.repository, Desc: ocispec.Descriptor{MediaType: octetStream, Digest: row.digest}}
-	err = find.QueryRowContext(ctx, c.ago(c.opts.Window).Unix(), row.repository, row.digest.String()).Scan(&linked, &change.Desc.Size, &change.Repository)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return false, settle(ctx, tx, row, 0)
-	case err != nil:
-		return false, err
-	case linked >= c.ago(c.opts.Grace).Unix():
-		return false, settle(ctx, tx, row, linked)
-	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM blobs WHERE repository = $1 AND digest = $2`, row.repository, row.digest.String()); err != nil {
-		return false, err
-	}
-	if err := settle(ctx, tx, row, 0); err != nil {
-		return false, err
-	}
-	return true, c.hooks.Call(ctx, tx, change)
 }
 
 // unheld is the condition that no repository holds the content c.
@@ -166,29 +159,20 @@ type condemned struct {
 // collect removes the bytes that no repository holds.
 func (c *collector) collect(ctx context.Context) error {
 	for {
-		rows, err := c.candidates(ctx, `SELECT id, repository, digest, since FROM candidates WHERE repository = 0 AND since < $1 ORDER BY since, id LIMIT $2`,
-			c.reserved(), batch)
-		if err != nil || len(rows) == 0 {
+		d, err := c.due(ctx, `k.repository = 0`, c.reserved())
+		if err != nil || len(d.ids) == 0 {
 			return err
 		}
 		var marked []condemned
-		err = c.db.Update(ctx, func(tx *sql.Tx) error {
-			marked = nil
-			find, err := tx.PrepareContext(ctx, findUnheld)
+		err = c.write(ctx, c.db.Update, func(tx *sql.Tx) error {
+			marked, err = queryCondemned(ctx, tx, `
+				UPDATE contents AS c SET deleting = $1, holder = $2
+				WHERE c.digest IN (SELECT k.digest FROM candidates k WHERE `+d.where(3)+`) AND c.deleting = 0 AND c.touched < $3 AND `+unheld+`
+				RETURNING id, digest, size`, append([]any{c.current().Unix(), c.holder, c.reserved()}, d.ids...)...)
 			if err != nil {
 				return err
 			}
-			defer find.Close() //nolint:errcheck // ends with the transaction
-			for _, row := range rows {
-				content, ok, err := c.condemn(ctx, tx, find, row)
-				if err != nil {
-					return err
-				}
-				if ok {
-					marked = append(marked, content)
-				}
-			}
-			return nil
+			return d.settle(ctx, tx, c.reserved(), `SELECT c.touched FROM contents c WHERE c.digest = k.digest AND c.deleting = 0 AND `+unheld)
 		})
 		if err != nil {
 			return err
@@ -199,47 +183,26 @@ func (c *collector) collect(ctx context.Context) error {
 	}
 }
 
-// findUnheld is the content $1, where nothing holds it and nobody removes it.
-const findUnheld = `SELECT c.id, c.size, c.touched FROM contents c WHERE c.digest = $1 AND c.deleting = 0 AND ` + unheld
-
-// condemn settles a candidate: it marks the bytes, by findUnheld, unless they
-// are held, or were reserved lately.
-func (c *collector) condemn(ctx context.Context, tx *sql.Tx, find *sql.Stmt, row candidate) (content condemned, ok bool, err error) {
-	var touched int64
-	content.digest = row.digest
-	err = find.QueryRowContext(ctx, row.digest.String()).Scan(&content.id, &content.size, &touched)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return content, false, settle(ctx, tx, row, 0)
-	case err != nil:
-		return content, false, err
-	case touched >= c.reserved():
-		return content, false, settle(ctx, tx, row, touched)
-	}
-	if _, err := tx.ExecContext(ctx, `UPDATE contents SET deleting = $2, holder = $3 WHERE id = $1`, content.id, c.current().Unix(), c.holder); err != nil {
-		return content, false, err
-	}
-	return content, true, settle(ctx, tx, row, 0)
+// queryCondemned reads the contents that a statement marks.
+func queryCondemned(ctx context.Context, tx *sql.Tx, query string, args ...any) (marked []condemned, err error) {
+	err = sqldb.Each(ctx, tx, query, args, func(rows *sql.Rows) error {
+		marked = append(marked, condemned{})
+		row := &marked[len(marked)-1]
+		return rows.Scan(&row.id, &row.digest, &row.size)
+	})
+	return marked, err
 }
 
 // finish removes what a collection that ended early has marked.
 func (c *collector) finish(ctx context.Context) error {
 	for {
 		var marked []condemned
-		err := c.db.Update(ctx, func(tx *sql.Tx) error {
-			marked = nil
-			rows, err := tx.QueryContext(ctx, `
+		err := c.write(ctx, c.db.Update, func(tx *sql.Tx) (err error) {
+			marked, err = queryCondemned(ctx, tx, `
 				UPDATE contents SET deleting = $1, holder = $2
 				WHERE id IN (SELECT id FROM contents WHERE deleting <> 0 AND deleting < $3 ORDER BY deleting LIMIT $4) RETURNING id, digest, size`,
-				c.current().Unix(), c.holder, c.ago(takeOver).Unix(), batch)
-			if err != nil {
-				return err
-			}
-			return sqldb.ScanAll(rows, func() error {
-				marked = append(marked, condemned{})
-				row := &marked[len(marked)-1]
-				return rows.Scan(&row.id, &row.digest, &row.size)
-			})
+				c.current().Unix(), c.holder, c.ago(takeOver).Unix(), c.pace.rows)
+			return err
 		})
 		if err != nil || len(marked) == 0 {
 			return err
@@ -275,21 +238,21 @@ func (c *collector) remove(ctx context.Context, marked []condemned) error {
 		})
 	}
 	err := group.Wait()
+	gone := []any{c.holder}
 	for i, row := range marked {
 		if had[i] {
 			c.result.Blobs++
 			c.result.Bytes += row.size
 		}
-	}
-	return errors.Join(err, c.db.Note(ctx, func(tx *sql.Tx) error { // what is lost of it is finished later
-		for i, row := range marked {
-			if !removed[i] {
-				continue
-			}
-			if _, err := tx.ExecContext(ctx, `DELETE FROM contents WHERE id = $1 AND holder = $2`, row.id, c.holder); err != nil {
-				return err
-			}
+		if removed[i] {
+			gone = append(gone, row.id)
 		}
-		return nil
+	}
+	if len(gone) == 1 {
+		return err
+	}
+	return errors.Join(err, c.write(ctx, c.db.Note, func(tx *sql.Tx) error { // what is lost of it is finished later
+		_, err := tx.ExecContext(ctx, `DELETE FROM contents WHERE holder = $1 AND id IN (`+sqldb.Places(2, len(gone)-1)+`)`, gone...) //nolint:gosec // places
+		return err
 	}))
 }

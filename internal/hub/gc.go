@@ -57,6 +57,7 @@ type collector struct {
 	now    time.Time // when it began
 	begun  time.Time // the same, by the clock
 	holder string
+	pace   pace
 	result GCResult
 }
 
@@ -73,7 +74,7 @@ func Collect(ctx context.Context, h *Hub, opts GCOptions) (GCResult, error) {
 // collectAt is Collect at another time.
 func collectAt(ctx context.Context, h *Hub, opts GCOptions, now time.Time) (GCResult, error) {
 	opts.defaults()
-	c := &collector{Hub: h, opts: opts, now: now, begun: time.Now(), holder: newID()}
+	c := &collector{Hub: h, opts: opts, now: now, begun: time.Now(), holder: newID(), pace: pace{rows: startRows}}
 	ctx = auth.With(ctx, auth.Identity{System: true})
 	steps := []func(context.Context) error{c.forget, c.lookOver, c.unlink, c.finish, c.collect, c.uploads}
 	if opts.DryRun {

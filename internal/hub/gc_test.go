@@ -301,3 +301,89 @@ func TestCollect(t *testing.T) {
 		}
 	})
 }
+
+// TestCollectMany collects what takes many transactions, some of whose candidates
+// are needed, or new.
+func TestCollectMany(t *testing.T) {
+	const blobs = 1000
+	engines(t, func(t *testing.T, newOptions func(t *testing.T) hub.Options) {
+		ctx, h := system(t), openWith(t, newOptions(t))
+		for _, name := range []string{"a", "b"} {
+			if err := newImage(t, name).push(ctx, h, name, "none", "1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := hub.DB(h).Update(ctx, func(tx *sql.Tx) error { return leaveBlobs(ctx, tx, blobs) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []struct{ links, left, known int64 }{
+			{blobs / 2, 3*blobs/4 + 2, 3*blobs/4 + 4}, // and the two images
+			{0, 3*blobs/4 + 2, 3*blobs/4 + 4},
+		} {
+			result, err := hub.Collect(ctx, h, hub.GCOptions{})
+			if err != nil || result.Links != want.links {
+				t.Fatalf("Collect: %+v, want %d links: %v", result, want.links, err)
+			}
+			var left, known int64
+			err = hub.DB(h).Get(ctx, `SELECT (SELECT count(*) FROM blobs), (SELECT count(*) FROM contents)`, nil, &left, &known)
+			if err != nil || left != want.left || known != want.known {
+				t.Errorf("%d links and %d contents are left, want %d and %d: %v", left, known, want.left, want.known, err)
+			}
+		}
+		result, err := hub.CollectAt(ctx, h, hub.GCOptions{}, time.Now().Add(pastGrace))
+		if err != nil || result.Links != blobs/2 {
+			t.Errorf("Collect after the grace: %+v, want %d links: %v", result, blobs/2, err)
+		}
+	})
+}
+
+// leaveBlobs makes n blobs known, of which the repository a links one of four
+// lately, and the others long ago; one of them is named by a manifest, and one by
+// the repository b lately.
+func leaveBlobs(ctx context.Context, tx *sql.Tx, n int) error {
+	link := `INSERT INTO blobs (repository, digest, size, linked) SELECT id, $1, 1, $2 FROM repositories WHERE name = $3`
+	name := `INSERT INTO refs (repository, manifest, child) SELECT t.repository, t.digest, $1 FROM tags t JOIN repositories r ON r.id = t.repository WHERE r.name = 'a'`
+	now := time.Now().Unix()
+	for i := range n {
+		dgst, linked := digest.FromString(fmt.Sprint(i)).String(), int64(1)
+		if i%4 == 0 {
+			linked = now
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO contents (digest, epoch, size, touched) VALUES ($1, '', 1, 1)`, dgst)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, link, dgst, linked, "a")
+		}
+		switch {
+		case err != nil:
+		case i%4 == 1:
+			_, err = tx.ExecContext(ctx, name, dgst)
+		case i%4 == 2:
+			_, err = tx.ExecContext(ctx, link, dgst, now, "b")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestPace makes transactions smaller that take long, and larger where that is
+// cheap, within bounds.
+func TestPace(t *testing.T) {
+	for _, test := range []struct {
+		rows int
+		took time.Duration
+		want int
+	}{
+		{100, time.Millisecond, 200},
+		{100, 15 * time.Millisecond, 100},
+		{100, time.Second, 50},
+		{400, time.Millisecond, 400},
+		{25, time.Second, 25},
+	} {
+		if got := hub.RowsAfter(test.rows, test.took); got != test.want {
+			t.Errorf("after %v for %d rows: %d, want %d", test.took, test.rows, got, test.want)
+		}
+	}
+}

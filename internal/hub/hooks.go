@@ -16,7 +16,7 @@ type Kind string
 const (
 	Incoming         Kind = "blob.incoming"
 	BlobLinked       Kind = "blob.link"
-	BlobDeleted      Kind = "blob.delete"
+	BlobDeleted      Kind = "blob.delete" // by a client: what is collected no tag needs
 	ManifestPut      Kind = "manifest.push"
 	ManifestDeleted  Kind = "manifest.delete"
 	ManifestRestored Kind = "manifest.restore"

@@ -3,6 +3,8 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"strconv"
+	"strings"
 )
 
 // Each calls scan for every row that a query finds, in its order.
@@ -12,4 +14,16 @@ func Each(ctx context.Context, tx *sql.Tx, query string, args []any, scan func(r
 		return err
 	}
 	return ScanAll(rows, func() error { return scan(rows) })
+}
+
+// Places are n places for arguments, the first of them with the number from: "$3, $4".
+func Places(from, n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(from+i))
+	}
+	return b.String()
 }
