@@ -58,6 +58,8 @@ type Subject struct {
 type Predicate struct {
 	Type string
 	JSON json.RawMessage
+	// Subjects are what it is about; none: the image.
+	Subjects []Subject
 }
 
 // Subjects are an image under its names (written out); without a name it has no
@@ -111,7 +113,11 @@ func Manifest(image ocispec.Descriptor, subjects []Subject, predicates []Predica
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	var ids []digest.Digest
 	for _, p := range predicates {
-		b, err := json.Marshal(Statement{Type: statementFormat, PredicateType: p.Type, Subject: subjects, Predicate: p.JSON})
+		about := subjects
+		if len(p.Subjects) > 0 {
+			about = p.Subjects
+		}
+		b, err := json.Marshal(Statement{Type: statementFormat, PredicateType: p.Type, Subject: about, Predicate: p.JSON})
 		if err != nil {
 			return nil, fmt.Errorf("statement: %w", err)
 		}

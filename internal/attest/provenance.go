@@ -212,7 +212,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 	if err != nil {
 		return Predicate{}, fmt.Errorf("provenance: %w", err)
 	}
-	return Predicate{TypeProvenance, out}, nil
+	return Predicate{Type: TypeProvenance, JSON: out}, nil
 }
 
 // addRequest adds what the user asked for, without secrets.

@@ -48,7 +48,7 @@ func SBOM(name, version, distro string, packages []scan.Package, created time.Ti
 	if err != nil {
 		return Predicate{}, fmt.Errorf("SBOM: %w", err)
 	}
-	return Predicate{TypeSPDX, b}, nil
+	return Predicate{Type: TypeSPDX, JSON: b}, nil
 }
 
 func relation(a common.ElementID, kind string, b common.ElementID) *v2_3.Relationship {

@@ -18,6 +18,9 @@ import (
 type Definition struct {
 	Root   *Vertex
 	Config dockerspec.DockerOCIImage
+	// Scanned makes the files that a scan of the image sees besides it, by name: those
+	// of stages and of the context that the Dockerfile says.
+	Scanned map[string]*Vertex
 }
 
 // Built is an image that was built: its layers are in the store, its config is
@@ -29,6 +32,7 @@ type Built struct {
 	Layers   []ocispec.Descriptor // plain tars, bottom first
 	Base     int                  // how many of Layers came with the base image
 	Cached   bool                 // every other layer came from the cache
+	Scanned  map[string]*Vertex   // of the definition
 }
 
 // Build solves the definition. The same sources and a full cache give the same
@@ -40,7 +44,7 @@ func (s *Solver) Build(ctx context.Context, def *Definition) (Built, error) {
 	if err != nil {
 		return Built{}, err
 	}
-	built := Built{Platform: def.Config.Platform, Cached: res.Cached}
+	built := Built{Platform: def.Config.Platform, Cached: res.Cached, Scanned: def.Scanned}
 	var created []time.Time
 	for v := def.Root; v != nil; {
 		r, err := s.solve(ctx, v)

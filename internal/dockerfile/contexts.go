@@ -69,16 +69,22 @@ func (s *stage) fromContext(platform ocispec.Platform, whole bool) {
 	if s.named.Dir == nil {
 		return
 	}
-	s.vertex = &build.Vertex{
-		Op: &build.Copy{
-			Sources: []build.Source{{Context: s.named.Dir.Load, Path: "."}}, Dest: "/", Instruction: "COPY /",
-		},
-		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: s.named.label + "copy its files", Lines: linesOf(s.Location), Context: true,
-	}
+	s.vertex = contextFiles(s.named.Dir, s.named.label)
+	s.vertex.Lines = linesOf(s.Location)
 	s.files = s.named.Dir
 	if whole {
 		s.whole()
 		s.files = nil // the stage goes on from there
+	}
+}
+
+// contextFiles makes a stage of what is loaded of a context.
+func contextFiles(dir *build.LazyContext, label string) *build.Vertex {
+	return &build.Vertex{
+		Op: &build.Copy{
+			Sources: []build.Source{{Context: dir.Load, Path: "."}}, Dest: "/", Instruction: "COPY /",
+		},
+		Inputs: []*build.Vertex{{Op: &build.Base{}}}, Name: label + "copy its files", Context: true,
 	}
 }
 

@@ -208,7 +208,7 @@ func newBuilding(env *Env, opts BuildOptions) (*building, error) {
 	}
 	x := &exporter{
 		env: env, exchange: build.NewExchange(), multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch, targets: targets,
-		attest: said, sboms: map[digest.Digest]attest.Predicate{}, write: opts.Write, result: &BuildResult{},
+		attest: said, sboms: map[digest.Digest][]attest.Predicate{}, write: opts.Write, result: &BuildResult{},
 	}
 	return &building{exporter: x, opts: opts, given: given, bases: &baseImages{env: env}, started: time.Now()}, nil
 }
@@ -246,6 +246,9 @@ func (b *building) make(ctx context.Context) (BuildResult, error) {
 	}
 	if err == nil && b.opts.Verify {
 		err = b.verify(ctx)
+	}
+	if err == nil {
+		err = b.generate(ctx)
 	}
 	if err == nil {
 		b.learn(b.file, b.bases, b.input)

@@ -72,6 +72,7 @@ type attestations struct {
 	provenance *attest.ProvenanceOptions
 	pushedOnly bool // of the provenance: nobody asked for it
 	sbom       bool
+	generator  *generator // of the SBOM; nil: packages are read here
 }
 
 // newAttestations settles what is said: without a word of the user, where the
@@ -104,12 +105,8 @@ func newAttestations(list []Attestation) (set attestations, err error) {
 		return set, nil
 	}
 	set.sbom = true
-	for key, value := range sbom.Attrs {
-		if key != "generator" || !strings.HasPrefix(value, "docker/buildkit-syft-scanner") {
-			return set, invalid("sbom %s=%s is not supported: Strake reads the packages itself", key, value)
-		}
-	}
-	return set, nil
+	set.generator, err = newGenerator(sbom.Attrs)
+	return set, err
 }
 
 // stored reports whether something is said of an image that is not pushed. It names
@@ -156,11 +153,10 @@ type statements struct{ *exporter }
 // everywhere.
 func (x statements) predicates(ctx context.Context, b build.Built, pushed bool) (list []attest.Predicate, err error) {
 	if x.attest.sbom {
-		p, err := x.sbom(ctx, b)
-		if err != nil {
+		if list, err = x.sbom(ctx, b); err != nil {
 			return nil, err
 		}
-		list = append(list, p)
+		list = slices.Clone(list)
 	}
 	if x.attest.provenance == nil || x.attest.pushedOnly && !pushed {
 		return list, nil
@@ -181,36 +177,38 @@ func (x statements) provenance(platform ocispec.Platform, opts attest.Provenance
 	return attest.Provenance(made, opts)
 }
 
-// sbom lists the packages in an image, once.
-func (x statements) sbom(ctx context.Context, b build.Built) (p attest.Predicate, err error) {
-	if p, ok := x.sboms[b.ID]; ok {
-		return p, nil
+// sbom lists the packages in an image, once, unless a generator did.
+func (x statements) sbom(ctx context.Context, b build.Built) (list []attest.Predicate, err error) {
+	if list, ok := x.sboms[b.ID]; ok {
+		return list, nil
 	}
 	step := x.solver.Begin("generating sbom for " + platforms.FormatAll(b.Platform))
 	defer func() { err = step.End(ctx, err) }()
 	part, err := x.part(ctx, b)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	defer closing(&err, part.close)
 	packages, err := scan.Packages(part.files)
 	if errdefs.IsNotImplemented(err) {
 		step.Warn("the SBOM is not complete: %v\n", err)
 	} else if err != nil {
-		return p, err
+		return nil, err
 	}
 	distro, err := distribution(part.files)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	created := x.made.Finished
 	if x.epoch != nil {
 		created = *x.epoch
 	}
-	if p, err = attest.SBOM(b.ID.String(), x.env.Version, distro, packages, created); err == nil {
-		x.sboms[b.ID] = p
+	p, err := attest.SBOM(b.ID.String(), x.env.Version, distro, packages, created)
+	if err != nil {
+		return nil, err
 	}
-	return p, err
+	x.sboms[b.ID] = []attest.Predicate{p}
+	return x.sboms[b.ID], nil
 }
 
 // maxOSRelease bounds what is read of os-release, in bytes.

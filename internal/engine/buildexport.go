@@ -29,8 +29,8 @@ type exporter struct {
 	names    []string           // as the user wrote them
 	epoch    *time.Time
 	attest   attestations
-	made     attest.Build                       // how it was built
-	sboms    map[digest.Digest]attest.Predicate // by image
+	made     attest.Build                         // how it was built
+	sboms    map[digest.Digest][]attest.Predicate // by image
 	write    func(dest string, write func(io.Writer) error) error
 
 	result *BuildResult

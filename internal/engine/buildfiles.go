@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/archive"
@@ -135,11 +134,7 @@ func (x *exporter) open(ctx context.Context, out Output) (t *resultTree, err err
 
 // part opens the layers for one platform; the caller closes them.
 func (x *exporter) part(ctx context.Context, b build.Built) (resultPart, error) {
-	ids := make([]digest.Digest, len(b.Layers))
-	for i, desc := range b.Layers {
-		ids[i] = desc.Digest
-	}
-	layers, err := openChain(ctx, x.env, ids)
+	layers, err := openChain(ctx, x.env, layersOf(b))
 	return resultPart{b.Platform, layers, layer.Union(layers)}, err
 }
 
