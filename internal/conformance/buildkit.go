@@ -206,23 +206,46 @@ func (k *BuildKit) Build(t *testing.T, c *DockerfileCase) (built Built) {
 
 // Provenance builds a case and returns what is said of how it was made: SLSA's predicate.
 func (k *BuildKit) Provenance(t *testing.T, c *DockerfileCase, mode string) json.RawMessage {
+	said := k.Said(t, c, "attest:provenance=mode="+mode)
+	if len(said) == 0 {
+		t.Fatal("nothing is said")
+	}
+	return said[0]
+}
+
+// Said builds a case with options of its frontend and returns the predicates of the statements about it, in the order of their blobs.
+func (k *BuildKit) Said(t *testing.T, c *DockerfileCase, opts ...string) []json.RawMessage {
 	out := filepath.Join(t.TempDir(), "out")
-	args := append(c.arguments(), "--opt", "attest:provenance=mode="+mode, "--output", "type=oci,tar=false,dest="+out)
+	args := c.arguments()
+	for _, opt := range opts {
+		args = append(args, "--opt", opt)
+	}
+	args = append(args, "--output", "type=oci,tar=false,dest="+out)
 	if text, err := k.ctl(args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	blobs, err := filepath.Glob(filepath.Join(out, "blobs", "sha256", "*"))
+	return Predicates(t, out)
+}
+
+// Predicates are those of the statements in an OCI layout, in the order of their blobs.
+func Predicates(t *testing.T, layout string) (list []json.RawMessage) {
+	blobs, err := filepath.Glob(filepath.Join(layout, "blobs", "sha256", "*"))
 	ok(t, err)
 	for _, name := range blobs {
 		b, err := os.ReadFile(name)
 		ok(t, err)
 		var said struct{ Predicate json.RawMessage }
 		if json.Unmarshal(b, &said) == nil && said.Predicate != nil {
-			return said.Predicate
+			list = append(list, said.Predicate)
 		}
 	}
-	t.Fatal("nothing is said")
-	return nil
+	return list
+}
+
+// Put puts the image of an OCI archive into the registry, as one of Docker's library.
+func (k *BuildKit) Put(archive, name string) {
+	k.t.Helper()
+	k.run("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "oci-archive:"+archive, "docker://"+k.host+"/library/"+name+":latest")
 }
 
 // warningsOf are the warnings in what buildctl told of its progress.

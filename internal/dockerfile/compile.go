@@ -173,7 +173,7 @@ func (c *compiler) definition(s *stage) *build.Definition {
 		}
 	}
 	img.Platform = platforms.Normalize(img.Platform)
-	return &build.Definition{Root: s.whole(), Config: img, Scanned: c.scanned(s)}
+	return &build.Definition{Root: s.whole(), Config: img, Scanned: scanned(c, s)}
 }
 
 // globalArgs makes the scope of the ARGs before the first FROM.

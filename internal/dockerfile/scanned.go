@@ -15,9 +15,9 @@ const (
 )
 
 // scanned are the files that a scan of what is built sees besides it, by name.
-func (c *compiler) scanned(target *stage) map[string]*build.Vertex {
+func scanned(c *compiler, target *stage) map[string]*build.Vertex {
 	list := map[string]*build.Vertex{}
-	if c.asks(target, scanContext) {
+	if c.globals.asks(target, scanContext) {
 		switch {
 		case c.opts.Files != nil:
 			list["context"] = c.opts.Files
@@ -28,7 +28,7 @@ func (c *compiler) scanned(target *stage) map[string]*build.Vertex {
 	reach := map[*stage]bool{}
 	target.reach(reach)
 	for _, s := range c.stages {
-		if s != target && reach[s] && !s.external && c.asks(s, scanStage) {
+		if s != target && reach[s] && !s.external && c.globals.asks(s, scanStage) {
 			list[s.title] = s.whole()
 		}
 	}
@@ -36,8 +36,8 @@ func (c *compiler) scanned(target *stage) map[string]*build.Vertex {
 }
 
 // asks reports whether a build argument is on for a stage. It must be declared, there or before the first FROM.
-func (c *compiler) asks(s *stage, name string) bool {
-	value, _ := c.globals.Get(name)
+func (g *globals) asks(s *stage, name string) bool {
+	value, _ := g.Get(name)
 	for _, a := range s.args {
 		if a.Key == name && a.Value != nil {
 			value = *a.Value

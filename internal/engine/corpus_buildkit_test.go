@@ -3,6 +3,8 @@ package engine
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -75,6 +77,74 @@ RUN --mount=type=secret,id=unused ["/busybox", "true"]
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("mode=%s (-BuildKit +Strake):\n%s", mode, diff)
 		}
+	}
+}
+
+// TestGeneratorBuildKit: a generator of SBOMs finds the same with BuildKit and with Strake, but for what BuildKit traces it by.
+func TestGeneratorBuildKit(t *testing.T) {
+	k := conformance.StartBuildKit(t)
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skipf("needs %v", err)
+	}
+	program, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, env := t.TempDir(), testEnv(t)
+	for name, text := range map[string]string{
+		"busybox": string(program), "used": "a", "unused": "b",
+		"generator/Dockerfile": "FROM scratch\nCOPY busybox scan.sh /\nENV A=b\nWORKDIR /work\nENTRYPOINT [\"/busybox\", \"sh\"]\nCMD [\"/scan.sh\"]\n",
+		"Dockerfile": "ARG BUILDKIT_SBOM_SCAN_STAGE=one,two\nFROM scratch AS one\nCOPY used /d/one\nFROM scratch AS two\nCOPY used /two\nFROM scratch AS three\n" +
+			"COPY used /three\nFROM one\nARG BUILDKIT_SBOM_SCAN_CONTEXT=true\nCOPY --from=three /three /\n",
+		"scan.sh": `cd /run && files=$(/busybox find src -type f | /busybox sort | /busybox tr '\n' ' ')
+environment=$(/busybox env | /busybox grep -v -E "^(PWD|OLDPWD|SHLVL|HOSTNAME|TRACEPARENT|OTEL_.*)=" | /busybox sort | /busybox tr '\n' ' ')
+for name in sbom other; do
+	echo '{"predicateType": "https://spdx.dev/Document", "predicate": {"name": "'$name $OLDPWD $environment$files$(/busybox id -u)'"}}' > $BUILDKIT_SCAN_DESTINATION$name.spdx.json
+done
+`,
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	archive := filepath.Join(t.TempDir(), "generator.tar")
+	write := func(dest string, write func(io.Writer) error) error {
+		f, err := os.Create(dest)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	_, err = Build(t.Context(), env, BuildOptions{
+		Context: dir, Dockerfile: filepath.Join(dir, "generator/Dockerfile"), Names: []string{"generator"}, Write: write,
+		Outputs: []Output{{Type: OutputImage}, {Type: OutputOCI, Dest: archive}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Put(archive, "generator")
+	theirs := k.Said(t, &conformance.DockerfileCase{Dir: dir, Dockerfile: "Dockerfile"}, "attest:sbom=generator=generator,KEY=value")
+	out := filepath.Join(t.TempDir(), "out")
+	_, err = Build(t.Context(), env, BuildOptions{
+		Context: dir, Outputs: []Output{{Type: OutputOCI, Dest: out, Attrs: map[string]string{"tar": "false"}}},
+		Attestations: []Attestation{{Type: "sbom", Attrs: map[string]string{"generator": "generator", "KEY": "value"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(list []json.RawMessage) (names []string) {
+		for _, p := range list {
+			names = append(names, fields(t, p)[".name"])
+		}
+		slices.Sort(names)
+		return names
+	}
+	if diff := cmp.Diff(names(theirs), names(conformance.Predicates(t, out))); diff != "" || len(theirs) != 2 {
+		t.Errorf("(-BuildKit +Strake):\n%s", diff)
 	}
 }
 
