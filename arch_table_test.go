@@ -80,7 +80,8 @@ var packages = map[string]place{
 	"browse":    {6, "engine progress"},
 	"cli":       {7, "bake browse engine engineapi progress reference userns"},
 
-	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb policy proxy review s3 seal web webhook"}, // for tests only
+	"conformance": {8, all + " auth catalog hub hubdb jobs pgdb policy proxy review s3 seal usertest web webhook"}, // for tests only
+	"usertest":    {8, "userns"},
 }
 
 // commands are the packages in cmd/ and what they may import.
@@ -91,7 +92,7 @@ var commands = map[string]string{
 }
 
 // testOnly are the internal packages that only tests import.
-const testOnly = "conformance"
+var testOnly = []string{"conformance", "usertest"}
 
 // shared are the modules that any package may import, each with the reason.
 // Every other module has one importing package.

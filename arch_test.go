@@ -94,7 +94,7 @@ func TestTableDocument(t *testing.T) {
 	for name, p := range packages {
 		imports := strings.Join(slices.DeleteFunc(strings.Fields(p.imports), func(s string) bool { return !exists(s) }), " ")
 		switch {
-		case name == testOnly:
+		case slices.Contains(testOnly, name):
 			continue
 		case p.imports == all:
 			imports = "1 to 4, but hub"
@@ -285,11 +285,16 @@ func (c *checker) internal(name, dir, other string) {
 		allowed = commands[pkg]
 	}
 	switch {
-	case other == testOnly:
+	case slices.Contains(testOnly, other) && !forTests(dir):
 		c.report(name, "import", "%s is for tests only", other)
 	case allowed != "every package" && !slices.Contains(strings.Fields(allowed), other):
 		c.report(name, "import", "%s may not import %s", dir, other)
 	}
+}
+
+// forTests tells whether the directory is that of a package that only tests import.
+func forTests(dir string) bool {
+	return slices.Contains(testOnly, strings.TrimPrefix(dir, "internal/"))
 }
 
 // shipped tells whether the directory is a part of a program that users run.
@@ -299,7 +304,7 @@ func shipped(dir string) bool {
 
 // external notes the import of a module.
 func (c *checker) external(dir, mod string) {
-	if _, ok := shared[mod]; ok || dir == "internal/"+testOnly || !shipped(dir) {
+	if _, ok := shared[mod]; ok || forTests(dir) || !shipped(dir) {
 		return
 	}
 	if c.importers[mod] == nil {
@@ -350,7 +355,7 @@ func printer(sel *ast.SelectorExpr) bool {
 
 // contents checks interfaces, structs and, in libraries, printing.
 func (c *checker) contents(name, dir string, f *ast.File) {
-	library := strings.HasPrefix(dir, "internal/") && dir != "internal/cli"
+	library := strings.HasPrefix(dir, "internal/") && dir != "internal/cli" && !forTests(dir)
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.TypeSpec:

@@ -115,6 +115,7 @@ func TestHostileMounts(t *testing.T) {
 			t.Setenv("BUILDER_VARIABLE", hostOnly)
 			tmp := t.TempDir()
 			t.Setenv("TMPDIR", tmp)
+			t.Setenv("XDG_RUNTIME_DIR", t.TempDir()) // where an ordinary user's runtime keeps its state
 			m := newMachine(t)
 			_, err := m.build(t.Context(), strings.ReplaceAll(c.source, "HOST", host), Options{})
 			if c.fails == "" && err != nil || c.fails != "" && (err == nil || !strings.Contains(err.Error()+m.logs.String(), c.fails)) {

@@ -51,7 +51,7 @@ func (m *machine) Resolve(context.Context, string, ocispec.Platform, bool) (buil
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("running commands needs root")
+		t.Skip("needs a user namespace, and the machine gives none")
 	}
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strake/internal/archive"
+	"strake/internal/usertest"
 )
 
 // look is all that two views of a file can differ in.
@@ -250,9 +251,7 @@ func inNamespace(t *testing.T, f func()) {
 
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	usertest.NeedRoot(t, "to mount EROFS")
 }
 
 // needTool skips the test where a tool is missing.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/usertest"
 )
 
 // newNamespace makes a namespace that is closed when the test ends.
@@ -174,6 +176,7 @@ func TestEROFS(t *testing.T) {
 	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
 		t.Skip("no mkfs.erofs (package erofs-utils)")
 	}
+	usertest.NeedRoot(t, "to mount EROFS")
 	ns, root := newNamespace(t), dirs(t, "a", "t", "t2")
 	if err := errors.Join(ns.Do(ProbeEROFS), ns.Do(ProbeOverlay)); err != nil {
 		t.Skip(err)

@@ -2,7 +2,6 @@ package rootfs_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -19,9 +18,12 @@ import (
 	"strake/internal/layer"
 	"strake/internal/mount"
 	"strake/internal/rootfs"
+	"strake/internal/userns"
+	"strake/internal/usertest"
 )
 
 func TestEROFS(t *testing.T) {
+	usertest.NeedRoot(t, "to mount EROFS")
 	conformance.Mounter(t, func(t *testing.T, dir string, ns *mount.Namespace) rootfs.Mounter {
 		if err := ns.Do(mount.ProbeEROFS); err != nil {
 			t.Skip(err)
@@ -53,17 +55,23 @@ func emptyLayer(t *testing.T) layer.Files {
 	return l
 }
 
+// unpackedName is the name of a layer's directory; a user namespace has its own.
+func unpackedName(l layer.Files) string {
+	name := digest.FromString(l.DiffID.String() + "\n").Encoded()
+	if ids := userns.IDs(); ids > 0 {
+		name = digest.FromString(fmt.Sprintf("%s as %d ids show it", name, ids)).Encoded()
+	}
+	return name
+}
+
 // TestUnpackedShared: what a crash left is done again, and many find one result.
 func TestUnpackedShared(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounts need root")
-	}
 	ns, err := mount.New(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir, layers := t.TempDir(), []layer.Files{emptyLayer(t)}
-	left := filepath.Join(dir, fmt.Sprintf("%x.partial", sha256.Sum256([]byte(layers[0].DiffID+"\n"))))
+	left := filepath.Join(dir, unpackedName(layers[0])+".partial")
 	if err := os.MkdirAll(filepath.Join(left, "half/done"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -99,9 +107,6 @@ func TestUnpackedShared(t *testing.T) {
 }
 
 func TestPick(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounts need root")
-	}
 	ns, err := mount.New(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -162,9 +167,6 @@ func testChoose(t *testing.T, o rootfs.PickOptions, name string) {
 
 // TestUnpackedLock: who mounts a chain shares a lock on it, so that nobody removes it.
 func TestUnpackedLock(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounts need root")
-	}
 	ns, err := mount.New(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -175,8 +177,7 @@ func TestUnpackedLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256([]byte(l.DiffID.String() + "\n"))
-	tree, err := os.Open(filepath.Join(dir, fmt.Sprintf("%x", sum)))
+	tree, err := os.Open(filepath.Join(dir, unpackedName(l)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,10 @@
+package executor
+
+import (
+	"os"
+	"testing"
+
+	"strake/internal/usertest"
+)
+
+func TestMain(m *testing.M) { os.Exit(usertest.Run(m)) }

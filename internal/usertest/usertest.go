@@ -1,0 +1,54 @@
+// Package usertest runs the tests of a package as the program runs its code for an ordinary user: as root of a user namespace, with the
+// ids that the machine gives him (userns.Enter).
+package usertest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"strake/internal/userns"
+)
+
+// Run is m.Run for a TestMain, first of all in it. Root's tests run where they are; those of an ordinary user in a process of their own, the
+// test program again, as root of a namespace. Where the machine has none to give they run without, and say what they lack.
+func Run(m *testing.M) (code int) {
+	if err := userns.Wait(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if os.Geteuid() == 0 {
+		return m.Run()
+	}
+	plan, err := userns.NewPlan()
+	if err == nil {
+		code, err = plan.Enter(context.Background(), "", os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	}
+	if errdefs.IsPermissionDenied(err) || errdefs.IsNotImplemented(err) {
+		return m.Run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// NeedRoot skips a test of what root of the machine alone may do, which is for a sentence "needs root ...".
+func NeedRoot(t testing.TB, what string) {
+	t.Helper()
+	if !userns.IsRoot() {
+		t.Skip("needs root of the machine " + what)
+	}
+}
+
+// NeedIDs skips a test that gives files to several users where the user has one id.
+func NeedIDs(t testing.TB) {
+	t.Helper()
+	if userns.IDs() == 1 {
+		t.Skip("needs ids beside the user's own")
+	}
+}
