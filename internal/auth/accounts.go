@@ -142,7 +142,7 @@ func Accounts(ctx context.Context, db *sqldb.DB, after string, limit int) (list 
 	}
 	id := From(ctx)
 	err = db.View(ctx, func(tx *sql.Tx) error {
-		list, err = collect(ctx, tx, `SELECT `+accountColumns+` FROM accounts a
+		list, err = sqldb.Collect(ctx, tx, `SELECT `+accountColumns+` FROM accounts a
 			WHERE a.name > $1 AND ($3 = 1 OR a.id = $4 OR a.id IN (SELECT organization FROM members WHERE account = $4))
 			ORDER BY a.name LIMIT $2`, []any{after, limit, flag(id.IsAdmin()), id.Account},
 			func(rows *sql.Rows, a *Account) error { return scanAccount(rows, a) })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -90,7 +89,7 @@ func AuditLog(ctx context.Context, db *sqldb.DB, f AuditFilter) (entries []Entry
 		} else if err := Need(ctx, tx, f.Repository, Admin); err != nil {
 			return err
 		}
-		entries, err = collect(ctx, tx, query, args, func(rows *sql.Rows, e *Entry) error {
+		entries, err = sqldb.Collect(ctx, tx, query, args, func(rows *sql.Rows, e *Entry) error {
 			var at int64
 			var detail string
 			err := rows.Scan(&e.ID, &at, &e.Actor, &e.Address, &e.Action, &e.Object, &detail)
@@ -103,24 +102,6 @@ func AuditLog(ctx context.Context, db *sqldb.DB, f AuditFilter) (entries []Entry
 		return err
 	})
 	return entries, err
-}
-
-// collect reads all rows of a query; the slice is never nil.
-func collect[T any](ctx context.Context, tx *sql.Tx, query string, args []any, scan func(*sql.Rows, *T) error) (list []T, err error) {
-	rows, err := tx.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	list = []T{}
-	for rows.Next() {
-		var v T
-		if err := scan(rows, &v); err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, rows.Err()
 }
 
 // unix is the time of a row; 0 is the zero time.

@@ -24,7 +24,7 @@ func Grants(ctx context.Context, db *sqldb.DB, repo string) (list []Grant, err e
 		if err := Need(ctx, tx, repo, Admin); err != nil {
 			return err
 		}
-		list, err = collect(ctx, tx, `
+		list, err = sqldb.Collect(ctx, tx, `
 			SELECT COALESCE(a.name, o.name || '/' || t.name) AS holder, g.role
 			FROM grants g JOIN repositories r ON r.id = g.repository LEFT JOIN accounts a ON a.id = g.account
 			LEFT JOIN teams t ON t.id = g.team LEFT JOIN accounts o ON o.id = t.organization

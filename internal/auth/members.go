@@ -75,7 +75,7 @@ func Members(ctx context.Context, db *sqldb.DB, org string) (list []Member, err 
 		if err != nil {
 			return err
 		}
-		list, err = collect(ctx, tx, `SELECT a.name, m.owner FROM members m JOIN accounts a ON a.id = m.account WHERE m.organization = $1 ORDER BY a.name`,
+		list, err = sqldb.Collect(ctx, tx, `SELECT a.name, m.owner FROM members m JOIN accounts a ON a.id = m.account WHERE m.organization = $1 ORDER BY a.name`,
 			[]any{row}, func(rows *sql.Rows, m *Member) error { return rows.Scan(&m.Name, &m.Owner) })
 		return err
 	})
@@ -169,7 +169,7 @@ func Teams(ctx context.Context, db *sqldb.DB, org string) (list []Team, err erro
 			return err
 		}
 		type pair struct{ team, user string }
-		pairs, err := collect(ctx, tx, `
+		pairs, err := sqldb.Collect(ctx, tx, `
 			SELECT t.name, COALESCE(a.name, '') FROM teams t LEFT JOIN team_members m ON m.team = t.id LEFT JOIN accounts a ON a.id = m.account
 			WHERE t.organization = $1 ORDER BY t.name, a.name`, []any{row}, func(rows *sql.Rows, p *pair) error { return rows.Scan(&p.team, &p.user) })
 		list = []Team{}

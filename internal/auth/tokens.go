@@ -224,7 +224,7 @@ func Tokens(ctx context.Context, db *sqldb.DB, account string) (list []Token, er
 		if err != nil {
 			return err
 		}
-		list, err = collect(ctx, tx, readTokens+`WHERE t.account = $1 ORDER BY t.kind, t.name`, []any{row},
+		list, err = sqldb.Collect(ctx, tx, readTokens+`WHERE t.account = $1 ORDER BY t.kind, t.name`, []any{row},
 			func(rows *sql.Rows, t *Token) error { return scanToken(rows, t) })
 		return err
 	})

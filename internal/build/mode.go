@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	mode "github.com/tonistiigi/dchapes-mode"
+
+	"strake/internal/archive"
 )
 
 // Chmod changes permissions as the --chmod of COPY and ADD does. The umask has
@@ -41,7 +43,7 @@ func (c *Chmod) apply(m fs.FileMode) fs.FileMode {
 	if c.set != nil {
 		return c.set.Apply(m)
 	}
-	return fromBits(m, c.bits)
+	return m.Type() | archive.FileMode(c.bits)
 }
 
 // parents is the mode of a directory that is made for what is copied.
@@ -64,18 +66,4 @@ func toBits(m fs.FileMode) uint32 {
 		bits |= 0o1000
 	}
 	return bits
-}
-
-func fromBits(m fs.FileMode, bits uint32) fs.FileMode {
-	m = m.Type() | fs.FileMode(bits&0o777)
-	if bits&0o4000 != 0 {
-		m |= fs.ModeSetuid
-	}
-	if bits&0o2000 != 0 {
-		m |= fs.ModeSetgid
-	}
-	if bits&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	return m
 }

@@ -116,12 +116,10 @@ func (p *plan) extract(ctx context.Context, root string, e *archive.Entry, conte
 		out.Linkname, n.mode, n.link = target, old.mode, old.link
 	case e.Mode&archive.TypeMask == archive.TypeSymlink:
 		n.mode, n.link = fs.ModeSymlink|0o777, e.Linkname
-	case e.IsDir():
-		n.mode = fromBits(fs.ModeDir, e.Mode)
-	case e.Mode&archive.TypeMask == archive.TypeRegular:
-		n.mode = fromBits(0, e.Mode)
+	case e.IsDir(), e.Mode&archive.TypeMask == archive.TypeRegular:
+		n.mode = archive.FileMode(e.Mode)
 	default:
-		n.mode = fromBits(fs.ModeIrregular, e.Mode)
+		n.mode = fs.ModeIrregular | archive.FileMode(e.Mode&0o7777)
 	}
 	if old, err := p.lstat(name); err == nil && old.mode.IsDir() && !n.mode.IsDir() {
 		p.forget(name)

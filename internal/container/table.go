@@ -183,21 +183,12 @@ func scan(scan func(...any) error) (*Container, error) {
 
 // list reads rows as they are.
 func (t *Table) list(ctx context.Context, where string, args ...any) (found []*Container, err error) {
-	err = t.DB.View(ctx, func(tx *sql.Tx) error {
-		found = nil
-		rows, err := tx.QueryContext(ctx, columns+where, args...)
-		if err != nil {
+	err = t.DB.View(ctx, func(tx *sql.Tx) (err error) {
+		found, err = sqldb.Collect(ctx, tx, columns+where, args, func(rows *sql.Rows, c **Container) (err error) {
+			*c, err = scan(rows.Scan)
 			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			c, err := scan(rows.Scan)
-			if err != nil {
-				return err
-			}
-			found = append(found, c)
-		}
-		return rows.Err()
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read containers: %w", err)

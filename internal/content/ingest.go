@@ -46,7 +46,7 @@ func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Write
 		return nil, err
 	}
 	path := d.ingestPath(ref)
-	if err := d.absent(ctx, opts.Expected); err != nil {
+	if err := Absent(ctx, d, opts.Expected); err != nil {
 		if errdefs.IsAlreadyExists(err) {
 			err = errors.Join(err, forget(path))
 		}
@@ -58,7 +58,7 @@ func (d *Dir) Writer(ctx context.Context, ref string, opts WriterOptions) (Write
 	}
 	w := &dirWriter{part: part{dir: d, name: fmt.Sprintf("ingest %q", ref), path: path, hash: sha256.New()}, ref: ref, lock: lock, size: opts.Size}
 	// Whoever held the ref until now may have committed it.
-	if err := d.absent(ctx, opts.Expected); err != nil {
+	if err := Absent(ctx, d, opts.Expected); err != nil {
 		return nil, errors.Join(err, w.drop())
 	}
 	if err := w.open(); err != nil {
@@ -82,12 +82,13 @@ func (d *Dir) Lock(ref string) (release func() error, err error) {
 	return func() error { return errors.Join(removeIngest(path), unlock(lock)) }, nil
 }
 
-// absent fails with errdefs.ErrAlreadyExists when dgst (unless empty) is stored.
-func (d *Dir) absent(ctx context.Context, dgst digest.Digest) error {
+// Absent fails with errdefs.ErrAlreadyExists when s holds dgst, unless that is
+// empty.
+func Absent(ctx context.Context, s Provider, dgst digest.Digest) error {
 	if dgst == "" {
 		return nil
 	}
-	_, err := d.Stat(ctx, dgst)
+	_, err := s.Stat(ctx, dgst)
 	switch {
 	case err == nil:
 		return fmt.Errorf("blob %s: %w", dgst, errdefs.ErrAlreadyExists)

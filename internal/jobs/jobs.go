@@ -78,24 +78,15 @@ type State struct {
 // their number.
 func List(ctx context.Context, db *sqldb.DB, kind string, limit int) (list []State, err error) {
 	now := time.Now().UnixMilli()
-	err = db.View(ctx, func(tx *sql.Tx) error {
-		list = nil
-		rows, err := tx.QueryContext(ctx, `SELECT kind, key, payload, not_before, attempts, claimed_until, failed, error FROM jobs
-			WHERE kind = $1 ORDER BY failed, not_before, key LIMIT $2`, kind, limit)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var s State
+	err = db.View(ctx, func(tx *sql.Tx) (err error) {
+		list, err = sqldb.Collect(ctx, tx, `SELECT kind, key, payload, not_before, attempts, claimed_until, failed, error FROM jobs
+			WHERE kind = $1 ORDER BY failed, not_before, key LIMIT $2`, []any{kind, limit}, func(rows *sql.Rows, s *State) error {
 			var notBefore, until, failed int64
-			if err := rows.Scan(&s.Kind, &s.Key, &s.Payload, &notBefore, &s.Attempts, &until, &failed, &s.Error); err != nil {
-				return err
-			}
+			err := rows.Scan(&s.Kind, &s.Key, &s.Payload, &notBefore, &s.Attempts, &until, &failed, &s.Error)
 			s.NotBefore, s.Running, s.Failed = time.UnixMilli(notBefore), until > now, failed != 0
-			list = append(list, s)
-		}
-		return rows.Err()
+			return err
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)

@@ -149,21 +149,13 @@ func (q *Queue) claim(ctx context.Context, kind string) (*claimed, error) {
 	const due = "kind = $1 AND failed = 0 AND not_before <= $2 AND claimed_until <= $2"
 	now := time.Now()
 	var found []claimed
-	err := q.db.View(ctx, func(tx *sql.Tx) error {
-		found = nil
-		rows, err := tx.QueryContext(ctx, "SELECT key, version FROM jobs WHERE "+due+" ORDER BY not_before, key LIMIT 16", kind, now.UnixMilli())
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			c := claimed{Job: Job{Kind: kind}, token: rand.Text()}
-			if err := rows.Scan(&c.Key, &c.version); err != nil {
-				return err
-			}
-			found = append(found, c)
-		}
-		return rows.Err()
+	err := q.db.View(ctx, func(tx *sql.Tx) (err error) {
+		query := "SELECT key, version FROM jobs WHERE " + due + " ORDER BY not_before, key LIMIT 16"
+		found, err = sqldb.Collect(ctx, tx, query, []any{kind, now.UnixMilli()}, func(rows *sql.Rows, c *claimed) error {
+			*c = claimed{Job: Job{Kind: kind}, token: rand.Text()}
+			return rows.Scan(&c.Key, &c.version)
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -81,65 +81,36 @@ func readState(ctx context.Context, tx *sql.Tx) (s state, err error) {
 	return s, err
 }
 
-func readNetworks(ctx context.Context, tx *sql.Tx) (list []network.Network, err error) {
-	err = each(ctx, tx, "SELECT config FROM networks ORDER BY name", func(scan func(...any) error) error {
+func readNetworks(ctx context.Context, tx *sql.Tx) ([]network.Network, error) {
+	return sqldb.Collect(ctx, tx, "SELECT config FROM networks ORDER BY name", nil, func(rows *sql.Rows, nw *network.Network) error {
 		var config string
-		if err := scan(&config); err != nil {
+		if err := rows.Scan(&config); err != nil {
 			return err
 		}
-		var nw network.Network
-		list = append(list, nw)
-		return json.Unmarshal([]byte(config), &list[len(list)-1])
+		return json.Unmarshal([]byte(config), nw)
 	})
-	return list, err
 }
 
-func readSandboxes(ctx context.Context, tx *sql.Tx) (list []sandbox, err error) {
-	err = each(ctx, tx, "SELECT container_id, name, dns_udp, dns_tcp, ports FROM sandboxes", func(scan func(...any) error) error {
-		var s sandbox
+func readSandboxes(ctx context.Context, tx *sql.Tx) ([]sandbox, error) {
+	const query = "SELECT container_id, name, dns_udp, dns_tcp, ports FROM sandboxes"
+	return sqldb.Collect(ctx, tx, query, nil, func(rows *sql.Rows, s *sandbox) error {
 		var ports string
-		if err := scan(&s.id, &s.name, &s.dnsUDP, &s.dnsTCP, &ports); err != nil {
+		if err := rows.Scan(&s.id, &s.name, &s.dnsUDP, &s.dnsTCP, &ports); err != nil {
 			return err
 		}
-		if err := json.Unmarshal([]byte(ports), &s.ports); err != nil {
-			return err
-		}
-		list = append(list, s)
-		return nil
+		return json.Unmarshal([]byte(ports), &s.ports)
 	})
-	return list, err
 }
 
-func readEndpoints(ctx context.Context, tx *sql.Tx) (list []endpoint, err error) {
+func readEndpoints(ctx context.Context, tx *sql.Tx) ([]endpoint, error) {
 	const query = "SELECT network_id, container_id, link, interface, settings FROM endpoints ORDER BY container_id, LENGTH(interface), interface"
-	err = each(ctx, tx, query, func(scan func(...any) error) error {
-		var e endpoint
+	return sqldb.Collect(ctx, tx, query, nil, func(rows *sql.Rows, e *endpoint) error {
 		var settings string
-		if err := scan(&e.network, &e.container, &e.link, &e.iface, &settings); err != nil {
+		if err := rows.Scan(&e.network, &e.container, &e.link, &e.iface, &settings); err != nil {
 			return err
 		}
-		if err := json.Unmarshal([]byte(settings), &e.settings); err != nil {
-			return err
-		}
-		list = append(list, e)
-		return nil
+		return json.Unmarshal([]byte(settings), &e.settings)
 	})
-	return list, err
-}
-
-// each calls fn for each row of a query.
-func each(ctx context.Context, tx *sql.Tx, query string, fn func(scan func(...any) error) error) error {
-	rows, err := tx.QueryContext(ctx, query)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := fn(rows.Scan); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
 }
 
 // sandboxes reads the rows of that table.

@@ -63,7 +63,7 @@ func (s *Store) Writer(ctx context.Context, ref string, opts content.WriterOptio
 	if err := content.CheckRef(ref); err != nil {
 		return nil, err
 	}
-	if err := s.absent(ctx, opts.Expected); err != nil {
+	if err := content.Absent(ctx, s, opts.Expected); err != nil {
 		if errdefs.IsAlreadyExists(err) {
 			err = errors.Join(err, s.forget(ctx, ref))
 		}
@@ -74,7 +74,7 @@ func (s *Store) Writer(ctx context.Context, ref string, opts content.WriterOptio
 		return nil, err
 	}
 	// Whoever held the ref until now may have committed it.
-	if err := s.absent(ctx, opts.Expected); err != nil {
+	if err := content.Absent(ctx, s, opts.Expected); err != nil {
 		return nil, errors.Join(err, l.drop(ctx))
 	}
 	w := &writer{store: s, ref: ref, dir: s.dir(ref), lease: l, size: opts.Size, hash: sha256.New()}
@@ -85,21 +85,6 @@ func (s *Store) Writer(ctx context.Context, ref string, opts content.WriterOptio
 		return nil, errors.Join(fmt.Errorf("ingest %q: %w", ref, err), l.release(ctx))
 	}
 	return w, nil
-}
-
-// absent fails with errdefs.ErrAlreadyExists when dgst (unless empty) is stored.
-func (s *Store) absent(ctx context.Context, dgst digest.Digest) error {
-	if dgst == "" {
-		return nil
-	}
-	_, err := s.Stat(ctx, dgst)
-	switch {
-	case err == nil:
-		return fmt.Errorf("blob %s: %w", dgst, errdefs.ErrAlreadyExists)
-	case errdefs.IsNotFound(err):
-		return nil
-	}
-	return err
 }
 
 // forget removes an ingest of a blob that is there, unless somebody holds it.

@@ -27,3 +27,21 @@ func Places(from, n int) string {
 	}
 	return b.String()
 }
+
+// Collect lists what scan makes of every row that a query finds, in its order.
+// The list is never nil, but where it fails.
+func Collect[T any](ctx context.Context, tx *sql.Tx, query string, args []any, scan func(rows *sql.Rows, v *T) error) ([]T, error) {
+	list := []T{}
+	err := Each(ctx, tx, query, args, func(rows *sql.Rows) error {
+		var v T
+		if err := scan(rows, &v); err != nil {
+			return err
+		}
+		list = append(list, v)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}

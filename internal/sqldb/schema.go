@@ -122,21 +122,15 @@ type definition struct{ table, text string }
 // definitions are the rows of the schema, but those that SQLite makes by itself,
 // by what they define: "table images".
 func definitions(ctx context.Context, tx *sql.Tx) (map[string]definition, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT type || ' ' || name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	defined := map[string]definition{}
-	for rows.Next() {
+	err := Each(ctx, tx, "SELECT type || ' ' || name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL", nil, func(rows *sql.Rows) error {
 		var name string
 		var d definition
-		if err := rows.Scan(&name, &d.table, &d.text); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&name, &d.table, &d.text)
 		defined[name] = d
-	}
-	return defined, rows.Err()
+		return err
+	})
+	return defined, err
 }
 
 // differences lists the names under which two sets of definitions differ, sorted.

@@ -11,6 +11,8 @@ import (
 	"sort"
 	"strconv"
 
+	"strake/internal/sqldb"
+
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -227,19 +229,19 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph, trees tre
 	for _, k := range builds {
 		list = append(list, victim{kind: victimBuild, key: k.id, size: k.disk})
 	}
-	err = eachRow(ctx, tx, "SELECT id FROM journal ORDER BY id", func(scan func(...any) error) error {
+	err = sqldb.Each(ctx, tx, "SELECT id FROM journal ORDER BY id", nil, func(rows *sql.Rows) error {
 		v := victim{kind: victimEntry}
-		err := scan(&v.entry)
+		err := rows.Scan(&v.entry)
 		list = append(list, v)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	err = eachRow(ctx, tx, `SELECT b.digest FROM blobs b JOIN compressed c ON c.digest = b.digest
-		JOIN layers l ON l.diff_id = c.diff_id WHERE c.digest <> c.diff_id ORDER BY b.used, b.digest`, func(scan func(...any) error) error {
+	err = sqldb.Each(ctx, tx, `SELECT b.digest FROM blobs b JOIN compressed c ON c.digest = b.digest
+		JOIN layers l ON l.diff_id = c.diff_id WHERE c.digest <> c.diff_id ORDER BY b.used, b.digest`, nil, func(rows *sql.Rows) error {
 		v := victim{kind: victimBlob}
-		err := scan(&v.blob)
+		err := rows.Scan(&v.blob)
 		if !leased[g.node(v.blob.String())] {
 			list = append(list, v)
 		}

@@ -366,19 +366,5 @@ func (c *debris) deadMounts() ([]stray, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []stray
-	for _, path := range paths {
-		if !strings.HasSuffix(path, goneSuffix) {
-			continue
-		}
-		if held, err := flock.Held(path, flock.Exclusive); err != nil || held {
-			continue // gone since, or somebody removes it
-		}
-		size, err := treeSize(path)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, stray{path: path, size: size})
-	}
-	return list, nil
+	return leftovers(slices.DeleteFunc(paths, func(path string) bool { return !strings.HasSuffix(path, goneSuffix) }))
 }

@@ -15,6 +15,7 @@ import (
 
 	"strake/internal/content"
 	"strake/internal/flock"
+	"strake/internal/sqldb"
 )
 
 // census is one consistent look at the rows and the files of a store.
@@ -100,21 +101,6 @@ func (s *Store) takeCensus(ctx context.Context) (c *census, err error) {
 	return c, nil
 }
 
-// eachRow calls fn, which scans, for each row of a query.
-func eachRow(ctx context.Context, tx *sql.Tx, query string, fn func(scan func(...any) error) error) error {
-	rows, err := tx.QueryContext(ctx, query)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := fn(rows.Scan); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
 func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 	type query struct {
 		text string
@@ -162,7 +148,7 @@ func (c *census) readRows(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}},
 	} {
-		err := eachRow(ctx, tx, q.text, func(scan func(...any) error) error { return q.scan(checkDigests(scan)) })
+		err := sqldb.Each(ctx, tx, q.text, nil, func(rows *sql.Rows) error { return q.scan(checkDigests(rows.Scan)) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.text, err)
 		}

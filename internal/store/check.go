@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/sqldb"
 )
 
 // Kind is what a Finding concerns.
@@ -185,9 +186,9 @@ func (l *lookout) leftover(path, detail string) {
 // database asks SQLite.
 func (l *lookout) database(ctx context.Context) error {
 	return l.store.db.View(ctx, func(tx *sql.Tx) error {
-		return eachRow(ctx, tx, "PRAGMA integrity_check(20)", func(scan func(...any) error) error {
+		return sqldb.Each(ctx, tx, "PRAGMA integrity_check(20)", nil, func(rows *sql.Rows) error {
 			var text string
-			if err := scan(&text); err != nil {
+			if err := rows.Scan(&text); err != nil {
 				return err
 			}
 			if text != "ok" {

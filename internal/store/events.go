@@ -47,26 +47,18 @@ func (e *events) Tell(ctx context.Context, action, actor, name string, id digest
 // oldest first. The last thousand are kept.
 func (e *events) Events(ctx context.Context, after int64) ([]Event, error) {
 	var list []Event
-	err := e.db.View(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, "SELECT id, at, type, action, actor, attributes FROM events WHERE id > $1 ORDER BY id", after)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var ev Event
+	err := e.db.View(ctx, func(tx *sql.Tx) (err error) {
+		const query = "SELECT id, at, type, action, actor, attributes FROM events WHERE id > $1 ORDER BY id"
+		list, err = sqldb.Collect(ctx, tx, query, []any{after}, func(rows *sql.Rows, ev *Event) error {
 			var at int64
 			var attributes []byte
 			if err := rows.Scan(&ev.ID, &at, &ev.Type, &ev.Action, &ev.Actor, &attributes); err != nil {
 				return err
 			}
-			if err := json.Unmarshal(attributes, &ev.Attributes); err != nil {
-				return err
-			}
 			ev.Time = time.Unix(0, at)
-			list = append(list, ev)
-		}
-		return rows.Err()
+			return json.Unmarshal(attributes, &ev.Attributes)
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", err)

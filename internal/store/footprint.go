@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 
+	"strake/internal/sqldb"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -36,28 +38,23 @@ func Measure(ctx context.Context, s *Store, manifests ...digest.Digest) (Footpri
 // add adds what of a manifest is not seen yet. A tar whose compressed form the
 // manifest names is not content.
 func (f *Footprint) add(ctx context.Context, tx *sql.Tx, manifest digest.Digest, seen map[digest.Digest]bool) error {
-	rows, err := tx.QueryContext(ctx, `SELECT b.digest, b.size, COALESCE(l.index_size + l.side_size, 0),
+	return sqldb.Each(ctx, tx, `SELECT b.digest, b.size, COALESCE(l.index_size + l.side_size, 0),
 		(SELECT COUNT(*) FROM compressed z JOIN refs r ON r.child = z.digest WHERE r.parent = $1 AND z.diff_id = b.digest)
 		FROM blobs b LEFT JOIN layers l ON l.diff_id = b.digest
-		WHERE b.digest = $1 OR b.digest IN (SELECT child FROM refs WHERE parent = $1)`, manifest.String())
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+		WHERE b.digest = $1 OR b.digest IN (SELECT child FROM refs WHERE parent = $1)`, []any{manifest.String()}, func(rows *sql.Rows) error {
 		var d digest.Digest
 		var size, index, compressed int64
 		if err := rows.Scan(&d, &size, &index, &compressed); err != nil {
 			return err
 		}
 		if seen[d] {
-			continue
+			return nil
 		}
 		seen[d] = true
 		f.Total += size + index
 		if compressed == 0 {
 			f.Content += size
 		}
-	}
-	return rows.Err()
+		return nil
+	})
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"strake/internal/sqldb"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -98,21 +100,18 @@ func readGraph(ctx context.Context, tx *sql.Tx, scope ...digest.Digest) (*graph,
 	if err != nil {
 		return nil, fmt.Errorf("read graph: %w", err)
 	}
-	rows, err := tx.QueryContext(ctx, roots, args...)
+	err = sqldb.Each(ctx, tx, roots, args, func(rows *sql.Rows) error {
+		var r root
+		var d string
+		err := rows.Scan(&r.kind, &r.owner, &r.image, &d)
+		r.node = g.node(d)
+		g.roots = append(g.roots, r)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read graph: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var r root
-		var d string
-		if err := rows.Scan(&r.kind, &r.owner, &r.image, &d); err != nil {
-			return nil, fmt.Errorf("read graph: %w", err)
-		}
-		r.node = g.node(d)
-		g.roots = append(g.roots, r)
-	}
-	return g, rows.Err()
+	return g, nil
 }
 
 // node is the node of a digest, made where it lacks.

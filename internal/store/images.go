@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/reference"
+	"strake/internal/sqldb"
 )
 
 // Image is one image of the store.
@@ -372,20 +373,9 @@ func findByDigest(ctx context.Context, tx *sql.Tx, dgst string) (found, error) {
 }
 
 func findAll(ctx context.Context, tx *sql.Tx, query string, args ...any) ([]found, error) {
-	rows, err := tx.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []found
-	for rows.Next() {
-		var f found
-		if err := rows.Scan(&f.id, &f.root.Digest, &f.root.MediaType, &f.root.Size); err != nil {
-			return nil, err
-		}
-		list = append(list, f)
-	}
-	return list, rows.Err()
+	return sqldb.Collect(ctx, tx, query, args, func(rows *sql.Rows, f *found) error {
+		return rows.Scan(&f.id, &f.root.Digest, &f.root.MediaType, &f.root.Size)
+	})
 }
 
 func findByName(ctx context.Context, tx *sql.Tx, named reference.Named) (f found, err error) {

@@ -318,26 +318,16 @@ func (e *entry) replace(ctx context.Context, tx *sql.Tx, name string, row savedR
 }
 
 func savedRows(ctx context.Context, tx *sql.Tx, entry int64) ([]savedRow, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT image_id, origin, content FROM journal_rows WHERE entry = $1 ORDER BY seq", entry)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []savedRow
-	for rows.Next() {
-		var row savedRow
+	const query = "SELECT image_id, origin, content FROM journal_rows WHERE entry = $1 ORDER BY seq"
+	return sqldb.Collect(ctx, tx, query, []any{entry}, func(rows *sql.Rows, row *savedRow) error {
 		var content []byte
 		if err := rows.Scan(&row.image, &row.origin, &content); err != nil {
-			return nil, err
+			return err
 		}
 		dec := json.NewDecoder(bytes.NewReader(content))
 		dec.UseNumber() // a time in nanoseconds is more than a float holds
-		if err := dec.Decode(&row.content); err != nil {
-			return nil, err
-		}
-		list = append(list, row)
-	}
-	return list, rows.Err()
+		return dec.Decode(&row.content)
+	})
 }
 
 // insert brings the row back, unless its table has one in its place.

@@ -176,9 +176,9 @@ func (s *leases) reap(ctx context.Context) error {
 // forgetDead drops the rows of the leases whose owners are dead, and no file.
 func (s *leases) forgetDead(ctx context.Context, tx *sql.Tx) error {
 	var ids []string
-	err := eachRow(ctx, tx, "SELECT DISTINCT lease FROM leases", func(scan func(...any) error) error {
+	err := sqldb.Each(ctx, tx, "SELECT DISTINCT lease FROM leases", nil, func(rows *sql.Rows) error {
 		var id string
-		err := scan(&id)
+		err := rows.Scan(&id)
 		ids = append(ids, id)
 		return err
 	})

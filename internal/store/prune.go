@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/flock"
+	"strake/internal/sqldb"
 )
 
 // PruneOptions say what goes. Pinned images, and what a process works on, stay
@@ -242,11 +243,11 @@ func (c *collector) pruneCache(ctx context.Context, tx *sql.Tx, g *graph, choose
 // first. Of directories it knows those that were measured.
 func (c *debris) cacheRecords(ctx context.Context, tx *sql.Tx, g *graph, sizes treeSizes) ([]CacheRecord, error) {
 	var list []CacheRecord
-	err := eachRow(ctx, tx, `SELECT key, 'regular', slot, created, used FROM cache UNION ALL
-		SELECT dir, 'source.local', '', used, used FROM contexts`, func(scan func(...any) error) error {
+	err := sqldb.Each(ctx, tx, `SELECT key, 'regular', slot, created, used FROM cache UNION ALL
+		SELECT dir, 'source.local', '', used, used FROM contexts`, nil, func(rows *sql.Rows) error {
 		var r CacheRecord
 		var created, used int64
-		err := scan(&r.ID, &r.Kind, &r.Step, &created, &used)
+		err := rows.Scan(&r.ID, &r.Kind, &r.Step, &created, &used)
 		if r.Step = strings.ReplaceAll(r.Step, "\x00", " "); r.Step == r.ID { // it has no place in a Dockerfile
 			r.Step = ""
 		}

@@ -7,28 +7,21 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"strake/internal/sqldb"
 )
 
 // Journal lists what can be undone, the newest first.
 func (c *collector) Journal(ctx context.Context) ([]JournalEntry, error) {
 	var list []JournalEntry
-	err := c.files.db.View(ctx, func(tx *sql.Tx) error {
-		list = nil
-		rows, err := tx.QueryContext(ctx, "SELECT id, at, what FROM journal ORDER BY id DESC")
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var e JournalEntry
+	err := c.files.db.View(ctx, func(tx *sql.Tx) (err error) {
+		list, err = sqldb.Collect(ctx, tx, "SELECT id, at, what FROM journal ORDER BY id DESC", nil, func(rows *sql.Rows, e *JournalEntry) error {
 			var at int64
-			if err := rows.Scan(&e.ID, &at, &e.What); err != nil {
-				return err
-			}
+			err := rows.Scan(&e.ID, &at, &e.What)
 			e.At = time.Unix(0, at)
-			list = append(list, e)
-		}
-		if err := rows.Err(); err != nil || len(list) == 0 {
+			return err
+		})
+		if err != nil || len(list) == 0 {
 			return err
 		}
 		return c.measureHeld(ctx, tx, list)

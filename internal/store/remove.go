@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/sqldb"
 )
 
 // RemoveOptions say what to remove.
@@ -435,20 +436,7 @@ func (r *removal) untagRoot(ctx context.Context, root string) error {
 
 // column reads the one column of a query.
 func (r *removal) column(ctx context.Context, query string, args ...any) ([]string, error) {
-	rows, err := r.tx.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []string
-	for rows.Next() {
-		var v string
-		if err := rows.Scan(&v); err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, rows.Err()
+	return sqldb.Collect(ctx, r.tx, query, args, func(rows *sql.Rows, v *string) error { return rows.Scan(v) })
 }
 
 // PlatformError says that an image is not here for a platform. It is an

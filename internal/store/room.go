@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 
+	"strake/internal/sqldb"
+
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -35,21 +37,12 @@ func (s *Store) Parts(ctx context.Context) (map[digest.Digest]int64, error) {
 // compressed forms that its layers are known to have, sorted.
 func (s *Store) Inventory(ctx context.Context) ([]digest.Digest, error) {
 	var list []digest.Digest
-	err := s.db.View(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT digest FROM blobs
-			UNION SELECT c.digest FROM compressed c JOIN layers l ON l.diff_id = c.diff_id ORDER BY 1`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var d digest.Digest
-			if err := rows.Scan(&d); err != nil {
-				return err
-			}
-			list = append(list, d)
-		}
-		return rows.Err()
+	err := s.db.View(ctx, func(tx *sql.Tx) (err error) {
+		list, err = sqldb.Collect(ctx, tx, `SELECT digest FROM blobs
+			UNION SELECT c.digest FROM compressed c JOIN layers l ON l.diff_id = c.diff_id ORDER BY 1`, nil, func(rows *sql.Rows, d *digest.Digest) error {
+			return rows.Scan(d)
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", err)

@@ -151,14 +151,22 @@ func (c *debris) deadTrees() ([]stray, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []stray
+	var paths []string
 	for _, e := range entries {
-		path := filepath.Join(c.unpackedDir(), e.Name())
-		if isHash(e.Name()) || !strings.HasSuffix(e.Name(), ".partial") && !strings.HasSuffix(e.Name(), goneSuffix) {
-			continue
+		if !isHash(e.Name()) && (strings.HasSuffix(e.Name(), ".partial") || strings.HasSuffix(e.Name(), goneSuffix)) {
+			paths = append(paths, filepath.Join(c.unpackedDir(), e.Name()))
 		}
+	}
+	return leftovers(paths)
+}
+
+// leftovers lists those of paths that nobody has locked: what their users left
+// when they died.
+func leftovers(paths []string) ([]stray, error) {
+	var list []stray
+	for _, path := range paths {
 		if held, err := flock.Held(path, flock.Exclusive); err != nil || held {
-			continue // gone since, or somebody extracts it
+			continue // gone since, or in use
 		}
 		size, err := treeSize(path)
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/image"
+	"strake/internal/sqldb"
 )
 
 // part is a manifest of a root that is here: the root itself, or what an index
@@ -253,21 +254,11 @@ func variants(ctx context.Context, tx *sql.Tx, root ocispec.Descriptor) ([]Image
 		id   string
 		desc ocispec.Descriptor
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT image_id, manifest, manifest_type, manifest_size FROM variants
-		WHERE root = $1 AND image_id <> '' ORDER BY rank`, root.Digest.String())
+	found, err := sqldb.Collect(ctx, tx, `SELECT image_id, manifest, manifest_type, manifest_size FROM variants
+		WHERE root = $1 AND image_id <> '' ORDER BY rank`, []any{root.Digest.String()}, func(rows *sql.Rows, r *row) error {
+		return rows.Scan(&r.id, &r.desc.Digest, &r.desc.MediaType, &r.desc.Size)
+	})
 	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var found []row
-	for rows.Next() {
-		var r row
-		if err := rows.Scan(&r.id, &r.desc.Digest, &r.desc.MediaType, &r.desc.Size); err != nil {
-			return nil, err
-		}
-		found = append(found, r)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, err
 	}
 	if !image.IsIndex(root.MediaType) {

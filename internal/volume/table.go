@@ -112,14 +112,8 @@ func (t *Table) list(ctx context.Context, name string) (list []Volume, err error
 		if err != nil {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, "SELECT name, created, labels, options FROM volumes WHERE $1 = '' OR name = $1 ORDER BY name", name)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		list = nil
-		for rows.Next() {
-			var v Volume
+		const query = "SELECT name, created, labels, options FROM volumes WHERE $1 = '' OR name = $1 ORDER BY name"
+		list, err = sqldb.Collect(ctx, tx, query, []any{name}, func(rows *sql.Rows, v *Volume) error {
 			var created int64
 			var labels, options []byte
 			if err := rows.Scan(&v.Name, &created, &labels, &options); err != nil {
@@ -129,9 +123,9 @@ func (t *Table) list(ctx context.Context, name string) (list []Volume, err error
 				return fmt.Errorf("volume %s: %w", v.Name, err)
 			}
 			v.Created, v.Users = time.Unix(0, created), users[v.Name]
-			list = append(list, v)
-		}
-		return rows.Err()
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read volumes: %w", err)
@@ -141,20 +135,14 @@ func (t *Table) list(ctx context.Context, name string) (list []Volume, err error
 
 // users are the containers that use each volume.
 func users(ctx context.Context, tx *sql.Tx) (map[string][]string, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT volume, container_id FROM volume_users ORDER BY container_id")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	all := map[string][]string{}
-	for rows.Next() {
+	err := sqldb.Each(ctx, tx, "SELECT volume, container_id FROM volume_users ORDER BY container_id", nil, func(rows *sql.Rows) error {
 		var name, container string
-		if err := rows.Scan(&name, &container); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&name, &container)
 		all[name] = append(all[name], container)
-	}
-	return all, rows.Err()
+		return err
+	})
+	return all, err
 }
 
 // Use notes in a transaction that a container uses a volume.
