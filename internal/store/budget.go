@@ -11,10 +11,10 @@ import (
 	"sort"
 	"strconv"
 
-	"strake/internal/sqldb"
-
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/sqldb"
 )
 
 // lowSpace is the part of a file system that has to stay free for undo to keep
@@ -50,14 +50,17 @@ func (c *collector) overdue(ctx context.Context) (id int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("read journal: %w", err)
 	}
-	var st unix.Statfs_t
-	if newest == 0 || unix.Statfs(c.files.root, &st) != nil {
-		return id, nil
-	}
-	if st.Bavail < st.Blocks/lowSpace {
+	if newest != 0 && c.nearlyFull(c.files.root) {
 		return newest, nil
 	}
 	return id, nil
+}
+
+// nearlyFull reports whether the file system of a path has less free than undo
+// leaves to others.
+func nearlyFull(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Bavail < st.Blocks/lowSpace
 }
 
 // forgetJournal collects the journal's entries up to an ID.

@@ -5,9 +5,9 @@ import (
 	"database/sql"
 	"fmt"
 
-	"strake/internal/sqldb"
-
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/sqldb"
 )
 
 // Footprint is what a set of manifests has in the store, each byte once.

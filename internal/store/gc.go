@@ -20,8 +20,9 @@ import (
 // collector frees space.
 type collector struct {
 	debris
-	journal *journal
-	maxSize int64 // bytes on disk that the store may take; 0: any
+	journal    *journal
+	maxSize    int64 // bytes on disk that the store may take; 0: any
+	nearlyFull func(path string) bool
 }
 
 // plan is what freeing space does to the disk, and what it leaves for undo.

@@ -9,9 +9,9 @@ import (
 	"syscall"
 	"time"
 
-	"strake/internal/sqldb"
-
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/sqldb"
 )
 
 // The kinds of roots: what keeps blobs.

@@ -281,6 +281,7 @@ func TestPruneUndo(t *testing.T) {
 func TestJournalBounds(t *testing.T) {
 	opts := Options{Root: t.TempDir(), UndoWindow: time.Hour}
 	s := openWith(t, opts)
+	s.nearlyFull = func(string) bool { return false }
 	lay := makeLayer(t, s, 1, 10)
 	ids := []digest.Digest{makeImage(t, s, "a", []digest.Digest{lay}), makeImage(t, s, "b", []digest.Digest{lay})}
 	named, err := reference.Parse("app")
@@ -320,8 +321,27 @@ func TestJournalBounds(t *testing.T) {
 		t.Errorf("%d entries, %v", count(), err)
 	}
 	s = again(t, s, Options{UndoWindow: time.Nanosecond})
+	s.nearlyFull = func(string) bool { return false }
 	if _, err := s.Settle(t.Context()); err != nil || count() != 0 {
 		t.Errorf("%d entries, %v", count(), err)
+	}
+}
+
+// Undo holds nothing where others need the room.
+func TestJournalNearlyFull(t *testing.T) {
+	s := open(t, t.TempDir())
+	makeImage(t, s, "gone", []digest.Digest{makeLayer(t, s, 1, 1<<20)}, "docker.io/library/gone:1")
+	s = again(t, s, Options{UndoWindow: time.Hour}) // what was leased is not any more
+	before := onDisk(t, s)
+	if _, err := s.Remove(t.Context(), RemoveOptions{Ref: "gone:1"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, full := range []bool{false, true} {
+		s.nearlyFull = func(string) bool { return full }
+		freed, err := s.Settle(t.Context())
+		if err != nil || full != (freed >= 1<<20) || before-onDisk(t, s) != freed {
+			t.Errorf("nearly full %t: freed %d, %d on disk before, %d after, %v", full, freed, before, onDisk(t, s), err)
+		}
 	}
 }
 

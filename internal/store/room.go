@@ -5,10 +5,10 @@ import (
 	"database/sql"
 	"fmt"
 
-	"strake/internal/sqldb"
-
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/sqldb"
 )
 
 // Free is how many bytes the file system of the store has left for this user.

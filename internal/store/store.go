@@ -102,7 +102,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	held := &leases{root: root, db: db}
 	files, undo := &contents{root, db, blobs, held}, &journal{db, opts.UndoWindow}
-	collect := &collector{debris{files}, undo, opts.MaxSize}
+	collect := &collector{debris{files}, undo, opts.MaxSize, nearlyFull}
 	blobs.Full = func() bool { return collect.Reclaim(context.WithoutCancel(ctx)) }
 	return &Store{
 		root: root, db: db, schema: schema, contents: files, stager: stager{files}, builds: &builds{root}, cache: &cache{db},
