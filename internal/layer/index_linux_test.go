@@ -124,6 +124,9 @@ func TestDamagedIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		readAll(l)
+		if _, err := FindGaps(bad.Index); err != nil && !errdefs.IsDataLoss(err) {
+			t.Fatalf("byte %d: %v", at, err)
+		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -27,10 +25,8 @@ type EROFS struct {
 
 // A mountedLayer is a layer in its place.
 type mountedLayer struct {
-	dir         string
-	impliesRoot bool // it does not name the root directory
-	opaque      bool // its root hides all lower layers
-	needsDirs   bool // it does not name another directory that it uses, or has whiteouts
+	dir  string
+	gaps layer.Gaps
 }
 
 var _ Mounter = (*EROFS)(nil)
@@ -78,7 +74,7 @@ func (e *EROFS) lowers(ctx context.Context, layers []layer.Files) (lower []strin
 		if err != nil {
 			return nil, "", fmt.Errorf("layer %s: %w", layers[i].DiffID, err)
 		}
-		if l.needsDirs && above && i > 0 {
+		if l.gaps.Inside && above && i > 0 {
 			above = false
 			dirs, err := e.chainDirs(ctx, layers[:i+1])
 			if err != nil {
@@ -89,10 +85,10 @@ func (e *EROFS) lowers(ctx context.Context, layers []layer.Files) (lower []strin
 			}
 		}
 		lower = append(lower, l.dir)
-		if root == "" && (!l.impliesRoot || i == 0 || l.opaque) {
+		if root == "" && (!l.gaps.ImpliesRoot || i == 0 || l.gaps.OpaqueRoot) {
 			root = l.dir
 		}
-		if l.opaque { // which overlayfs does not see on a root
+		if l.gaps.OpaqueRoot { // which overlayfs does not see on a root
 			break
 		}
 	}
@@ -104,8 +100,8 @@ func (e *EROFS) layer(l layer.Files) (*mountedLayer, error) {
 	if m, ok := e.layers[l.DiffID]; ok {
 		return m, nil
 	}
-	m := &mountedLayer{}
-	if err := m.inspect(l); err != nil {
+	gaps, err := layer.FindGaps(l.Index)
+	if err != nil {
 		return nil, err
 	}
 	devices := []string{l.Tar}
@@ -119,39 +115,9 @@ func (e *EROFS) layer(l layer.Files) (*mountedLayer, error) {
 	if err := mount.EROFS(l.Index, devices, dir); err != nil {
 		return nil, err
 	}
-	m.dir = dir
+	m := &mountedLayer{dir, gaps}
 	e.layers[l.DiffID] = m
 	return m, nil
-}
-
-// inspect finds out what overlayfs cannot do for a layer.
-func (m *mountedLayer) inspect(files layer.Files) (err error) {
-	l, err := layer.Open(files)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	return fs.WalkDir(l, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() && d.Type()&fs.ModeCharDevice == 0 {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*layer.Stat)
-		if !ok {
-			return fmt.Errorf("stat %q: %T: %w", name, info.Sys(), errdefs.ErrInternal)
-		}
-		switch {
-		case name == ".":
-			m.impliesRoot, m.opaque = st.Implied, st.Opaque
-		case st.Implied || st.Whiteout():
-			m.needsDirs = true
-			return fs.SkipAll
-		}
-		return nil
-	})
 }
 
 // chainDirs returns where the directories are mounted that a chain's layers imply, as lower layers name them; "" if there are
