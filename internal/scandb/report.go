@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,12 +145,15 @@ func (r *Report) save(ctx context.Context, tx *sql.Tx) error {
 	if err != nil {
 		return err
 	}
+	packages := sqldb.Inserts{Tx: tx, Into: "scan_packages (image, number, type, name, version, arch, source, source_version, ecosystem, key, file, layer)", Columns: 12}
 	for i, p := range r.Packages {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO scan_packages (image, number, type, name, version, arch, source, source_version, ecosystem, key, file, layer)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`, r.Image.String(), int64(i), p.Type, clean(p.Name), clean(p.Version), clean(p.Arch),
+		if err := packages.Add(ctx, r.Image.String(), int64(i), p.Type, clean(p.Name), clean(p.Version), clean(p.Arch),
 			clean(p.Source), clean(p.SourceVersion), p.Ecosystem, clean(vuln.NameOf(p)), clean(p.File), int64(p.Layer)); err != nil {
 			return err
 		}
+	}
+	if err := packages.Flush(ctx); err != nil {
+		return err
 	}
 	for i, s := range r.Secrets {
 		deleted := int64(0)
@@ -162,32 +166,22 @@ func (r *Report) save(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 	}
-	return r.saveFindings(ctx, tx)
+	return r.saveFindings(ctx, tx, nil)
 }
 
-// saveFindings writes the findings of a report whose other rows are there.
-func (r *Report) saveFindings(ctx context.Context, tx *sql.Tx) error {
-	if _, err := tx.ExecContext(ctx, "DELETE FROM scan_findings WHERE image = $1", r.Image.String()); err != nil {
-		return err
-	}
-	numbers := map[scan.Package]int64{}
-	for i, p := range r.Packages {
-		numbers[p] = int64(i)
+// saveFindings writes the findings of a report whose other rows are there, and
+// whose rows of findings are had: most that is matched again has what it had.
+func (r *Report) saveFindings(ctx context.Context, tx *sql.Tx, had []vuln.Finding) error {
+	if !slices.EqualFunc(had, r.Findings, vuln.Finding.Equal) {
+		if err := r.replaceFindings(ctx, tx); err != nil {
+			return err
+		}
 	}
 	counts, fixable := map[vuln.Severity]int64{}, int64(0)
-	for i, f := range r.Findings {
+	for _, f := range r.Findings {
 		counts[f.Severity]++
 		if f.Fixed != "" {
 			fixable++
-		}
-		aliases, err := json.Marshal(append([]string{}, f.Aliases...))
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO scan_findings (image, number, id, aliases, severity, score, vector, summary, published, fixed, package)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, r.Image.String(), int64(i), f.ID, string(aliases), int64(f.Severity), f.Score, f.Vector,
-			f.Summary, f.Published, f.Fixed, numbers[f.Package]); err != nil {
-			return err
 		}
 	}
 	generations, err := json.Marshal(r.Generations)
@@ -198,6 +192,29 @@ func (r *Report) saveFindings(ctx context.Context, tx *sql.Tx) error {
 		WHERE image = $1`, r.Image.String(), seconds(r.Matched), counts[vuln.Critical], counts[vuln.High], counts[vuln.Medium], counts[vuln.Low], counts[vuln.Negligible],
 		counts[vuln.Unknown], fixable, string(generations))
 	return err
+}
+
+// replaceFindings writes the rows of findings in the place of those that are there.
+func (r *Report) replaceFindings(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM scan_findings WHERE image = $1", r.Image.String()); err != nil {
+		return err
+	}
+	numbers := map[scan.Package]int64{}
+	for i, p := range r.Packages {
+		numbers[p] = int64(i)
+	}
+	rows := sqldb.Inserts{Tx: tx, Into: "scan_findings (image, number, id, aliases, severity, score, vector, summary, published, fixed, package)", Columns: 11}
+	for i, f := range r.Findings {
+		aliases, err := json.Marshal(append([]string{}, f.Aliases...))
+		if err != nil {
+			return err
+		}
+		if err := rows.Add(ctx, r.Image.String(), int64(i), f.ID, string(aliases), int64(f.Severity), f.Score, f.Vector,
+			f.Summary, f.Published, f.Fixed, numbers[f.Package]); err != nil {
+			return err
+		}
+	}
+	return rows.Flush(ctx)
 }
 
 // Forget drops the report of an image, in the caller's transaction. It is no error if there is none.

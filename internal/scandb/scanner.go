@@ -246,10 +246,11 @@ func (s *Scanner) Match(ctx context.Context, dgst digest.Digest) (r Report, err 
 		if r, err = find(ctx, tx, dgst); err != nil {
 			return err
 		}
+		had := r.Findings
 		if err := r.match(ctx, tx); err != nil {
 			return err
 		}
-		if err := r.saveFindings(ctx, tx); err != nil {
+		if err := r.saveFindings(ctx, tx, had); err != nil {
 			return err
 		}
 		if s.Done != nil {

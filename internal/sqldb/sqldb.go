@@ -39,6 +39,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -206,6 +207,17 @@ func (db *DB) Note(ctx context.Context, fn func(tx *sql.Tx) error) error {
 		}
 		return err
 	})
+}
+
+// Analyze counts what is in tables of which many rows are new, by which PostgreSQL
+// plans its queries; it does so by itself only after a minute or more. SQLite plans
+// by its indexes alone.
+func (db *DB) Analyze(ctx context.Context, tables ...string) error {
+	if db.dialect != PostgreSQL {
+		return nil
+	}
+	_, err := db.writer.ExecContext(ctx, "ANALYZE "+strings.Join(tables, ", "))
+	return err
 }
 
 // retry calls try again while it fails because the database is busy.

@@ -417,7 +417,10 @@ func (im *importer) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if im.result.Changed == 0 {
+		return nil
+	}
+	return im.db.Analyze(ctx, "vulns", "vuln_affected")
 }
 
 // show makes the next generation of a source the one that is seen.

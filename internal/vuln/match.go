@@ -28,6 +28,12 @@ type Finding struct {
 	Package   scan.Package `json:"package"`
 }
 
+// Equal tells whether two findings say the same.
+func (f Finding) Equal(g Finding) bool {
+	return f.ID == g.ID && slices.Equal(f.Aliases, g.Aliases) && f.Severity == g.Severity && f.Score == g.Score && f.Vector == g.Vector &&
+		f.Summary == g.Summary && f.Published == g.Published && f.Fixed == g.Fixed && f.Package == g.Package
+}
+
 // Result is what Match found.
 type Result struct {
 	Findings []Finding // the worst first, then by package and ID
@@ -62,7 +68,7 @@ func Match(ctx context.Context, db *sqldb.DB, packages []scan.Package) (result R
 
 // MatchIn is Match in the caller's transaction.
 func MatchIn(ctx context.Context, tx *sql.Tx, packages []scan.Package) (Result, error) {
-	m := matcher{tx: tx, known: map[string]bool{}, missing: map[string]bool{}, candidates: map[[2]string][]candidate{}}
+	m := matcher{known: map[string]bool{}, missing: map[string]bool{}, candidates: map[key][]candidate{}}
 	all, err := sources(ctx, tx)
 	if err != nil {
 		return Result{}, err
@@ -70,16 +76,13 @@ func MatchIn(ctx context.Context, tx *sql.Tx, packages []scan.Package) (Result, 
 	for _, s := range all {
 		m.known[s.Name] = true
 	}
-	if m.query, err = tx.PrepareContext(ctx, candidateQuery); err != nil {
+	if err := m.read(ctx, tx, packages); err != nil {
 		return Result{}, err
 	}
-	defer m.query.Close() //nolint:errcheck // of a statement that was only read from
 	used := map[string]bool{}
 	for _, p := range packages {
 		used[base(p.Ecosystem)] = true
-		if err := m.match(ctx, p); err != nil {
-			return Result{}, err
-		}
+		m.match(p)
 	}
 	for _, s := range all {
 		if used[s.Name] {
@@ -96,13 +99,31 @@ func MatchIn(ctx context.Context, tx *sql.Tx, packages []scan.Package) (Result, 
 	return m.result, nil
 }
 
-// A record of an ecosystem counts for all of its releases where it names none.
-const candidateQuery = `SELECT v.id, v.summary, v.published, v.names, a.versions, a.severity, a.score, a.vector
+// together is how many names one query asks for.
+const together = 50
+
+// candidateQuery reads what is said of so many names.
+func candidateQuery(n int) string {
+	return `SELECT a.ecosystem, a.name, v.id, v.summary, v.published, v.names, a.versions, a.severity, a.score, a.vector
 	FROM vuln_affected a
 	JOIN vulns v ON v.source = a.source AND v.id = a.id AND v.since = a.since
 	JOIN vuln_sources s ON s.name = a.source
-	WHERE a.ecosystem IN ($1, $2) AND a.name = $3 AND v.since <= s.generation AND (v.until = 0 OR v.until > s.generation)
+	WHERE (a.ecosystem, a.name) IN (VALUES ` + sqldb.Tuples(1, n, 2) + `) AND v.since <= s.generation AND (v.until = 0 OR v.until > s.generation)
 	ORDER BY v.id, a.number`
+}
+
+// key is a name of which records speak.
+type key struct{ ecosystem, name string }
+
+// keys are what records call a package: one of an ecosystem counts for all of its
+// releases where it names none.
+func keys(p scan.Package) []key {
+	list := []key{{p.Ecosystem, NameOf(p)}}
+	if of := base(p.Ecosystem); of != p.Ecosystem {
+		list = append(list, key{of, NameOf(p)})
+	}
+	return list
+}
 
 // candidate is what a record says of a package.
 type candidate struct {
@@ -113,11 +134,9 @@ type candidate struct {
 }
 
 type matcher struct {
-	tx         *sql.Tx
-	query      *sql.Stmt
 	known      map[string]bool // sources
 	missing    map[string]bool
-	candidates map[[2]string][]candidate // by ecosystem and name
+	candidates map[key][]candidate // in the order of their IDs
 	result     Result
 }
 
@@ -130,22 +149,22 @@ func NameOf(p scan.Package) string {
 }
 
 // match finds the vulnerabilities of one package.
-func (m *matcher) match(ctx context.Context, p scan.Package) error {
+func (m *matcher) match(p scan.Package) {
 	if p.Ecosystem == "" {
 		m.result.Unknown++
-		return nil
+		return
 	}
 	if !m.known[base(p.Ecosystem)] {
 		m.missing[base(p.Ecosystem)] = true
-		return nil
+		return
 	}
 	version := p.Version
 	if p.Distribution() {
 		version = cmp.Or(p.SourceVersion, version)
 	}
-	list, err := m.look(ctx, p.Ecosystem, NameOf(p))
-	if err != nil || len(list) == 0 {
-		return err
+	list := m.look(p)
+	if len(list) == 0 {
+		return
 	}
 	have, err := parseVersion(p.Ecosystem, version)
 	if err != nil {
@@ -167,38 +186,58 @@ func (m *matcher) match(ctx context.Context, p scan.Package) error {
 		f.Package = p
 		m.result.Findings = append(m.result.Findings, f)
 	}
+}
+
+// read reads what is said of packages, of many by one query.
+func (m *matcher) read(ctx context.Context, tx *sql.Tx, packages []scan.Package) error {
+	var names []any
+	for _, p := range packages {
+		if !m.known[base(p.Ecosystem)] {
+			continue
+		}
+		for _, k := range keys(p) {
+			if _, ok := m.candidates[k]; !ok {
+				m.candidates[k] = nil
+				names = append(names, k.ecosystem, k.name)
+			}
+		}
+	}
+	for some := range slices.Chunk(names, 2*together) {
+		if err := sqldb.Each(ctx, tx, candidateQuery(len(some)/2), some, m.add); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// look reads the candidates of a name.
-func (m *matcher) look(ctx context.Context, ecosystem, name string) (list []candidate, err error) {
-	key := [2]string{ecosystem, name}
-	if list, ok := m.candidates[key]; ok {
-		return list, nil
+// add takes in a row of candidateQuery.
+func (m *matcher) add(rows *sql.Rows) error {
+	var k key
+	var c candidate
+	var names, versions []byte
+	var severity int64
+	if err := rows.Scan(&k.ecosystem, &k.name, &c.id, &c.summary, &c.published, &names, &versions, &severity, &c.score, &c.vector); err != nil {
+		return err
 	}
-	rows, err := m.query.QueryContext(ctx, ecosystem, base(ecosystem), name)
-	if err != nil {
-		return nil, err
+	c.severity = Severity(severity)
+	if err := json.Unmarshal(names, &c.names); err != nil {
+		return fmt.Errorf("%s: %w", c.id, err)
 	}
-	err = sqldb.ScanAll(rows, func() error {
-		var c candidate
-		var names, versions []byte
-		var severity int64
-		if err := rows.Scan(&c.id, &c.summary, &c.published, &names, &versions, &severity, &c.score, &c.vector); err != nil {
-			return err
-		}
-		c.severity = Severity(severity)
-		if err := json.Unmarshal(names, &c.names); err != nil {
-			return fmt.Errorf("%s: %w", c.id, err)
-		}
-		if err := json.Unmarshal(versions, &c.versions); err != nil {
-			return fmt.Errorf("%s: %w", c.id, err)
-		}
-		list = append(list, c)
-		return nil
-	})
-	m.candidates[key] = list
-	return list, err
+	if err := json.Unmarshal(versions, &c.versions); err != nil {
+		return fmt.Errorf("%s: %w", c.id, err)
+	}
+	m.candidates[k] = append(m.candidates[k], c)
+	return nil
+}
+
+// look finds the candidates of a package, in the order of their IDs.
+func (m *matcher) look(p scan.Package) []candidate {
+	var list []candidate
+	for _, k := range keys(p) {
+		list = append(list, m.candidates[k]...)
+	}
+	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.id, b.id) })
+	return list
 }
 
 func parseVersion(ecosystem, version string) (semantic.Version, error) {

@@ -209,6 +209,33 @@ func TestMatch(t *testing.T) {
 	})
 }
 
+// More packages than one query asks about, of a release and of all of them.
+func TestMatchMany(t *testing.T) {
+	databases(t, func(t *testing.T, db *sqldb.DB) {
+		var records, want []string
+		var packages []scan.Package
+		for i := range 130 {
+			name, ecosystem := fmt.Sprintf("p%03d", i), []string{"Debian:12", "Debian", "Debian:11", "npm"}[i%4]
+			records = append(records, record("CVE-1-"+name, ecosystem, name, between("0", "2"), ""))
+			packages = append(packages, deb(name, name, "1"), deb(name+"-doc", name, "2"))
+			if i%4 < 2 {
+				want = append(want, name+" 1 CVE-1-"+name+" unknown 2")
+			}
+		}
+		importDump(t, db, records...)
+		if diff := cmp.Diff(want, found(t, db, packages...)); diff != "" {
+			t.Error(diff)
+		}
+		if db.Dialect() != sqldb.PostgreSQL {
+			return
+		}
+		var rows float64 // as the planner knows; less than 0: it was never told
+		if err := db.Get(t.Context(), "SELECT reltuples FROM pg_class WHERE relname = 'vuln_affected'", nil, &rows); err != nil || rows != 130 {
+			t.Errorf("the planner counts %v rows: %v", rows, err)
+		}
+	})
+}
+
 // An import is seen all at once, writes what changed alone, and leaves other ecosystems as they are.
 func TestImport(t *testing.T) {
 	databases(t, func(t *testing.T, db *sqldb.DB) {

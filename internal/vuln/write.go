@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"strake/internal/sqldb"
 )
 
 // flush writes what is queued, where nobody sees it yet.
@@ -34,8 +36,8 @@ func (im *importer) write(ctx context.Context, tx *sql.Tx) error {
 		return err
 	}
 	defer end.Close() //nolint:errcheck // of a statement of a transaction that ends
-	records := inserts{tx: tx, into: "vulns (source, id, since, sum, published, modified, summary, names)", columns: 8}
-	packages := inserts{tx: tx, into: "vuln_affected (source, id, since, number, ecosystem, name, versions, severity, score, vector)", columns: 10}
+	records := sqldb.Inserts{Tx: tx, Into: "vulns (source, id, since, sum, published, modified, summary, names)", Columns: 8}
+	packages := sqldb.Inserts{Tx: tx, Into: "vuln_affected (source, id, since, number, ecosystem, name, versions, severity, score, vector)", Columns: 10}
 	for _, c := range im.queue {
 		p := c.source
 		if old, ok := p.live[c.id]; ok {
@@ -51,11 +53,11 @@ func (im *importer) write(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 		r := c.row
-		if err := records.add(ctx, p.Name, r.id, p.next, r.sum, r.published, r.modified, clean(r.summary), clean(string(names))); err != nil {
+		if err := records.Add(ctx, p.Name, r.id, p.next, r.sum, r.published, r.modified, clean(r.summary), clean(string(names))); err != nil {
 			return fmt.Errorf("%s: %w", r.id, err)
 		}
 	}
-	if err := records.flush(ctx); err != nil {
+	if err := records.Flush(ctx); err != nil {
 		return err
 	}
 	for _, c := range im.queue {
@@ -67,70 +69,13 @@ func (im *importer) write(ctx context.Context, tx *sql.Tx) error {
 			if err != nil {
 				return err
 			}
-			if err := packages.add(ctx, c.source.Name, c.id, c.source.next, int64(i), clean(a.ecosystem), clean(a.name), clean(string(versions)),
+			if err := packages.Add(ctx, c.source.Name, c.id, c.source.next, int64(i), clean(a.ecosystem), clean(a.name), clean(string(versions)),
 				int64(a.severity), a.score, clean(a.vector)); err != nil {
 				return fmt.Errorf("%s: %w", c.id, err)
 			}
 		}
 	}
-	return packages.flush(ctx)
-}
-
-// together is how many rows one statement inserts.
-const together = 50
-
-// inserts writes rows of a table, several by one statement.
-type inserts struct {
-	tx      *sql.Tx
-	into    string // the table with its columns
-	columns int
-	args    []any
-	full    *sql.Stmt // of as many rows as go together
-}
-
-// add adds a row, which is written at the next flush at the latest.
-func (in *inserts) add(ctx context.Context, values ...any) (err error) {
-	if in.args = append(in.args, values...); len(in.args) < together*in.columns {
-		return nil
-	}
-	if in.full == nil {
-		if in.full, err = in.tx.PrepareContext(ctx, in.query()); err != nil {
-			return err
-		}
-	}
-	_, err = in.full.ExecContext(ctx, in.args...)
-	in.args = in.args[:0]
-	return err
-}
-
-// flush writes the rows that are left.
-func (in *inserts) flush(ctx context.Context) error {
-	if in.full != nil {
-		defer in.full.Close() //nolint:errcheck // of a statement of a transaction that ends
-	}
-	if len(in.args) == 0 {
-		return nil
-	}
-	_, err := in.tx.ExecContext(ctx, in.query(), in.args...)
-	return err
-}
-
-// query inserts the rows that were added.
-func (in *inserts) query() string {
-	var b strings.Builder
-	b.WriteString("INSERT INTO " + in.into + " VALUES ")
-	for i := range in.args {
-		switch {
-		case i == 0:
-			b.WriteString("(")
-		case i%in.columns == 0:
-			b.WriteString("), (")
-		default:
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "$%d", i+1)
-	}
-	return b.String() + ")"
+	return packages.Flush(ctx)
 }
 
 // dropUnfinished drops what an import of a source that did not end has left, and
