@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strake/internal/fault"
 	"strake/internal/sqldb"
 )
 
@@ -63,7 +64,7 @@ func AddUser(ctx context.Context, db *sqldb.DB, u NewUser) error {
 	if u.Password != "" {
 		var err error
 		if hash, err = hashPassword(ctx, u.Password); err != nil {
-			return err
+			return fault.In("password", err)
 		}
 	}
 	return db.Update(ctx, func(tx *sql.Tx) error {
@@ -80,6 +81,10 @@ func AddUser(ctx context.Context, db *sqldb.DB, u NewUser) error {
 	})
 }
 
+func errTaken(name string) error {
+	return fault.In("name", fmt.Errorf("the name %q is taken: %w", name, errdefs.ErrAlreadyExists))
+}
+
 // insertAccount makes the row of a new account. A namespace in which there are
 // repositories already, of before the Hub had accounts, is for administrators
 // to give.
@@ -87,7 +92,7 @@ func insertAccount(ctx context.Context, tx *sql.Tx, name string, organization bo
 	err = tx.QueryRowContext(ctx, `INSERT INTO accounts (name, organization, created) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING RETURNING id`,
 		name, flag(organization), time.Now().Unix()).Scan(&row)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("the name %q is taken: %w", name, errdefs.ErrAlreadyExists)
+		return 0, errTaken(name)
 	}
 	if err != nil || From(ctx).IsAdmin() {
 		return row, err
@@ -97,7 +102,7 @@ func insertAccount(ctx context.Context, tx *sql.Tx, name string, organization bo
 		return 0, err
 	}
 	if used > 0 {
-		return 0, fmt.Errorf("the name %q is taken: %w", name, errdefs.ErrAlreadyExists)
+		return 0, errTaken(name)
 	}
 	return row, nil
 }
@@ -108,7 +113,7 @@ func checkEmail(email string) error {
 		return nil
 	}
 	if a, err := mail.ParseAddress(email); err != nil || a.Address != email || len(email) > 254 {
-		return fmt.Errorf("e-mail address %.80q: %w", email, errdefs.ErrInvalidArgument)
+		return fault.In("email", fmt.Errorf("%.80q is no e-mail address: %w", email, errdefs.ErrInvalidArgument))
 	}
 	return nil
 }
@@ -116,7 +121,7 @@ func checkEmail(email string) error {
 // checkFullName accepts one short line of text.
 func checkFullName(s string) error {
 	if len(s) > 200 || strings.ContainsFunc(s, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }) {
-		return fmt.Errorf("full name %.50q: one line of 200 bytes at most: %w", s, errdefs.ErrInvalidArgument)
+		return fault.In("full_name", fmt.Errorf("full name %.50q: one line of 200 bytes at most: %w", s, errdefs.ErrInvalidArgument))
 	}
 	return nil
 }
@@ -269,13 +274,13 @@ func SetPassword(ctx context.Context, db *sqldb.DB, name, old, password string) 
 	}
 	if id.Name == name && !id.System {
 		if _, err := verify(ctx, db, name, old); err != nil {
-			return err
+			return fault.In("old", err)
 		}
 	}
 	hash, err := "", error(nil)
 	if password != "" || !id.IsAdmin() {
 		if hash, err = hashPassword(ctx, password); err != nil {
-			return err
+			return fault.In("new", err)
 		}
 	}
 	return db.Update(ctx, func(tx *sql.Tx) error {

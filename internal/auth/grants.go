@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strake/internal/fault"
 	"strake/internal/sqldb"
 )
 
@@ -40,7 +41,7 @@ func Grants(ctx context.Context, db *sqldb.DB, repo string) (list []Grant, err e
 // repository is; official repositories take teams of any.
 func SetGrant(ctx context.Context, db *sqldb.DB, repo string, g Grant) error {
 	if g.Role < None || g.Role > Admin {
-		return fmt.Errorf("role %d: %w", int(g.Role), errdefs.ErrInvalidArgument)
+		return fault.In("role", fmt.Errorf("role %d: %w", int(g.Role), errdefs.ErrInvalidArgument))
 	}
 	return db.Update(ctx, func(tx *sql.Tx) error {
 		if err := Need(ctx, tx, repo, Admin); err != nil {
@@ -51,7 +52,7 @@ func SetGrant(ctx context.Context, db *sqldb.DB, repo string, g Grant) error {
 		}
 		column, holder, err := grantee(ctx, tx, repo, g.To)
 		if err != nil {
-			return err
+			return fault.In("to", err)
 		}
 		if g.Role == None {
 			res, err := tx.ExecContext(ctx, `DELETE FROM grants WHERE repository = (SELECT id FROM repositories WHERE name = $1) AND `+column+` = $2`, repo, holder) //nolint:gosec // the column is account or team

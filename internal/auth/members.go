@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strake/internal/fault"
 	"strake/internal/sqldb"
 )
 
@@ -197,7 +198,7 @@ func AddTeam(ctx context.Context, db *sqldb.DB, org, team string) error {
 			return err
 		}
 		res, err := tx.ExecContext(ctx, `INSERT INTO teams (organization, name) VALUES ($1, $2) ON CONFLICT (organization, name) DO NOTHING`, row, team)
-		if err := affected(res, err, fmt.Errorf("team %q is there: %w", team, errdefs.ErrAlreadyExists)); err != nil {
+		if err := affected(res, err, fault.In("name", fmt.Errorf("team %q is there: %w", team, errdefs.ErrAlreadyExists))); err != nil {
 			return err
 		}
 		return Audit(ctx, tx, "team.add", org+"/"+team, nil)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"strake/internal/fault"
 )
 
 // Official is the namespace of the images that the Hub itself vouches for.
@@ -30,7 +32,7 @@ func CheckName(name string) error {
 		return err
 	}
 	if slices.Contains(reserved, name) {
-		return fmt.Errorf("account name %q is reserved: %w", name, errdefs.ErrInvalidArgument)
+		return fault.In("name", fmt.Errorf("account name %q is reserved: %w", name, errdefs.ErrInvalidArgument))
 	}
 	return nil
 }
@@ -39,7 +41,7 @@ func CheckName(name string) error {
 func checkWord(what, name string) error {
 	bad := len(name) < 2 || len(name) > 39 || name[0] == '-' || name[len(name)-1] == '-' || strings.Contains(name, "--")
 	if bad || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return fmt.Errorf("%s %.50q: 2 to 39 lower-case letters, digits and single dashes between them: %w", what, name, errdefs.ErrInvalidArgument)
+		return fault.In("name", fmt.Errorf("%s %.50q: 2 to 39 lower-case letters, digits and single dashes between them: %w", what, name, errdefs.ErrInvalidArgument))
 	}
 	return nil
 }
@@ -51,7 +53,7 @@ func ParseRole(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return None, fmt.Errorf("role %.20q: read, write or admin: %w", s, errdefs.ErrInvalidArgument)
+	return None, fault.In("role", fmt.Errorf("role %.20q: read, write or admin: %w", s, errdefs.ErrInvalidArgument))
 }
 
 // MarshalText implements encoding.TextMarshaler.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strake/internal/fault"
 	"strake/internal/sqldb"
 )
 
@@ -133,7 +134,7 @@ func AddToken(ctx context.Context, db *sqldb.DB, account string, t NewToken) (se
 		}
 		res, err := tx.ExecContext(ctx, `INSERT INTO tokens (id, account, kind, name, hash, scopes, created, expires) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 			ON CONFLICT (account, kind, name) DO NOTHING`, id, row, kind, t.Name, hash, scopes, time.Now().Unix(), seconds(t.Expires))
-		if err := affected(res, err, fmt.Errorf("token %q is there: %w", t.Name, errdefs.ErrAlreadyExists)); err != nil {
+		if err := affected(res, err, fault.In("name", fmt.Errorf("token %q is there: %w", t.Name, errdefs.ErrAlreadyExists))); err != nil {
 			return err
 		}
 		if made, err = readToken(ctx, tx, row, id); err != nil {
@@ -152,20 +153,20 @@ func checkToken(t NewToken) error {
 		return err
 	}
 	if !t.Expires.IsZero() && t.Expires.Before(time.Now()) {
-		return fmt.Errorf("a token that has expired: %w", errdefs.ErrInvalidArgument)
+		return fault.In("expires", fmt.Errorf("a token that has expired: %w", errdefs.ErrInvalidArgument))
 	}
 	if t.Robot && len(t.Scopes) == 0 {
-		return fmt.Errorf("a robot needs scopes: %w", errdefs.ErrInvalidArgument)
+		return fault.In("scopes", fmt.Errorf("a robot needs scopes: %w", errdefs.ErrInvalidArgument))
 	}
 	if len(t.Scopes) > 100 {
-		return fmt.Errorf("more than 100 scopes: %w", errdefs.ErrInvalidArgument)
+		return fault.In("scopes", fmt.Errorf("more than 100 scopes: %w", errdefs.ErrInvalidArgument))
 	}
 	for _, s := range t.Scopes {
 		name, _ := strings.CutSuffix(s.Repository, "*")
 		starred := name != s.Repository
 		if s.Role < Read || s.Role > Admin || len(name) > 255 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_./") != "" ||
 			starred && name != "" && !strings.HasSuffix(name, "/") || !starred && name == "" {
-			return fmt.Errorf("scope %.260q: the name of a repository, or a part of one that ends in /*, and a role: %w", s.Repository, errdefs.ErrInvalidArgument)
+			return fault.In("scopes", fmt.Errorf("scope %.260q: the name of a repository, or a part of one that ends in /*, and a role: %w", s.Repository, errdefs.ErrInvalidArgument))
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/registry"
 	"strake/internal/sqldb"
 )
@@ -31,9 +32,9 @@ type RepositoryChange struct {
 func (c RepositoryChange) check() error {
 	switch {
 	case c.Description != nil && (len(*c.Description) > maxDescription || strings.ContainsAny(*c.Description, "\r\n\x00") || !utf8.ValidString(*c.Description)):
-		return fmt.Errorf("the description is one line of %d bytes at most: %w", maxDescription, errdefs.ErrInvalidArgument)
+		return fault.In("description", fmt.Errorf("the description is one line of %d bytes at most: %w", maxDescription, errdefs.ErrInvalidArgument))
 	case c.Readme != nil && (len(*c.Readme) > maxReadme || strings.ContainsRune(*c.Readme, 0) || !utf8.ValidString(*c.Readme)):
-		return fmt.Errorf("the read-me is text of %d bytes at most: %w", maxReadme, errdefs.ErrInvalidArgument)
+		return fault.In("readme", fmt.Errorf("the read-me is text of %d bytes at most: %w", maxReadme, errdefs.ErrInvalidArgument))
 	}
 	return nil
 }
@@ -41,7 +42,7 @@ func (c RepositoryChange) check() error {
 // CreateRepository makes a repository before anything is pushed to it. Who owns
 // the namespace may. One that is there fails with errdefs.ErrAlreadyExists.
 func CreateRepository(ctx context.Context, h *Hub, repo string, c RepositoryChange) error {
-	if err := errors.Join(registry.CheckName(repo), c.check()); err != nil {
+	if err := errors.Join(fault.In("name", registry.CheckName(repo)), c.check()); err != nil {
 		return err
 	}
 	return h.db.Update(ctx, func(tx *sql.Tx) error {
@@ -54,7 +55,7 @@ func CreateRepository(ctx context.Context, h *Hub, repo string, c RepositoryChan
 		}
 		_, err = repositoryID(ctx, tx, repo)
 		if err == nil {
-			return fmt.Errorf("repository %q is there: %w", repo, errdefs.ErrAlreadyExists)
+			return fault.In("name", fmt.Errorf("repository %q is there: %w", repo, errdefs.ErrAlreadyExists))
 		}
 		if !registry.HasCode(err, registry.NameUnknown) {
 			return err
@@ -72,7 +73,7 @@ func CreateRepository(ctx context.Context, h *Hub, repo string, c RepositoryChan
 // ChangeRepository changes what a repository says of itself, and whether
 // everybody may read it. Who administers it may.
 func ChangeRepository(ctx context.Context, h *Hub, repo string, c RepositoryChange) error {
-	if err := errors.Join(registry.CheckName(repo), c.check()); err != nil {
+	if err := errors.Join(fault.In("name", registry.CheckName(repo)), c.check()); err != nil {
 		return err
 	}
 	return h.db.Update(ctx, func(tx *sql.Tx) error {

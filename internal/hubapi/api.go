@@ -24,6 +24,7 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/fault"
 	"strake/internal/gate"
 	"strake/internal/hub"
 	"strake/internal/policy"
@@ -277,6 +278,7 @@ func (c *Call) account() string {
 type Error struct {
 	Code    string `json:"code"` // such as not_found
 	Message string `json:"message"`
+	Field   string `json:"field,omitempty"` // of the body that is wrong, where it is one
 }
 
 // kinds maps kinds of errors to statuses and codes.
@@ -322,7 +324,11 @@ func (a API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="strake-hub"`)
 	}
 	code := strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_")
-	a.write(w, r, status, Error{code, text})
+	answer := Error{Code: code, Message: text}
+	if wrong := fault.Of(err); wrong != nil {
+		answer.Field = wrong.Field
+	}
+	a.write(w, r, status, answer)
 }
 
 // reason is an error without the words of its kind.

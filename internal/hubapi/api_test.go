@@ -57,6 +57,9 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%.60s: %d %s, want %d", body, got, answer, want)
 		}
 	}
+	if _, answer := w.call(http.MethodPost, "/organizations", f.auth["stranger"], `{"name":"admin"}`); !strings.Contains(answer, `"field":"name"`) {
+		t.Errorf("no field is named: %s", answer)
+	}
 	// CVE-2019-16097 by the API.
 	for _, body := range []string{`{"admin":true}`, `{"reviewer":true}`, `{"verified":true}`, `{"Admin":true}`} {
 		if got, answer := w.call(http.MethodPatch, "/accounts/writer", f.auth["writer"], body); got != 403 {

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/registry"
 	"strake/internal/sqldb"
@@ -49,7 +50,7 @@ const maxPattern = 256
 // compile reads a pattern of tags.
 func compile(pattern string) (*regexp.Regexp, error) {
 	if pattern == "" || len(pattern) > maxPattern {
-		return nil, fmt.Errorf("a pattern has 1 to %d bytes: %w", maxPattern, errdefs.ErrInvalidArgument)
+		return nil, fault.In("pattern", fmt.Errorf("a pattern has 1 to %d bytes: %w", maxPattern, errdefs.ErrInvalidArgument))
 	}
 	expr := ""
 	if inner, ok := strings.CutPrefix(pattern, "/"); ok && len(inner) > 1 && strings.HasSuffix(inner, "/") {
@@ -59,7 +60,7 @@ func compile(pattern string) (*regexp.Regexp, error) {
 	}
 	re, err := regexp.Compile("^(?:" + expr + ")$")
 	if err != nil {
-		return nil, fmt.Errorf("pattern %q: %w: %w", pattern, err, errdefs.ErrInvalidArgument)
+		return nil, fault.In("pattern", fmt.Errorf("pattern %q: %w: %w", pattern, err, errdefs.ErrInvalidArgument))
 	}
 	return re, nil
 }

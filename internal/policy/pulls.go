@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/image"
 	"strake/internal/registry"
 )
@@ -31,7 +32,7 @@ var severities = []string{"critical", "high", "medium", "low"}
 // SetPullRule makes the rule of a scope, or changes it.
 func (p *Policy) SetPullRule(ctx context.Context, r PullRule) error {
 	if r.Severity != "none" && !slices.Contains(severities, r.Severity) {
-		return fmt.Errorf("severity %q: not %s or none: %w", r.Severity, strings.Join(severities, ", "), errdefs.ErrInvalidArgument)
+		return fault.In("severity", fmt.Errorf("severity %q: not %s or none: %w", r.Severity, strings.Join(severities, ", "), errdefs.ErrInvalidArgument))
 	}
 	return p.db.Update(ctx, func(tx *sql.Tx) error {
 		if err := NeedScope(ctx, tx, r.Scope, auth.Admin); err != nil {

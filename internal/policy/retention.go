@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/jobs"
 	"strake/internal/registry"
@@ -71,9 +72,9 @@ func (p *Policy) AddRule(ctx context.Context, r Rule) (Rule, error) {
 	case r.LastPushed < 0 || r.LastPulled < 0 || r.PushedDays < 0 || r.PulledDays < 0:
 		return r, fmt.Errorf("a retention rule counts from 0: %w", errdefs.ErrInvalidArgument)
 	case r.LastPushed+r.LastPulled+r.PushedDays+r.PulledDays == 0:
-		return r, fmt.Errorf("a retention rule keeps something: say lastPushed, lastPulled, pushedDays or pulledDays: %w", errdefs.ErrInvalidArgument)
+		return r, fault.In("lastPushed", fmt.Errorf("a retention rule keeps something: say lastPushed, lastPulled, pushedDays or pulledDays: %w", errdefs.ErrInvalidArgument))
 	case untagged && (r.PushedDays == 0 || r.LastPushed+r.LastPulled+r.PulledDays > 0):
-		return r, fmt.Errorf("a retention rule for manifests without a tag has pushedDays and nothing else: %w", errdefs.ErrInvalidArgument)
+		return r, fault.In("pushedDays", fmt.Errorf("a retention rule for manifests without a tag has pushedDays and nothing else: %w", errdefs.ErrInvalidArgument))
 	}
 	err := p.db.Update(ctx, func(tx *sql.Tx) error {
 		if err := NeedScope(ctx, tx, r.Scope, auth.Admin); err != nil {

@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/image"
 	"strake/internal/jobs"
@@ -72,17 +73,20 @@ const (
 // Add begins to mirror, at once. It is for administrators.
 func (c *Mirrors) Add(ctx context.Context, m Mirror) (Mirror, error) {
 	if err := registry.CheckName(m.Repository); err != nil {
-		return m, err
+		return m, fault.In("repository", err)
 	}
 	named, err := reference.Parse(m.Source)
 	if err != nil || named.Tag() != "" || named.Digest() != "" {
-		return m, fmt.Errorf("source %.200q: not a repository with its registry: %w", m.Source, errdefs.ErrInvalidArgument)
+		return m, fault.In("source", fmt.Errorf("source %.200q: not a repository with its registry: %w", m.Source, errdefs.ErrInvalidArgument))
 	}
 	if _, err := policy.Matcher(m.Pattern); err != nil {
 		return m, err
 	}
-	if m.Every < leastEvery || (m.Username == "") != (m.Password == "") {
-		return m, fmt.Errorf("a mirror runs every %d seconds at most, and a name comes with a password: %w", leastEvery, errdefs.ErrInvalidArgument)
+	if m.Every < leastEvery {
+		return m, fault.In("every", fmt.Errorf("a mirror runs every %d seconds at most: %w", leastEvery, errdefs.ErrInvalidArgument))
+	}
+	if (m.Username == "") != (m.Password == "") {
+		return m, errAlone
 	}
 	m.Source = named.Domain() + "/" + named.Path()
 	sealed, err := c.opts.Key.Seal(m.Password, "mirror "+m.Source)
@@ -97,7 +101,7 @@ func (c *Mirrors) Add(ctx context.Context, m Mirror) (Mirror, error) {
 			INSERT INTO mirrors (repository, source, pattern, every, username, password, insecure) VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id`,
 			m.Repository, m.Source, m.Pattern, m.Every, m.Username, sealed, flag(m.Insecure)).Scan(&m.ID)
 		if sqldb.IsUnique(err) {
-			return fmt.Errorf("%s mirrors %s of %s already: %w", m.Repository, m.Pattern, m.Source, errdefs.ErrAlreadyExists)
+			return fault.In("repository", fmt.Errorf("%s mirrors %s of %s already: %w", m.Repository, m.Pattern, m.Source, errdefs.ErrAlreadyExists))
 		}
 		if err != nil {
 			return fmt.Errorf("add mirror: %w", err)

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/policy"
 	"strake/internal/registry"
@@ -109,22 +110,27 @@ func checkUpstream(host, prefix string) error {
 	c := remote.NewClient(remote.Options{RegistriesConf: []string{}})
 	defer c.Close()
 	if _, err := c.Registry(host); err != nil {
-		return err
+		return fault.In("host", err)
 	}
 	if prefix == "" {
 		return nil
 	}
-	return registry.CheckName(prefix)
+	return fault.In("prefix", registry.CheckName(prefix))
 }
+
+var errAlone = fault.In("password", fmt.Errorf("a user name comes with a password: %w", errdefs.ErrInvalidArgument))
 
 // Set makes a namespace stand for another registry, or changes for which. It is
 // for administrators. A namespace with repositories of its own cannot.
 func (c *Cache) Set(ctx context.Context, p Proxy) error {
 	if err := registry.CheckName(p.Namespace); err != nil || strings.Contains(p.Namespace, "/") {
-		return fmt.Errorf("namespace %.100q: %w", p.Namespace, errdefs.ErrInvalidArgument)
+		return fault.In("namespace", fmt.Errorf("namespace %.100q: small letters, digits and dashes, and no slash: %w", p.Namespace, errdefs.ErrInvalidArgument))
 	}
-	if p.Fresh < 0 || (p.Username == "") != (p.Password == "") {
-		return fmt.Errorf("fresh counts from 0, and a name comes with a password: %w", errdefs.ErrInvalidArgument)
+	if p.Fresh < 0 {
+		return fault.In("fresh", fmt.Errorf("fresh counts from 0: %w", errdefs.ErrInvalidArgument))
+	}
+	if (p.Username == "") != (p.Password == "") {
+		return errAlone
 	}
 	if err := checkUpstream(p.Host, p.Prefix); err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/jobs"
 	"strake/internal/sqldb"
@@ -251,10 +252,10 @@ func (b *Board) say(ctx context.Context, tx *sql.Tx, id int64, kind, text string
 func checkText(text string, needed bool) (string, error) {
 	text = strings.TrimSpace(text)
 	if needed && text == "" {
-		return "", fmt.Errorf("a comment says something: %w", errdefs.ErrInvalidArgument)
+		return "", fault.In("text", fmt.Errorf("a comment says something: %w", errdefs.ErrInvalidArgument))
 	}
 	if len(text) > maxComment {
-		return "", fmt.Errorf("a comment has at most %d bytes: %w", maxComment, errdefs.ErrInvalidArgument)
+		return "", fault.In("text", fmt.Errorf("a comment has at most %d bytes: %w", maxComment, errdefs.ErrInvalidArgument))
 	}
 	return text, nil
 }

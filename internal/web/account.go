@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"strake/internal/auth"
 	"strake/internal/catalog"
+	"strake/internal/fault"
 	"strake/internal/gate"
 )
 
@@ -58,7 +60,7 @@ func showAccount(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.render("Settings", accountPage(a, orgs))
+	return c.render("Settings", accountPage(a, orgs, c.form))
 }
 
 // maxOrganizations bounds the list of one's organizations.
@@ -72,7 +74,7 @@ func (c *call) organizations() ([]auth.Account, error) {
 func changeAccount(c *call) error {
 	email, full := c.r.PostFormValue("email"), c.r.PostFormValue("full_name")
 	if err := auth.ChangeAccount(c.ctx(), c.DB, c.id.Name, auth.AccountChange{Email: &email, FullName: &full}); err != nil {
-		return c.refused(err, showAccount)
+		return c.refused(err, nil, showAccount)
 	}
 	return c.done("/account", "saved")
 }
@@ -82,11 +84,10 @@ func changePassword(c *call) error {
 	f := c.r.PostFormValue
 	err := auth.SetPassword(c.ctx(), c.DB, c.id.Name, f("old"), f("new"))
 	if kindOf(err) == http.StatusUnauthorized && !c.id.Anonymous() {
-		c.problem, c.status = "The old password is not right.", http.StatusForbidden
-		return showAccount(c)
+		return c.wrong(http.StatusForbidden, "old", "The old password is not right.", showAccount)
 	}
 	if err != nil {
-		return c.refused(err, showAccount)
+		return c.refused(err, nil, showAccount)
 	}
 	who, err := auth.Authenticate(c.ctx(), c.DB, c.id.Name, f("new"))
 	if err != nil {
@@ -129,27 +130,19 @@ func changeTokensOf(c *call, v tokensView) error {
 	f, again := c.r.PostFormValue, func(c *call) error { return renderTokens(c, v) }
 	if id := f("remove"); id != "" {
 		if err := auth.RemoveToken(c.ctx(), c.DB, v.Account, id); err != nil {
-			return c.refused(err, again)
+			return c.refused(err, nil, again)
 		}
 		return c.done(v.Action, "removed")
 	}
 	t, err := newToken(f)
-	if err != nil {
-		return c.refusedAt("scope", err, again)
+	if err == nil {
+		t.Robot = v.Organization
+		v.Secret, v.Made, err = auth.AddToken(c.ctx(), c.DB, v.Account, t)
 	}
-	t.Robot = v.Organization
-	if v.Secret, v.Made, err = auth.AddToken(c.ctx(), c.DB, v.Account, t); err != nil {
-		return c.refusedAt(tokenField(err), err, again)
+	if err != nil {
+		return c.refused(err, ids{"scopes": "scope", "expires": "days"}, again)
 	}
 	return renderTokens(c, v)
-}
-
-// tokenField is the field that an error of a new token is about.
-func tokenField(err error) string {
-	if strings.HasPrefix(err.Error(), "token") { // its name, or one that is there
-		return "name"
-	}
-	return "scope"
 }
 
 // scopeHelp explains what a token may be limited to.
@@ -173,7 +166,7 @@ func newToken(f func(string) string) (t auth.NewToken, err error) {
 	}
 	days, err := strconv.Atoi(cmp.Or(f("days"), "90"))
 	if err != nil || days < 0 || days > 3650 {
-		return t, errdefs.ErrInvalidArgument
+		return t, fault.In("expires", fmt.Errorf("a token ends after 1 to 3650 days, or never: %w", errdefs.ErrInvalidArgument))
 	}
 	if days > 0 {
 		t.Expires = time.Now().AddDate(0, 0, days)

@@ -58,6 +58,7 @@ func showAdmin(c *call) error {
 func sizeText(n int64) string { return size(n) }
 
 type usersView struct {
+	Form           form
 	Accounts       []auth.Account
 	Pages          pages
 	Made, Password string // an account that was just made
@@ -77,7 +78,7 @@ func renderUsers(c *call, v usersView) (err error) {
 		v.Accounts = v.Accounts[:limit]
 		v.Pages.Next = "/admin/users?after=" + escape(v.Accounts[limit-1].Name)
 	}
-	c.secret = v.Password != ""
+	v.Form, c.secret = c.form.of("add"), v.Password != ""
 	return c.render("People", usersPage(v))
 }
 
@@ -94,23 +95,28 @@ func accountTexts(a auth.Account) (list []string) {
 	return list
 }
 
-// choice is a button.
-type choice struct{ Do, Text string }
+// choice is a button, and what is said before it does something grave.
+type choice struct{ Do, Text, Sure string }
 
 // userChoices is what may be done with an account.
 func userChoices(a auth.Account) []choice {
-	either := func(is bool, name, yes, no string) choice {
+	either := func(is bool, name string, yes, no choice) choice {
 		if is {
-			return choice{"-" + name, no}
+			no.Do = "-" + name
+			return no
 		}
-		return choice{"+" + name, yes}
+		yes.Do = "+" + name
+		return yes
 	}
 	return []choice{
-		either(a.Reviewer, "reviewer", "Make a reviewer", "No reviewer any more"),
-		either(a.Verified, "verified", "Mark as verified", "Not verified any more"),
-		either(a.Admin, "admin", "Make an administrator", "No administrator any more"),
-		{"password", "New password"},
-		either(a.Disabled, "disabled", "Disable", "Enable"),
+		either(a.Reviewer, "reviewer", choice{Text: "Make a reviewer"}, choice{Text: "No reviewer any more"}),
+		either(a.Verified, "verified", choice{Text: "Mark as verified"}, choice{Text: "Not verified any more"}),
+		either(a.Admin, "admin", choice{Text: "Make an administrator", Sure: a.Name + " may then see, change and delete everything on this Hub."}, choice{Text: "No administrator any more"}),
+		{"password", "New password", "The old password of " + a.Name + " ends, and whatever is logged in with it is logged out. You are shown a new one."},
+		either(a.Disabled, "disabled", choice{
+			Text: "Disable",
+			Sure: a.Name + " is logged out everywhere, and the passwords, tokens and robots of the account are refused until you enable it again. Nothing is deleted.",
+		}, choice{Text: "Enable"}),
 	}
 }
 
@@ -147,7 +153,7 @@ func changeUsers(c *call) error {
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refused(err, showUsers)
+		return c.refused(err, nil, showUsers)
 	}
 	if v.Password != "" {
 		return renderUsers(c, v)

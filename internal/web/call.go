@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/registry"
 )
 
@@ -118,11 +119,15 @@ func kindOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// reason is what a person is told of an error: its text without its kind.
+// reason is what a person is told of an error: its text without its kind, and of
+// several errors the one of a field alone. That something is not found is said.
 func reason(err error) string {
+	if wrong := fault.Of(err); wrong != nil {
+		err = wrong
+	}
 	text := err.Error()
 	for _, kind := range []error{
-		errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
+		errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
 		errdefs.ErrPermissionDenied, errdefs.ErrUnauthenticated, errdefs.ErrResourceExhausted, errdefs.ErrConflict,
 	} {
 		text = strings.TrimSuffix(text, ": "+kind.Error())
@@ -177,22 +182,35 @@ var problems = map[int]problem{
 	http.StatusInternalServerError:   {"Something failed here", "", "This is not your fault. The administrators find the reason in the log. Try again in a minute."},
 }
 
-// refused shows a form's page again, with the reason why it was not accepted;
-// errors that are nobody's input go to the page of errors.
-func (c *call) refused(err error, page func(*call) error) error {
+// ids are the fields of a form, by what errors call them where that is another
+// name; that of the empty name takes errors that name none.
+type ids map[string]string
+
+// refused shows a form's page again, with the reason why it was not accepted, at
+// the field that the error names; errors that are nobody's input go to the page of
+// errors.
+func (c *call) refused(err error, fields ids, page func(*call) error) error {
 	switch status := kindOf(err); status {
 	case http.StatusBadRequest, http.StatusConflict, http.StatusTooManyRequests, http.StatusNotFound:
-		c.problem, c.status = reason(err), status
-		c.form.values, c.form.reason = c.r.PostForm, c.problem
-		return page(c)
+		name := ""
+		if wrong := fault.Of(err); wrong != nil {
+			name = wrong.Field
+		}
+		id, known := fields[name]
+		if !known {
+			id = name
+		}
+		return c.wrong(status, id, reason(err), page)
 	}
 	return err
 }
 
-// refusedAt is refused for a form whose field is what is wrong.
-func (c *call) refusedAt(field string, err error, page func(*call) error) error {
-	c.form.field = field
-	return c.refused(err, page)
+// wrong shows a form's page again, with what is wrong with a field, or with the
+// whole form where there is no field.
+func (c *call) wrong(status int, field, text string, page func(*call) error) error {
+	c.problem, c.status = text, status
+	c.form = form{values: c.r.PostForm, field: field, reason: text}
+	return page(c)
 }
 
 // done answers a form with a redirection to a page that says what was done.

@@ -18,13 +18,14 @@ func showNewOrganization(c *call) error {
 func addOrganization(c *call) error {
 	name := strings.TrimSpace(c.r.PostFormValue("name"))
 	if err := auth.AddOrganization(c.ctx(), c.DB, name, c.r.PostFormValue("full_name")); err != nil {
-		return c.refusedAt("name", err, showNewOrganization)
+		return c.refused(err, nil, showNewOrganization)
 	}
 	return c.done("/orgs/"+name, "added")
 }
 
 type organizationView struct {
 	namespace
+	Form    form
 	User    string
 	Members []auth.Member
 	Teams   []auth.Team
@@ -39,7 +40,7 @@ func showOrganization(c *call) error {
 	if err != nil {
 		return err
 	}
-	v := organizationView{namespace: n, User: c.id.Name}
+	v := organizationView{namespace: n, Form: c.form, User: c.id.Name}
 	if v.Members, err = auth.Members(c.ctx(), c.DB, name); err != nil {
 		return err
 	}
@@ -94,15 +95,18 @@ func changeOrganization(c *call) error {
 		return changeTokensOf(c, robotsOf(n))
 	}
 	f := func(key string) string { return strings.TrimSpace(c.r.PostFormValue(key)) }
+	var fields ids
 	var err error
 	switch f("do") {
 	case "set-member":
+		fields = ids{"": "member", "name": "member"}
 		err = auth.SetMember(c.ctx(), c.DB, name, f("name"), f("owner") != "")
 	case "remove-member":
 		if err = auth.RemoveMember(c.ctx(), c.DB, name, f("name")); err == nil && f("name") == c.id.Name {
 			return c.done("/account", "removed")
 		}
 	case "add-team":
+		fields = ids{"name": "team"}
 		err = auth.AddTeam(c.ctx(), c.DB, name, f("team"))
 	case "remove-team":
 		err = auth.RemoveTeam(c.ctx(), c.DB, name, f("team"))
@@ -114,7 +118,7 @@ func changeOrganization(c *call) error {
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refused(err, showOrganization)
+		return c.refused(err, fields, showOrganization)
 	}
 	return c.done("/orgs/"+name, "saved")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"strake/internal/fault"
 	"strake/internal/proxy"
 )
 
@@ -41,7 +42,7 @@ func changeRegistries(c *call) error {
 	}
 	f := func(key string) string { return strings.TrimSpace(c.r.PostFormValue(key)) }
 	id, _ := strconv.ParseInt(f("id"), 10, 64) // what is no number is no mirror's
-	notice, field := "saved", ""
+	notice, fields := "saved", ids(nil)
 	var err error
 	switch f("do") {
 	case "set-proxy":
@@ -49,12 +50,12 @@ func changeRegistries(c *call) error {
 			Namespace: f("namespace"), Host: f("host"), Prefix: f("prefix"), Username: f("username"), Password: c.r.PostFormValue("password"),
 			Public: f("public") != "", Insecure: f("insecure") != "",
 		}
-		field, err = proxyField(p), c.Proxy.Set(c.ctx(), p)
+		err = c.Proxy.Set(c.ctx(), p)
 	case "remove-proxy":
 		notice, err = "removed", c.Proxy.Unset(c.ctx(), f("namespace"))
 	case "add-mirror":
-		field, err = c.addMirror(f)
-		notice = "added"
+		notice, fields = "added", ids{"password": "mirror-password"}
+		err = c.addMirror(f)
 	case "run-mirror":
 		notice, err = "started", c.Mirrors.Run(c.ctx(), id)
 	case "remove-mirror":
@@ -63,41 +64,22 @@ func changeRegistries(c *call) error {
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refusedAt(field, err, showRegistries)
+		return c.refused(err, fields, showRegistries)
 	}
 	return c.done("/admin/registries", notice)
 }
 
-// proxyField is the field that is wrong, where Set refuses p.
-func proxyField(p proxy.Proxy) string {
-	switch {
-	case p.Namespace == "" || strings.ContainsAny(p.Namespace, "/:"):
-		return "namespace"
-	case (p.Username == "") != (p.Password == ""):
-		return "password"
-	}
-	return "host"
-}
-
-// addMirror adds the mirror that a form asks for, or tells which field is wrong.
-func (c *call) addMirror(f func(string) string) (field string, err error) {
+// addMirror adds the mirror that a form asks for.
+func (c *call) addMirror(f func(string) string) error {
 	hours, err := strconv.Atoi(f("every"))
 	if err != nil || hours < 1 || hours > 24*365 {
-		return "every", fmt.Errorf("%.20q is no number of hours: %w", f("every"), errdefs.ErrInvalidArgument)
+		return fault.In("every", fmt.Errorf("%.20q is no number of hours: %w", f("every"), errdefs.ErrInvalidArgument))
 	}
-	m := proxy.Mirror{
+	_, err = c.Mirrors.Add(c.ctx(), proxy.Mirror{
 		Repository: f("repository"), Source: f("source"), Pattern: f("pattern"), Every: hours * int(time.Hour/time.Second),
 		Username: f("mirror-username"), Password: c.r.PostFormValue("mirror-password"),
-	}
-	if _, err = c.Mirrors.Add(c.ctx(), m); err == nil {
-		return "", nil
-	}
-	for prefix, field := range map[string]string{"source": "source", "pattern": "pattern", "a mirror": "mirror-password"} {
-		if strings.HasPrefix(err.Error(), prefix) {
-			return field, err
-		}
-	}
-	return "repository", err
+	})
+	return err
 }
 
 // upstream is what a namespace stands for.

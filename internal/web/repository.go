@@ -2,7 +2,9 @@ package web
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
+	"net/http"
 	"path"
 	"slices"
 	"strings"
@@ -162,6 +164,7 @@ func showTags(c *call, repo string) error {
 
 type settingsView struct {
 	repositoryView
+	Form   form
 	Grants []auth.Grant
 }
 
@@ -177,7 +180,7 @@ func showSettings(c *call, repo string) error {
 	if err != nil {
 		return err
 	}
-	return c.render("Settings of "+v.Name, settingsPage(settingsView{v, grants}))
+	return c.render("Settings of "+v.Name, settingsPage(settingsView{v, c.form, grants}))
 }
 
 // changeRepository does what a form of a repository's pages says.
@@ -193,7 +196,7 @@ func changeRepository(c *call) error {
 	}
 	f, settings := c.r.PostFormValue, func(c *call) error { return showSettings(c, repo) }
 	var err error
-	notice := "saved"
+	notice, fields := "saved", ids(nil)
 	switch page[0] {
 	case "star":
 		if c.id.Account == 0 {
@@ -214,23 +217,30 @@ func changeRepository(c *call) error {
 			err = auth.SetGrant(c.ctx(), c.DB, repo, auth.Grant{To: strings.TrimSpace(f("to")), Role: role})
 		}
 	case "untag":
-		notice, err = "deleted", c.Hub.DeleteTag(c.ctx(), repo, strings.TrimSpace(f("tag")))
+		tag := strings.TrimSpace(f("tag"))
+		if notice, fields = "deleted", (ids{"": "tag"}); f("sure") == "" {
+			if err = askUntag(c, repo, tag); err == nil {
+				return nil
+			}
+		} else {
+			err = c.Hub.DeleteTag(c.ctx(), repo, tag)
+		}
 	default:
 		return errdefs.ErrNotFound
 	}
 	if err != nil {
-		return c.refused(err, settings)
+		return c.refused(err, fields, settings)
 	}
 	return c.done(repositoryPath(repo, "settings"), notice)
 }
 
 type imageView struct {
 	*catalog.Image
-	Host     string
-	Largest  int64          // of the layers
-	Report   *scandb.Report // nil: it was not scanned
-	MayWrite bool           // the caller, to the repository
-	All      bool           // findings and packages, however many
+	Host    string
+	Largest int64          // of the layers
+	Report  *scandb.Report // nil: it was not scanned
+	Role    auth.Role      // of the caller, for the repository
+	All     bool           // findings and packages, however many
 }
 
 // What a page shows of a long list unless it is asked for all of it.
@@ -272,7 +282,7 @@ func showImage(c *call, repo, ref string) error {
 	if err != nil {
 		return err
 	}
-	v.MayWrite, v.All = r.Role >= auth.Write, c.r.FormValue("all") != ""
+	v.Role, v.All = r.Role, c.r.FormValue("all") != ""
 	switch report, err := scandb.Find(c.ctx(), c.DB, im.Digest); {
 	case err == nil:
 		v.Report = &report
@@ -375,4 +385,25 @@ func referrerName(artifactType string) string {
 		}
 	}
 	return cmp.Or(artifactType, "Artifact")
+}
+
+type untagView struct{ Repository, Tag, Digest string }
+
+// askUntag shows what deleting a tag would do, and asks for it.
+func askUntag(c *call, repo, tag string) error {
+	r, err := c.Catalog.Repository(c.ctx(), repo)
+	if err != nil {
+		return err
+	}
+	if r.Role < auth.Admin {
+		return errdefs.ErrPermissionDenied
+	}
+	desc, err := c.Hub.StatManifest(c.ctx(), repo, tag)
+	if kindOf(err) == http.StatusNotFound {
+		return fmt.Errorf("there is no tag %.128q: %w", tag, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	return c.render("Delete "+repo+":"+tag, untagPage(untagView{repo, tag, desc.Digest.String()}))
 }

@@ -115,6 +115,7 @@ func showReviews(c *call) error {
 type reviewView struct {
 	review.Review
 	Reviewer bool
+	Form     form
 }
 
 func (v *reviewView) open() bool { return v.State == review.Waiting || v.State == review.Returned }
@@ -146,7 +147,7 @@ func showReview(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.render("Review of "+r.Repository+":"+r.Tag, reviewPage(reviewView{r, c.id.IsReviewer()}))
+	return c.render("Review of "+r.Repository+":"+r.Tag, reviewPage(reviewView{r, c.id.IsReviewer(), c.form}))
 }
 
 // changeReview comments or decides.
@@ -171,7 +172,7 @@ func changeReview(c *call) error {
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refused(err, showReview)
+		return c.refused(err, nil, showReview)
 	}
 	return c.done(reviewPath(id), "saved")
 }

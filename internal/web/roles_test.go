@@ -87,6 +87,8 @@ var forms = []struct {
 	{"/r/org/secret/-/grants", "to=bob&role=read", [5]int{404, 404, 403, 303, 303}},
 	{"/r/org/secret/-/grants", "to=bob&role=none", [5]int{404, 404, 403, 303, 404}},
 	{"/r/org/secret/-/untag", "tag=none", [5]int{404, 404, 403, 404, 404}},
+	{"/r/org/secret/-/untag", "tag=none&sure=1", [5]int{404, 404, 403, 404, 404}},
+	{"/r/org/secret/-/untag", "tag=1.0", [5]int{404, 404, 403, 200, 200}},
 	{"/r/org/secret/-/nothing", "", [5]int{404, 404, 404, 404, 404}},
 	{"/r/org/secret/-/rules", "do=add-immutable&immutable=v*", [5]int{404, 404, 403, 303, 303}},
 	{"/r/org/secret/-/rules", "do=add-immutable&immutable=/(/", [5]int{404, 404, 400, 400, 400}},

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/policy"
 )
@@ -125,22 +126,43 @@ func pullText(r policy.PullRule) string {
 	return text
 }
 
+// unpullText is what taking the rule of pulls back does.
+func (v rulesView) unpullText() string {
+	next := policy.PullRule{}
+	if len(v.Pulls) > 1 {
+		next = v.Pulls[1]
+	}
+	if next.Scope == "" {
+		return "From then on: no rule, every image can be pulled, whatever was found in it."
+	}
+	return "From then on the rule of " + scopeText(next.Scope) + " holds: " + pullText(next)
+}
+
+// unquotaText is what taking a quota back does.
+func unquotaText(namespace string) string {
+	if namespace == "*" {
+		return "Namespaces without a quota of their own may hold as much as they like."
+	}
+	return namespace + " may hold as much as all others of which nothing else is said. Nothing is deleted."
+}
+
 // changeRules does what a form of the rules says.
 func changeRules(c *call, p place) error {
 	f := func(key string) string { return strings.TrimSpace(c.r.PostFormValue(key)) }
 	again := func(c *call) error { return showRules(c, p) }
 	id, _ := strconv.ParseInt(f("id"), 10, 64) // what is no number is no rule's
-	notice, field := "saved", ""
+	notice, fields := "saved", ids(nil)
 	var err error
 	switch f("do") {
 	case "add-immutable":
-		notice, field = "added", "immutable"
+		notice, fields = "added", ids{"pattern": "immutable"}
 		_, err = c.Policy.AddImmutable(c.ctx(), p.Scope, f("immutable"))
 	case "remove-immutable":
 		notice, err = "removed", c.Policy.RemoveImmutable(c.ctx(), p.Scope, id)
 	case "add-retention":
+		notice, fields = "added", ids{"lastPushed": "last-pushed", "pushedDays": "pushed-days"}
 		var r policy.Rule
-		if r, field, err = retentionRule(f); err == nil {
+		if r, err = retentionRule(f); err == nil {
 			r.Scope = p.Scope
 			_, err = c.Policy.AddRule(c.ctx(), r)
 		}
@@ -151,26 +173,25 @@ func changeRules(c *call, p place) error {
 	case "remove-pull":
 		notice, err = "removed", c.Policy.RemovePullRule(c.ctx(), p.Scope)
 	case "set-quota":
-		field, err = c.setQuota(p, f)
+		err = c.setQuota(p, f)
 	case "remove-quota":
 		notice, err = "removed", c.Policy.SetQuota(c.ctx(), f("namespace"), -1)
 	default:
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refusedAt(field, err, again)
+		return c.refused(err, fields, again)
 	}
 	return c.done(p.page("rules"), notice)
 }
 
-// retentionRule is the rule that a form asks for, or what is wrong and in which
-// field.
-func retentionRule(f func(string) string) (r policy.Rule, field string, err error) {
+// retentionRule is the rule that a form asks for.
+func retentionRule(f func(string) string) (r policy.Rule, err error) {
 	r.Pattern = f("pattern")
 	if f("untagged") != "" {
 		r.Pattern = ""
 	} else if _, err := policy.Matcher(r.Pattern); err != nil {
-		return r, "pattern", err
+		return r, err
 	}
 	for _, n := range []struct {
 		id string
@@ -180,32 +201,35 @@ func retentionRule(f func(string) string) (r policy.Rule, field string, err erro
 			continue
 		}
 		if *n.to, err = strconv.Atoi(f(n.id)); err != nil || *n.to < 0 || *n.to > 1_000_000 {
-			return r, n.id, fmt.Errorf("%.20q is no number from 0 to 1,000,000: %w", f(n.id), errdefs.ErrInvalidArgument)
+			return r, fault.In(n.id, fmt.Errorf("%.20q is no number from 0 to 1,000,000: %w", f(n.id), errdefs.ErrInvalidArgument))
 		}
 	}
 	if keepsText(r) == "" {
-		return r, "last-pushed", fmt.Errorf("say what the rule keeps: %w", errdefs.ErrInvalidArgument)
+		return r, fault.In("last-pushed", fmt.Errorf("say what the rule keeps: %w", errdefs.ErrInvalidArgument))
 	}
-	return r, "pushed-days", nil
+	if r.Pattern == "" && (r.PushedDays == 0 || r.LastPushed+r.LastPulled+r.PulledDays > 0) {
+		return r, fault.In("pushed-days", fmt.Errorf("images without a tag are kept by days since the push alone: %w", errdefs.ErrInvalidArgument))
+	}
+	return r, nil
 }
 
 // setQuota says how much a namespace may hold: that of the place, or the one that
 // the form names.
-func (c *call) setQuota(p place, f func(string) string) (field string, err error) {
+func (c *call) setQuota(p place, f func(string) string) (err error) {
 	namespace, whole := strings.CutSuffix(p.Scope, "/*")
 	switch {
 	case p.isRepository():
-		return "", errdefs.ErrInvalidArgument // it has none
+		return errdefs.ErrInvalidArgument // it has none
 	case !whole:
 		namespace = cmp.Or(f("namespace"), "*")
 	}
 	n := int64(0)
 	if s := f("quota"); s != "0" {
 		if n, err = units.RAMInBytes(s); err != nil || n <= 0 {
-			return "quota", fmt.Errorf("%.20q is no size such as 500MB or 20GB: %w", s, errdefs.ErrInvalidArgument)
+			return fault.In("quota", fmt.Errorf("%.20q is no size such as 500MB or 20GB: %w", s, errdefs.ErrInvalidArgument))
 		}
 	}
-	return "namespace", c.Policy.SetQuota(c.ctx(), namespace, n)
+	return c.Policy.SetQuota(c.ctx(), namespace, n)
 }
 
 // quotaText is a quota in words.
@@ -259,10 +283,10 @@ func applyRetention(c *call, p place) error {
 		return err
 	}
 	if planSum(plan) != c.r.PostFormValue("plan") {
-		return c.refused(fmt.Errorf("something else would go than what you saw; look again: %w", errdefs.ErrConflict), again)
+		return c.refused(fmt.Errorf("something else would go than what you saw; look again: %w", errdefs.ErrConflict), nil, again)
 	}
 	if _, err := c.Policy.Retain(c.ctx(), hub.HooksOf(c.Hub), p.Scope); err != nil {
-		return c.refused(err, again)
+		return c.refused(err, nil, again)
 	}
 	return c.done(p.page("trash"), "applied")
 }

@@ -28,7 +28,7 @@ func changeSessions(c *call) error {
 		return errdefs.ErrUnauthenticated
 	}
 	if err := auth.EndSessions(c.ctx(), c.DB, c.id.Name, c.r.PostFormValue("session"), gate.SessionCookie(c.r)); err != nil {
-		return c.refused(err, showSessions)
+		return c.refused(err, nil, showSessions)
 	}
 	return c.done("/account/sessions", "ended")
 }

@@ -122,7 +122,7 @@ func changeData(c *call) error {
 		return err
 	}
 	if err := scandb.RefreshSoon(c.ctx(), c.DB); err != nil {
-		return c.refused(err, showData)
+		return c.refused(err, nil, showData)
 	}
 	return c.done("/admin/vulnerabilities", "started")
 }

@@ -60,7 +60,7 @@ func restore(c *call, p place) error {
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refused(err, func(c *call) error { return showTrash(c, p) })
+		return c.refused(err, nil, func(c *call) error { return showTrash(c, p) })
 	}
 	return c.done(p.page("trash"), "restored")
 }

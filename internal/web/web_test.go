@@ -71,6 +71,72 @@ func alertOf(body string) string {
 	return text
 }
 
+// TestWrongFields fills in forms with one thing that is wrong: it is said beside
+// its field, and the rest is still there.
+func TestWrongFields(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	long := strings.Repeat("x", 500)
+	for _, c := range []struct{ who, path, form, field, says, kept string }{
+		{"ann", "/account", "full_name=Ann+Other&email=nobody", "email", "no e-mail address", `value="Ann Other"`},
+		{"ann", "/account/password", "old=wrong&new=correct+horse+battery", "old", "not right", ""},
+		{"ann", "/account/password", "old=" + url.QueryEscape(password) + "&new=short", "new", "characters at least", ""},
+		{"ann", "/account/tokens", "name=X&scope=ann/*&role=write&days=30", "name", "lower-case letters", `value="write" selected`},
+		{"ann", "/account/tokens", "name=fine&scope=a%20b&role=write&days=30", "scope", "ends in /*", `value="fine"`},
+		{"ann", "/account/tokens", "name=fine&days=9999", "days", "3650 days", `value="fine"`},
+		{"ann", "/orgs/new", "name=org", "name", "is taken", `value="org"`},
+		{"ann", "/orgs/org", "do=set-member&name=nobody&owner=1", "member", "not found", `value="1" selected`},
+		{"ann", "/orgs/org", "do=add-team&team=T", "team", "lower-case letters", `value="T"`},
+		{"ann", "/r/org/site/-/settings", "description=" + long + "&readme=Mine&public=1", "description", "one line", ">Mine</textarea>"},
+		{"ann", "/r/org/site/-/settings", "description=Mine&readme=%00&public=1", "readme", "is text of", `value="Mine"`},
+		{"ann", "/r/org/site/-/grants", "to=nobody&role=admin", "to", "not found", `value="admin" selected`},
+		{"ann", "/r/org/site/-/untag", "tag=none", "tag", "no tag", `value="none"`},
+		{"ann", "/r/org/site/-/webhooks", "url=https://example.com/x&secret=short&events=push", "secret", "16 to 200", `value="https://example.com/x"`},
+		{"ann", "/r/org/site/-/webhooks", "url=ftp://example.com/x&events=push", "url", "http or https", ""},
+		{"ann", "/r/org/site/-/rules", "do=add-immutable&immutable=/(/", "immutable", "missing closing", ""},
+		{"ann", "/r/org/site/-/rules", "do=add-retention&pattern=/(/&last-pushed=3", "pattern", "missing closing", `value="3"`},
+		{"ann", "/r/org/site/-/rules", "do=add-retention&untagged=1&last-pushed=3", "pushed-days", "days since the push alone", `value="3"`},
+		{"ann", "/review/1", "do=comment&text=+", "text", "says something", ""},
+		{"root", "/admin/users", "do=add&name=ann&full_name=Second", "name", "is taken", `value="Second"`},
+		{"root", "/admin/registries", "do=set-proxy&namespace=a/b&host=quay.io", "namespace", "no slash", `value="quay.io"`},
+		{"root", "/admin/registries", "do=set-proxy&namespace=quay&host=qu%20ay", "host", "qu ay", `value="quay"`},
+		{"root", "/admin/registries", "do=add-mirror&repository=m/app&source=quay.io/t/app&pattern=v*&every=6&mirror-username=x", "mirror-password", "comes with a password", `value="m/app"`},
+		{"root", "/admin/registries", "do=add-mirror&repository=M&source=quay.io/t/app&pattern=v*&every=6", "repository", "M", `value="quay.io/t/app"`},
+	} {
+		form, err := url.ParseQuery(c.form)
+		w.ok(err)
+		status, _, body := w.post(w.session(c.who), c.path, form)
+		_, after, said := strings.Cut(body, `id="`+c.field+`-wrong">`)
+		text, _, _ := strings.Cut(after, "<")
+		if status < 400 || status >= 500 || !said || !strings.Contains(text, c.says) || strings.Count(body, `class="wrong"`) != 1 || !strings.Contains(body, `href="#`+c.field+`"`) {
+			t.Errorf("%s %.80s: %d, beside %s: %q; above: %s", c.path, c.form, status, c.field, text, alertOf(body))
+		}
+		if !strings.Contains(body, c.kept) {
+			t.Errorf("%s %.80s: not kept: %s", c.path, c.form, c.kept)
+		}
+	}
+}
+
+// A tag is deleted when it was said what that does, and by who may.
+func TestUntagAsks(t *testing.T) {
+	w := newWorld(t)
+	w.repositories()
+	c := w.session("ann")
+	status, _, body := w.post(c, "/r/org/site/-/untag", url.Values{"tag": {"1.0"}})
+	if status != 200 || !strings.Contains(body, "will fail from then on") || !strings.Contains(body, "sha256:") && !strings.Contains(body, "can be restored") {
+		t.Errorf("asks: %d %s", status, body)
+	}
+	if status, _, _ := w.get(c, "/r/org/site/-/tags/1.0"); status != 200 {
+		t.Errorf("the tag before: %d", status)
+	}
+	if status, _, _ := w.post(c, "/r/org/site/-/untag", url.Values{"tag": {"1.0"}, "sure": {"1"}}); status != 303 {
+		t.Errorf("deletes: %d", status)
+	}
+	if status, _, _ := w.get(c, "/r/org/site/-/tags/1.0"); status != 404 {
+		t.Errorf("the tag afterwards: %d", status)
+	}
+}
+
 // TestCVE_2025_32019_StoredXSS shows hostile texts wherever people's texts are shown.
 func TestCVE_2025_32019_StoredXSS(t *testing.T) {
 	w := newWorld(t)

@@ -39,19 +39,9 @@ func addWebhook(c *call, p place) error {
 		Scope: p.Scope, URL: strings.TrimSpace(c.r.PostFormValue("url")), Secret: c.r.PostFormValue("secret"), Events: c.r.PostForm["events"],
 	})
 	if err != nil {
-		return c.refusedAt(webhookField(err), err, func(c *call) error { return showWebhooks(c, p) })
+		return c.refused(err, nil, func(c *call) error { return showWebhooks(c, p) })
 	}
 	return renderWebhooks(c, webhooksView{place: p, Made: &made})
-}
-
-// webhookField is the field that an error of a webhook is about.
-func webhookField(err error) string {
-	for _, f := range []string{"secret", "event"} {
-		if strings.Contains(err.Error(), f) {
-			return map[string]string{"secret": "secret", "event": "events"}[f]
-		}
-	}
-	return "url"
 }
 
 // eventTexts say what each event is.
@@ -133,7 +123,7 @@ func changeWebhook(c *call, p place) error {
 			change.Secret = &secret
 		}
 		if err := c.Webhooks.Change(c.ctx(), p.Scope, id, change); err != nil {
-			return c.refusedAt(webhookField(err), err, again)
+			return c.refused(err, nil, again)
 		}
 	case "ping":
 		notice, err = "sent", c.Webhooks.Ping(c.ctx(), p.Scope, id)
@@ -150,7 +140,7 @@ func changeWebhook(c *call, p place) error {
 		err = errdefs.ErrInvalidArgument
 	}
 	if err != nil {
-		return c.refused(err, again)
+		return c.refused(err, nil, again)
 	}
 	return c.done(path, notice)
 }

@@ -288,7 +288,7 @@ func webhookFields(f form, url string, events []string, secret string) templ.Com
 				return templ_7745c5c3_Err
 			}
 		}
-		templ_7745c5c3_Err = fault(f, "events").Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = faultText(f, "events").Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"strake/internal/auth"
+	"strake/internal/fault"
 	"strake/internal/hub"
 	"strake/internal/jobs"
 	"strake/internal/policy"
@@ -152,24 +153,24 @@ func enqueue(ctx context.Context, tx *sql.Tx, webhook int64, p Payload) error {
 	return jobs.Add(ctx, tx, jobs.Job{Kind: deliverJob, Key: p.ID})
 }
 
-var errSecret = fmt.Errorf("webhook: a secret has 16 to 200 bytes: %w", errdefs.ErrInvalidArgument)
+var errSecret = fault.In("secret", fmt.Errorf("a webhook's secret has 16 to 200 bytes: %w", errdefs.ErrInvalidArgument))
 
 // check fails unless w may be added.
 func (w Webhook) check() error {
 	u, err := url.Parse(w.URL)
 	switch {
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || len(w.URL) > 2048:
-		return fmt.Errorf("webhook: not a URL of http or https: %w", errdefs.ErrInvalidArgument)
+		return fault.In("url", fmt.Errorf("that is not a URL of http or https: %w", errdefs.ErrInvalidArgument))
 	case u.User != nil:
-		return fmt.Errorf("webhook: its URL holds a password; the signature tells who sends: %w", errdefs.ErrInvalidArgument)
+		return fault.In("url", fmt.Errorf("the URL holds a password; the signature tells who sends: %w", errdefs.ErrInvalidArgument))
 	case len(w.Events) == 0:
-		return fmt.Errorf("webhook: it is told of no events: %w", errdefs.ErrInvalidArgument)
+		return fault.In("events", fmt.Errorf("the webhook is told of no events: %w", errdefs.ErrInvalidArgument))
 	case len(w.Secret) > 200 || w.Secret != "" && len(w.Secret) < 16:
 		return errSecret
 	}
 	for _, e := range w.Events {
 		if !slices.Contains(Events(), e) {
-			return fmt.Errorf("webhook: event %q is none of %s: %w", e, strings.Join(Events(), ", "), errdefs.ErrInvalidArgument)
+			return fault.In("events", fmt.Errorf("event %q is none of %s: %w", e, strings.Join(Events(), ", "), errdefs.ErrInvalidArgument))
 		}
 	}
 	return nil
