@@ -181,7 +181,9 @@ func newBuildLogsCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs [OPTIONS] [REF [STEP]]",
 		Short: "Print the logs of a build record, or what one step printed",
-		Args:  argsBetween(0, 2),
+		Long: `Print the logs of a build record, those of a build that runs until it is over,
+or what one step printed, so far, by its number or a part of its name.`,
+		Args: argsBetween(0, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
 				return runStepLog(cmd.Context(), s, args[0], args[1])

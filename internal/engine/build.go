@@ -133,7 +133,7 @@ const maxDockerfile = 16 << 20
 // outputs. Steps that finished are cached even when it fails, with a *BuildError.
 // A record of it is kept.
 func Build(ctx context.Context, env *Env, opts BuildOptions) (BuildResult, error) {
-	r := newRecorder(opts, env.Store.BeginBuild)
+	r := newRecorder(NamedBuild{BuildOptions: opts}, env.Store.BeginBuild)
 	r.watch(&opts)
 	result, err := runBuild(ctx, env, opts)
 	if result.Unrecorded = r.save(ctx, env, result, err); result.Unrecorded == nil {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -31,11 +32,11 @@ const (
 	BuildCanceled  = "Canceled"
 )
 
-// BuildRecord is what is known of a build that is over, or that has printed something and
-// goes on: its Completed is zero.
+// BuildRecord is what is known of a build that is over, or that goes on: its Completed is
+// zero.
 type BuildRecord struct {
 	Ref        string
-	Name       string // of the context and the target, or the Dockerfile's
+	Name       string // of the context and the target, a bake file's or else the Dockerfile's
 	Context    string
 	Dockerfile string
 	Target     string `json:",omitempty"`
@@ -60,6 +61,7 @@ type BuildStep struct {
 	Error     string    `json:",omitempty"`
 	LogBytes  int       `json:",omitempty"`
 	LogCut    bool      `json:",omitempty"` // it printed more than is kept, as its log says
+	Printed   int       `json:",omitempty"` // bytes that it printed, where LogCut
 }
 
 // recorder makes the record of a build of what it tells. Its methods are called
@@ -72,10 +74,11 @@ type recorder struct {
 	size   int // of logs
 
 	journal buildJournal
+	lasts   *time.Timer // begins the journal
 }
 
 // newRecorder makes the recorder of a build, whose journal begin makes.
-func newRecorder(opts BuildOptions, begin beginJournal) *recorder {
+func newRecorder(opts NamedBuild, begin beginJournal) *recorder {
 	r := &recorder{steps: map[string]int{}, journal: buildJournal{begin: begin}, record: BuildRecord{
 		Ref: strings.ToLower(rand.Text())[:25], Context: build.Redact(opts.Context), Dockerfile: "Dockerfile", Target: opts.Target,
 		Created: time.Now(), Images: opts.Names,
@@ -92,8 +95,8 @@ func newRecorder(opts BuildOptions, begin beginJournal) *recorder {
 	if r.record.Dockerfile != "Dockerfile" {
 		r.record.Name += "/" + r.record.Dockerfile
 	}
-	if opts.Target != "" {
-		r.record.Name += " (" + opts.Target + ")"
+	if target := cmp.Or(opts.Name, opts.Target); target != "" {
+		r.record.Name += " (" + target + ")"
 	}
 	if opts.StopAt > 0 {
 		r.record.Name += fmt.Sprintf(" (to line %d)", opts.StopAt)
@@ -111,14 +114,24 @@ func (r *recorder) watch(opts *BuildOptions) {
 		}
 	}
 	opts.Explain = func(x Explanation) {
-		r.mu.Lock()
-		r.record.Misses = append(r.record.Misses, kept(x))
-		r.journal.missed(kept(x))
-		r.mu.Unlock()
+		r.missed(kept(x))
 		if explained != nil {
 			explained(x)
 		}
 	}
+	r.lasts = time.AfterFunc(journalDelay, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.journal.open(r)
+	})
+}
+
+func (r *recorder) missed(x Explanation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.journal.missed(x)
+	r.record.Misses = append(r.record.Misses, x)
+	r.journal.open(r)
 }
 
 // kept is what is kept of an explanation: not the values of variables that look like secrets.
@@ -147,11 +160,7 @@ func (r *recorder) event(e progress.Event) {
 	switch e.State {
 	case progress.Logged, progress.Warned:
 		r.print(at, e.Log)
-		if e.State == progress.Logged && r.journal.to == nil {
-			r.journal.open(r)
-		} else {
-			r.journal.log(r, at, e.Log)
-		}
+		r.journal.log(r, at, e.Log)
 	case progress.Cached, progress.Done, progress.Failed:
 		step.Completed, step.Cached = e.Time, e.State == progress.Cached
 		if e.Err != nil {
@@ -205,6 +214,7 @@ func endsBefore(a, b BuildStep) bool {
 func (r *recorder) save(ctx context.Context, env *Env, result BuildResult, buildErr error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.lasts.Stop()
 	r.record.Completed, r.record.Status, r.record.ID = time.Now(), BuildCompleted, result.ID
 	if buildErr != nil {
 		r.record.Status, r.record.Error = BuildFailed, buildErr.Error()
@@ -237,7 +247,10 @@ func (r *recorder) text() []byte {
 func (r *recorder) measured() BuildRecord {
 	for i, l := range r.logs {
 		text, cut := l.text()
-		r.record.Steps[i].LogBytes, r.record.Steps[i].LogCut = len(text), cut
+		step := &r.record.Steps[i]
+		if step.LogBytes, step.LogCut = len(text), cut; cut {
+			step.Printed = l.printed
+		}
 	}
 	return r.record
 }
@@ -321,40 +334,6 @@ func logOf(ctx context.Context, env *Env, r BuildRecord) (BuildRecord, []byte, e
 	}
 	log, err := env.Store.BuildLog(r.Ref)
 	return r, log, err
-}
-
-// BuildLogs tells the events of a build again, step by step.
-func BuildLogs(ctx context.Context, env *Env, r BuildRecord, tell func(progress.Event)) error {
-	r, log, err := logOf(ctx, env, r)
-	if err != nil {
-		return err
-	}
-	for i, step := range r.Steps {
-		e := progress.Event{ID: strconv.Itoa(i + 1), Name: step.Name, State: progress.Started, Time: step.Started}
-		tell(e)
-		n := min(step.LogBytes, len(log))
-		if n > 0 {
-			e.State, e.Log = progress.Logged, log[:n]
-			tell(e)
-			log = log[n:]
-		}
-		e.Log = nil
-		e.Time = step.Completed
-		switch {
-		case step.Error != "":
-			e.State, e.Err = progress.Failed, fmt.Errorf("%s", step.Error)
-		case step.Cached:
-			e.State = progress.Cached
-		case step.Completed.IsZero() && r.Status == BuildRunning:
-			continue
-		case step.Completed.IsZero():
-			e.State, e.Time = progress.Canceled, step.Started
-		default:
-			e.State = progress.Done
-		}
-		tell(e)
-	}
-	return nil
 }
 
 // StepLog is what a step of a build printed. It is named by its place

@@ -26,7 +26,7 @@ func noJournal(string) (*store.BuildJournal, error) { return nil, errors.New("no
 
 // TestRecorderBounds: of a step that prints without end the beginning and the end are kept, and of all steps the last.
 func TestRecorderBounds(t *testing.T) {
-	r := newRecorder(BuildOptions{Context: "app"}, noJournal)
+	r := newRecorder(NamedBuild{BuildOptions: BuildOptions{Context: "app"}}, noJournal)
 	begun := time.Now()
 	for i := range 14 {
 		id := strconv.Itoa(i)
@@ -69,7 +69,7 @@ func TestRecorderBounds(t *testing.T) {
 
 // TestRecorderSecrets: the user is told what a variable was; what is kept for later has no value that looks like a secret.
 func TestRecorderSecrets(t *testing.T) {
-	r := newRecorder(BuildOptions{Context: "app"}, noJournal)
+	r := newRecorder(NamedBuild{BuildOptions: BuildOptions{Context: "app"}}, noJournal)
 	var told Explanation
 	opts := BuildOptions{Explain: func(x Explanation) { told = x }}
 	r.watch(&opts)
@@ -99,16 +99,17 @@ func TestRecorderSecrets(t *testing.T) {
 // is what its recorder had; the file is bounded.
 func TestJournalIsWhatTheRecorderHas(t *testing.T) {
 	env := testEnv(t)
-	r := newRecorder(BuildOptions{Context: "app"}, env.Store.BeginBuild)
+	r := newRecorder(NamedBuild{BuildOptions: BuildOptions{Context: "app"}}, env.Store.BeginBuild)
 	opts := BuildOptions{}
 	r.watch(&opts)
-	opts.Explain(Explanation{Step: "RUN make"})
+	r.lasts.Stop()
 	opts.Progress(progress.Event{ID: "cached", Name: "cached", State: progress.Started})
 	opts.Progress(progress.Event{ID: "cached", State: progress.Cached, Time: time.Now()})
 	opts.Progress(progress.Event{ID: "cached", State: progress.Warned, Log: []byte("a warning\n")})
 	if r.journal.to != nil || r.journal.err != nil {
 		t.Fatalf("nothing ran, and there is a journal: %v", r.journal.err)
 	}
+	opts.Explain(Explanation{Step: "RUN make"})
 	compare := func(printed int) {
 		t.Helper()
 		list, err := BuildHistory(t.Context(), env)
@@ -161,10 +162,12 @@ func TestJournalIsWhatTheRecorderHas(t *testing.T) {
 // TestJournalThatWasCut: of a journal that ends anywhere what is whole is read, and nothing else.
 func TestJournalThatWasCut(t *testing.T) {
 	env := testEnv(t)
-	r := newRecorder(BuildOptions{Context: "app"}, env.Store.BeginBuild)
+	r := newRecorder(NamedBuild{BuildOptions: BuildOptions{Context: "app"}}, env.Store.BeginBuild)
 	for i := range 3 {
 		id := strconv.Itoa(i)
-		r.event(progress.Event{ID: id, Name: "step " + id, State: progress.Logged, Log: []byte("first {}\n")})
+		r.event(progress.Event{ID: id, Name: "step " + id, State: progress.Started})
+		r.journal.open(r)
+		r.event(progress.Event{ID: id, State: progress.Logged, Log: []byte("first {}\n")})
 		r.event(progress.Event{ID: id, State: progress.Logged, Log: []byte("second\n")})
 		r.event(progress.Event{ID: id, State: progress.Done, Time: time.Now()})
 	}

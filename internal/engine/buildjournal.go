@@ -19,15 +19,19 @@ var errBuildDied = errors.New("the process of the build died")
 type beginJournal func(ref string) (*store.BuildJournal, error)
 
 // buildJournal keeps what a build tells while it goes on, so that it is there when the
-// process dies. It begins with the first output of a step: a build that runs nothing writes
-// nothing. It is a list of entries; where it becomes long it begins again with what the
-// recorder has.
+// process dies. It begins with the first step that is not in the cache, or when the build
+// lasts: one that finds all of its steps writes nothing. It is a list of entries; where it
+// becomes long it begins again with what the recorder has.
 type buildJournal struct {
 	begin beginJournal
 	to    *store.BuildJournal // nil: it has not begun
 	room  int                 // bytes until it begins again
+	over  bool                // it begins no more
 	err   error               // the first; nothing is written after it
 }
+
+// journalDelay is how long a build lasts until it has a journal, whatever it does.
+const journalDelay = 200 * time.Millisecond
 
 // journalEntry is a line of JSON in the journal, with the output that comes after it.
 type journalEntry struct {
@@ -40,9 +44,9 @@ type journalEntry struct {
 	Log   int        `json:",omitempty"` // bytes of output, which come after the line
 }
 
-// open begins the journal with what r has.
+// open begins the journal with what r has, unless it has begun.
 func (j *buildJournal) open(r *recorder) {
-	if j.err != nil {
+	if j.err != nil || j.over || j.to != nil {
 		return
 	}
 	if j.to, j.err = j.begin(r.record.Ref); j.err == nil {
@@ -105,6 +109,7 @@ func appendEntry(to *bytes.Buffer, e journalEntry, text []byte) error {
 
 // close returns why the journal was not written to its end.
 func (j *buildJournal) close() error {
+	j.over = true
 	if j.to == nil {
 		return j.err
 	}

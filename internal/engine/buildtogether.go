@@ -37,7 +37,7 @@ func BuildTogether(ctx context.Context, env *Env, list []NamedBuild) (results []
 	results = make([]BuildResult, len(list))
 	recorders := make([]*recorder, len(list))
 	for i := range list {
-		recorders[i] = newRecorder(list[i].BuildOptions, env.Store.BeginBuild)
+		recorders[i] = newRecorder(list[i], env.Store.BeginBuild)
 		recorders[i].watch(&list[i].BuildOptions)
 	}
 	defer func() {
