@@ -1,8 +1,8 @@
 package main
 
 import (
+	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,12 +51,29 @@ var loginClients = map[string]func(t *testing.T) loginClient{
 	},
 	"strake": func(t *testing.T) loginClient {
 		t.Helper()
-		dir := t.TempDir()
-		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", dir, "strake/cmd/strake").CombinedOutput(); err != nil {
-			t.Fatalf("build strake: %v: %s", err, out)
-		}
-		return likeDocker(newTool(t, filepath.Join(dir, "strake")), "", "")
+		return likeDocker(strakeItself(t), "", "")
 	},
+}
+
+// clientName is the name of the program as which the test binary is strake.
+const clientName = "strake"
+
+// strakeItself is the test binary as strake, without a build of its own. It goes by
+// its name, not by a variable, so that strake may start itself again.
+func strakeItself(t *testing.T) tool {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), clientName)
+	if err := os.Link(self, path); err != nil { // another file system
+		b, err := os.ReadFile(self)
+		if err := errors.Join(err, os.WriteFile(path, b, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return newTool(t, path)
 }
 
 // likeDocker is a client with docker's commands, and flags of its own: to trust the

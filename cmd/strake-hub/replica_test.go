@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"strake/internal/cli"
 	"strake/internal/conformance"
 )
 
@@ -29,6 +31,9 @@ const replicaEnv = "STRAKE_HUB_TEST_REPLICA"
 func TestMain(m *testing.M) {
 	if os.Getenv(replicaEnv) != "" {
 		main()
+	}
+	if self, err := os.Executable(); err == nil && filepath.Base(self) == clientName {
+		os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 	}
 	os.Exit(m.Run())
 }
