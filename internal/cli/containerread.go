@@ -62,11 +62,29 @@ func (f *containerFlags) read(flags *pflag.FlagSet, image string, args []string)
 	if h.AutoRemove && !h.RestartPolicy.IsNone() {
 		return containerConfig{}, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
+	emptyLists(h)
 	endpoints, err := f.readNetworks()
 	if err != nil {
 		return containerConfig{}, err
 	}
 	return containerConfig{c, h, &network.NetworkingConfig{EndpointsConfig: endpoints}}, nil
+}
+
+// emptyLists makes lists that nothing was added to the ones that docker's client sends, and inspect shows: empty, not null.
+func emptyLists(h *container.HostConfig) {
+	h.DNS, h.DNSOptions, h.DNSSearch = orEmpty(h.DNS), orEmpty(h.DNSOptions), orEmpty(h.DNSSearch)
+	r := &h.Resources
+	r.Devices, r.Ulimits, r.BlkioWeightDevice = orEmpty(r.Devices), orEmpty(r.Ulimits), orEmpty(r.BlkioWeightDevice)
+	r.BlkioDeviceReadBps, r.BlkioDeviceWriteBps = orEmpty(r.BlkioDeviceReadBps), orEmpty(r.BlkioDeviceWriteBps)
+	r.BlkioDeviceReadIOps, r.BlkioDeviceWriteIOps = orEmpty(r.BlkioDeviceReadIOps), orEmpty(r.BlkioDeviceWriteIOps)
+}
+
+// orEmpty is list, or an empty one for nil.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // readStreams says what to attach to: the outputs, unless -a says otherwise, and the input that -i keeps open.

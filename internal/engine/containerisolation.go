@@ -31,6 +31,9 @@ func completeHost(ctx context.Context, table *container.Table, c *Container, war
 	if err := completeResources(&h.Resources, readKernelLimits(), warn); err != nil {
 		return err
 	}
+	if h.PidsLimit != nil && *h.PidsLimit <= 0 {
+		h.PidsLimit = nil // any of these is no limit
+	}
 	switch {
 	case h.ShmSize < 0:
 		return invalidText("SHM size can not be less than 0")

@@ -158,6 +158,9 @@ func mergeConfig(c *containertypes.Config, image imagespec.DockerOCIImageConfig)
 			c.ExposedPorts[p] = struct{}{}
 		}
 	}
+	if len(c.Volumes) == 0 {
+		c.Volumes = nil // as docker shows none
+	}
 	for path := range image.Volumes {
 		if c.Volumes == nil {
 			c.Volumes = map[string]struct{}{}

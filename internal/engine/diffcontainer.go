@@ -19,7 +19,9 @@ func DiffContainer(ctx context.Context, env *Env, ref string) (changes []contain
 		return nil, err
 	}
 	defer closing(&err, w.close)
-	list, err := layer.UpperChanges(ctx, w.upper, w.lower, w.stub)
+	// The directory of the files that are mounted is there, as docker has it, whether the image has it or not.
+	const mountedIn = "etc"
+	list, err := layer.UpperChanges(ctx, w.upper, w.lower, func(name string) bool { return name == mountedIn || w.stub(name) })
 	if err != nil {
 		return nil, err
 	}
@@ -27,6 +29,9 @@ func DiffContainer(ctx context.Context, env *Env, ref string) (changes []contain
 		layer.Added: containertypes.ChangeAdd, layer.Changed: containertypes.ChangeModify, layer.Deleted: containertypes.ChangeDelete,
 	}
 	for _, change := range list {
+		if change.Path == mountedIn && change.Kind == layer.Added && change.IsDir() {
+			change.Kind = layer.Changed
+		}
 		changes = append(changes, containertypes.FilesystemChange{Kind: kinds[change.Kind], Path: "/" + change.Path})
 	}
 	return changes, nil
