@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"strake/internal/usertest"
 )
 
 // clientsEnv is the directory of the clients that make conformance builds: crane,
@@ -102,9 +104,7 @@ func serveHub(t *testing.T) string {
 // installPodman is Debian's podman with a store of its own.
 func installPodman(t *testing.T) tool {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("podman's store in a directory of its own needs root")
-	}
+	usertest.NeedRoot(t, "to run podman on a store of its own")
 	root, err := os.MkdirTemp("", "p") //nolint:usetesting // its socket paths have to be short
 	if err != nil {
 		t.Fatal(err)
@@ -140,9 +140,7 @@ func TestPodman(t *testing.T) {
 // startDocker is Debian's docker with a daemon of its own.
 func startDocker(t *testing.T) tool {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("dockerd needs root")
-	}
+	usertest.NeedRoot(t, "to run dockerd")
 	dockerd := installed(t, "dockerd")
 	docker := installed(t, "docker")
 	sock, err := os.MkdirTemp("", "d") //nolint:usetesting // the path of a socket has to be short

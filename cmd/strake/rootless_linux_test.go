@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"strake/internal/usertest"
 )
 
 // nobody is the ordinary user of these tests.
@@ -23,6 +26,7 @@ type commoner struct {
 }
 
 func newCommoner(t *testing.T, through ...string) *commoner {
+	usertest.NeedRoot(t, "to become another user")
 	w := newWorld(t)
 	home, err := os.MkdirTemp("", "home") //nolint:usetesting // which others than root may not enter
 	if err != nil {
@@ -36,17 +40,32 @@ func newCommoner(t *testing.T, through ...string) *commoner {
 	w.run("cp", filepath.Join(bin, "strake"), w.busyboxTar(), home)
 	w.run("chown", "-R", fmt.Sprint(nobody), home)
 	w.run("chmod", "755", home, home+"/strake")
-	return &commoner{world: w, home: home, through: through}
+	c := &commoner{world: w, home: home, through: through}
+	t.Cleanup(c.removeContainers)
+	return c
+}
+
+// removeContainers ends what a test that failed left running.
+func (c *commoner) removeContainers() {
+	ids, err := c.cmdIn(context.Background(), "ps", "-aq").Output() // the test's context is cancelled
+	if list := strings.Fields(string(ids)); err == nil && len(list) > 0 {
+		_, err = c.cmdIn(context.Background(), append([]string{"rm", "-f"}, list...)...).Output()
+	}
+	if err != nil {
+		c.Errorf("remove the user's containers: %v", err)
+	}
 }
 
 // cmd is strake, run by the user.
-func (c *commoner) cmd(args ...string) *exec.Cmd {
+func (c *commoner) cmd(args ...string) *exec.Cmd { return c.cmdIn(c.Context(), args...) }
+
+func (c *commoner) cmdIn(ctx context.Context, args ...string) *exec.Cmd {
 	user := []string{
 		"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups",
 		"env", "-i", "-C", c.home, "PATH=" + c.home + "/bin:" + os.Getenv("PATH"), "HOME=" + c.home, c.home + "/strake",
 	}
 	line := append(append(append([]string{}, c.through...), user...), args...)
-	cmd := exec.CommandContext(c.Context(), line[0], line[1:]...)
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Dir = c.home
 	return cmd
 }

@@ -73,8 +73,13 @@ func testIsolation(t *testing.T, b *box) {
 		},
 		{"init", executor.Isolation{Init: true}, "tr '\\0' ' ' < /proc/1/cmdline | cut -c1-20", "/sbin/docker-init --"},
 	} {
-		if c.name == "privileged" && !userns.IsRoot() { // the kernel keeps its settings for root of the machine
-			c.script = strings.Replace(c.script, "/proc/sys/kernel/hostname && echo w", "/proc/sys/net/ipv4/ip_forward && echo w", 1)
+		if !userns.IsRoot() {
+			switch c.name {
+			case "privileged": // the kernel keeps its settings for root of the machine
+				c.script = strings.Replace(c.script, "/proc/sys/kernel/hostname", "/proc/sys/net/ipv4/ip_forward", 1)
+			case "device", "domain name", "joined namespaces": // devices are the host's, and not all are there; runc before 1.2 sets no name
+				continue
+			}
 		}
 		spec := b.spec(c.script)
 		spec.Isolation = c.isolation

@@ -3,6 +3,7 @@ package engine
 import (
 	"archive/tar"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -32,8 +33,13 @@ func TestJoined(t *testing.T) {
 	if want, err := os.Readlink("/proc/self/ns/net"); err != nil || same != want {
 		t.Errorf("%s is %q, not %q: %v", path, same, want, err)
 	}
+	stranger := exec.Command("sleep", "100")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = stranger.Process.Kill(), stranger.Wait() }() // killed
 	stale := *c
-	stale.State.Pid = os.Getppid()
+	stale.State.Pid = stranger.Process.Pid
 	if _, err := others.open(t.Context(), table, &stale, "net"); !errdefs.IsConflict(err) {
 		t.Errorf("a process that is another's: %v", err)
 	}

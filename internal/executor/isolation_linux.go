@@ -88,6 +88,24 @@ func (i *Isolation) setSysctls(config *specs.Spec) {
 	maps.Copy(config.Linux.Sysctl, i.Sysctls)
 }
 
+// showHosts shows a user's container the host's mounts of what the kernel lets nobody mount but who made the namespace.
+func (i *Isolation) showHosts(config *specs.Spec) {
+	show := func(kind, source string) {
+		config.Mounts = slices.DeleteFunc(config.Mounts, func(m specs.Mount) bool { return m.Type == kind && !exists(source) })
+		for n, m := range config.Mounts {
+			if m.Type == kind {
+				config.Mounts[n] = specs.Mount{Destination: m.Destination, Type: "none", Source: source, Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
+			}
+		}
+	}
+	if i.PIDNamespace == HostNamespace {
+		show("proc", "/proc")
+	}
+	if i.IPCNamespace == HostNamespace {
+		show("mqueue", "/dev/mqueue")
+	}
+}
+
 // setNamespaces chooses the namespaces that the container is in.
 func (i *Isolation) setNamespaces(config *specs.Spec) {
 	set := func(kind specs.LinuxNamespaceType, value string) {
@@ -108,12 +126,8 @@ func (i *Isolation) setNamespaces(config *specs.Spec) {
 	set(specs.IPCNamespace, i.IPCNamespace)
 	set(specs.UTSNamespace, i.UTSNamespace)
 	set(specs.CgroupNamespace, i.CgroupNamespace)
-	if i.PIDNamespace == HostNamespace && userns.IDs() > 0 { // whose processes the kernel does not let be mounted
-		for n, m := range config.Mounts {
-			if m.Type == "proc" {
-				config.Mounts[n] = specs.Mount{Destination: m.Destination, Type: "none", Source: "/proc", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
-			}
-		}
+	if userns.IDs() > 0 {
+		i.showHosts(config)
 	}
 	if i.UTSNamespace == HostNamespace {
 		config.Hostname = ""

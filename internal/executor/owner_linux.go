@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"strake/internal/flock"
 )
@@ -116,7 +119,8 @@ func safeDir(path string, shared bool) error {
 
 // watchdog waits until its standard input ends, and then ends the containers of the owner directory $2 by the runtime $1. It gives
 // the runtimes of a dead owner time to die. A runtime that was killed while it made a container leaves a directory without
-// state, and cgroups; a privileged container makes cgroups inside its own, of any name.
+// state, and cgroups, or, where there are none, a process that waits for it (killOwned); a privileged container makes cgroups
+// inside its own, of any name.
 const watchdog = `read -r _
 for n in 1 2 3 4 5 6 7 8 9; do
 	sleep 0.05
@@ -133,6 +137,9 @@ for n in 1 2 3 4 5 6 7 8 9; do
 			for p in $(find "$g" -name cgroup.procs -exec cat {} \;); do kill -9 "$p"; done
 			sleep 0.01
 		done
+	done
+	for p in $(grep -lszxF -- "$2" /proc/[0-9]*/cmdline); do
+		case "$(tr '\0' ' ' <"$p")" in *" --root $2 "*" --bundle "*) p=${p#/proc/}; kill -9 "${p%/cmdline}" ;; esac
 	done
 	rmdir "$2" && rm -f "$2.lock" && break
 done`
@@ -254,7 +261,7 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := removeCgroups(ctx, cgroups); err != nil {
+	if err := errors.Join(removeCgroups(ctx, cgroups), killOwned(dir)); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -262,6 +269,29 @@ func (r *Runc) reapOwner(ctx context.Context, dir string) error {
 	}
 	if err := os.Remove(lock); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// killOwned kills what runtimes of a dead owner left that were killed before they had noted their container: its first process, which still
+// has the runtime's command line, and waits.
+func killOwned(ownerDir string) error {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, line := range lines {
+		text, err := os.ReadFile(line)
+		if err != nil || !bytes.Contains(text, []byte("\x00--root\x00"+ownerDir+"\x00")) || !bytes.Contains(text, []byte("\x00--bundle\x00")) {
+			continue // it has ended, or is another
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
+		if err != nil {
+			return err
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end the runtime's process %d: %w", pid, err)
+		}
 	}
 	return nil
 }

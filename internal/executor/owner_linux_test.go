@@ -3,6 +3,7 @@ package executor_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -192,8 +193,18 @@ func TestReap(t *testing.T) {
 	if err := syscall.Flock(int(alive.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	// A runtime was killed, and its container's first process waits for it, without state and cgroup.
+	waits := exec.Command("/bin/sh", "-c", "read -r _", "crun", "--root", filepath.Join(state, "dead"), "create", "--bundle", "b", "id")
+	stdin, err := waits.StdinPipe()
+	if err := errors.Join(err, waits.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stdin.Close() }()
 	if err := r.Reap(context.Background()); err != nil {
 		t.Fatal(err)
+	}
+	if err := waits.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the process that waits for a dead runtime: %v", err)
 	}
 	left, err := filepath.Glob(filepath.Join(state, "*"))
 	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "alive.lock" {

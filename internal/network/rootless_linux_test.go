@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -30,7 +31,9 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 	dir := t.TempDir()
 	tun := filepath.Join(dir, "tun") // as distributions have it; here root alone may open it
-	if err := unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
+	if err := unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))); errors.Is(err, unix.EPERM) {
+		t.Skip("needs root of the machine to become another user")
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	for path, mode := range map[string]os.FileMode{tun: 0o666, dir: 0o755, filepath.Dir(dir): 0o755} {
