@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -31,25 +30,31 @@ func (im *importer) zip(ctx context.Context, r io.ReaderAt, size int64) error {
 		if path.Ext(f.Name) != ".json" {
 			continue
 		}
+		if err := im.count(ctx); err != nil {
+			return err
+		}
 		if f.UncompressedSize64 > maxRecord { // what comes out is never more than that
-			if err := im.count(ctx); err != nil {
-				return err
-			}
 			im.result.Unusable++
+			continue
+		}
+		sum := sumOf(f.CRC32, f.UncompressedSize64)
+		if same, err := im.unchanged(ctx, idOf(f.Name), sum); err != nil {
+			return err
+		} else if same {
 			continue
 		}
 		if im.content += int64(f.UncompressedSize64); im.content > maxContent {
 			return fmt.Errorf("%s: more than %d bytes come out of it: %w", im.origin, int64(maxContent), errdefs.ErrResourceExhausted)
 		}
-		if err := im.member(ctx, f); err != nil {
+		if err := im.member(ctx, f, sum); err != nil {
 			return fmt.Errorf("%.200q: %w", f.Name, err)
 		}
 	}
 	return nil
 }
 
-// member takes in a record of a dump.
-func (im *importer) member(ctx context.Context, f *zip.File) (err error) {
+// member takes in a record of a dump that is another one than before.
+func (im *importer) member(ctx context.Context, f *zip.File, sum string) (err error) {
 	content, err := f.Open()
 	if err != nil {
 		return err
@@ -62,7 +67,7 @@ func (im *importer) member(ctx context.Context, f *zip.File) (err error) {
 	if n, err := content.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) { // where the checksum is tested
 		return errors.Join(zip.ErrFormat, err)
 	}
-	return im.take(ctx, strings.TrimSuffix(path.Base(f.Name), ".json"), b)
+	return im.take(ctx, b, sum)
 }
 
 // limitedReaderAt reads so many bytes and no more; less than 0 left is no limit.

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"maps"
@@ -221,11 +222,6 @@ func (im *importer) record(ctx context.Context, name string, r io.Reader) error 
 	if err != nil {
 		return fmt.Errorf("%.200q: %w", name, err)
 	}
-	return im.take(ctx, strings.TrimSuffix(path.Base(name), ".json"), b)
-}
-
-// take takes in a record that is probably called so.
-func (im *importer) take(ctx context.Context, id string, b []byte) error {
 	if err := im.count(ctx); err != nil {
 		return err
 	}
@@ -233,10 +229,18 @@ func (im *importer) take(ctx context.Context, id string, b []byte) error {
 		im.result.Unusable++
 		return nil
 	}
-	sum := sumOf(b)
-	if same, err := im.unchanged(ctx, id, sum); err != nil || same {
+	sum := sumOf(crc32.ChecksumIEEE(b), uint64(len(b)))
+	if same, err := im.unchanged(ctx, idOf(name), sum); err != nil || same {
 		return err
 	}
+	return im.take(ctx, b, sum)
+}
+
+// idOf is what a record in a file of that name is probably called.
+func idOf(name string) string { return strings.TrimSuffix(path.Base(name), ".json") }
+
+// take takes in a record that is another one than before.
+func (im *importer) take(ctx context.Context, b []byte, sum string) error {
 	rows, err := parseRecord(b, sum)
 	if err != nil {
 		im.result.Unusable++

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -302,6 +303,58 @@ func TestImport(t *testing.T) {
 		}
 		check(one, 1, 1, "a 1.0.0 A unknown; b 1.0.0 B unknown; c 1.0.0 C unknown")
 		check(importDump(t, db, a), 1, 1, "a 1.0.0 A unknown; c 1.0.0 C unknown")
+	})
+}
+
+// Records that are as they were by a dump's directory are not unpacked, and those that are not are.
+func TestImportUnpacks(t *testing.T) {
+	databases(t, func(t *testing.T, db *sqldb.DB) {
+		name := filepath.Join(t.TempDir(), "all.zip")
+		write := func(fixed string, damaged bool) {
+			t.Helper()
+			var b bytes.Buffer
+			z := zip.NewWriter(&b)
+			for _, r := range []struct{ id, text string }{{"A", record("A", "npm", "a", between("0", "2"), "")}, {"B", record("B", "npm", "b", between("0", fixed), "")}} {
+				w, err := z.CreateHeader(&zip.FileHeader{Name: r.id + ".json"})
+				if err == nil {
+					_, err = w.Write([]byte(r.text))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := z.Close(); err != nil {
+				t.Fatal(err)
+			}
+			all := b.Bytes()
+			if damaged {
+				all = bytes.Replace(all, []byte("what A is"), []byte("what ? is"), 1)
+			}
+			if err := os.WriteFile(name, all, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		imports := func(changed int, want string) {
+			t.Helper()
+			got, err := vuln.Import(t.Context(), db, vuln.ImportOptions{From: name})
+			if err != nil || got.Records != 2 || got.Changed != changed {
+				t.Errorf("%+v, want 2 records and %d changed: %v", got, changed, err)
+			}
+			list := found(t, db, pkg(scan.TypeNPM, "npm", "a", "1.0.0"), pkg(scan.TypeNPM, "npm", "b", "1.0.0"))
+			if text := strings.Join(list, "; "); text != want {
+				t.Errorf("%q, want %q", text, want)
+			}
+		}
+		write("3", true)
+		if _, err := vuln.Import(t.Context(), db, vuln.ImportOptions{From: name}); !errors.Is(err, zip.ErrChecksum) {
+			t.Errorf("a damaged record: %v", err)
+		}
+		write("3", false)
+		imports(2, "a 1.0.0 A unknown 2; b 1.0.0 B unknown 3")
+		write("3", true)
+		imports(0, "a 1.0.0 A unknown 2; b 1.0.0 B unknown 3")
+		write("4", true) // as long
+		imports(1, "a 1.0.0 A unknown 2; b 1.0.0 B unknown 4")
 	})
 }
 
