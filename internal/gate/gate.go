@@ -79,7 +79,12 @@ func (g *Gate) Registry(next http.Handler) http.Handler {
 			return
 		}
 		if id.Anonymous() {
-			w = &challenger{ResponseWriter: w, challenge: g.challenge(r, scopes, nil)}
+			c := &challenger{ResponseWriter: w, challenge: g.challenge(r, scopes, nil)}
+			if id.none && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+				c.ask = func() { g.refuse(w, r, errNobody, scopes) }
+			}
+			next.ServeHTTP(c, r.WithContext(auth.With(r.Context(), id.Identity)))
+			return
 		}
 		next.ServeHTTP(w, r.WithContext(auth.With(r.Context(), id.Identity)))
 	})
@@ -297,17 +302,40 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
 type challenger struct {
 	http.ResponseWriter
 	challenge string
+	// ask answers in the place of a 404 who sent no credentials: with some they may
+	// see more, such as what waits for a review. A client that has a token, if of
+	// nobody, is answered 404. nil: nobody is asked.
+	ask   func()
+	asked bool
 }
 
 func (c *challenger) WriteHeader(status int) {
-	if status == http.StatusUnauthorized {
+	switch {
+	case status == http.StatusNotFound && c.ask != nil:
+		c.asked = true
+		c.ask()
+		return
+	case status == http.StatusUnauthorized:
 		c.Header().Set("WWW-Authenticate", c.challenge)
 	}
 	c.ResponseWriter.WriteHeader(status)
 }
 
+// Write implements io.Writer; the body of an answer that was not given is dropped.
+func (c *challenger) Write(b []byte) (int, error) {
+	if c.asked {
+		return len(b), nil
+	}
+	return c.ResponseWriter.Write(b)
+}
+
 // ReadFrom implements io.ReaderFrom.
-func (c *challenger) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.ResponseWriter, r) }
+func (c *challenger) ReadFrom(r io.Reader) (int64, error) {
+	if c.asked {
+		return io.Copy(io.Discard, r)
+	}
+	return io.Copy(c.ResponseWriter, r)
+}
 
 // Unwrap is for http.ResponseController.
 func (c *challenger) Unwrap() http.ResponseWriter { return c.ResponseWriter }

@@ -227,6 +227,15 @@ func testAnonymous(t *testing.T, database string) {
 	if h := there.header.Get("WWW-Authenticate"); !strings.HasSuffix(h, `scope="repository:ann/app:pull"`) {
 		t.Errorf("challenge: %q", h)
 	}
+	// Who sends no credentials is asked for them before what is public is called
+	// missing: it may wait for a review, and be theirs.
+	for _, path := range []string{"/v2/ann/site/manifests/none", "/v2/ann/site/blobs/" + digest.FromString("none").String()} {
+		if got := s.do(http.MethodGet, path, ""); got.status != 401 || !strings.Contains(got.body, `"UNAUTHORIZED"`) || !strings.HasSuffix(got.header.Get("WWW-Authenticate"), `scope="repository:ann/site:pull"`) {
+			t.Errorf("%s: %d %s %v", path, got.status, got.body, got.header)
+		}
+		s.want(401, "HEAD", path, "")
+		s.want(404, "GET", path, s.token("", "repository:ann/site:pull"))
+	}
 	for _, authorization := range []string{basic("bob", password), s.token(basic("bob", password), "repository:ann/app:pull", "repository:ann/abc:pull")} {
 		there, absent = s.do(http.MethodGet, "/v2/ann/app/manifests/1", authorization), s.do(http.MethodGet, "/v2/ann/abc/manifests/1", authorization)
 		if there.status != absent.status || there.status == 200 || strings.ReplaceAll(there.body, "app", "abc") != absent.body {
