@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"strake/internal/archive"
 	"strake/internal/executor"
@@ -43,7 +44,9 @@ type Run struct {
 	Insecure     bool             `json:",omitempty"` // with all privileges that this process has
 	Limits       []executor.Limit `json:",omitempty"`
 	CgroupParent string           `json:",omitempty"`
-	ShmSize      int64            `json:",omitempty"` // of /dev/shm, bytes; 0 is the executor's default
+	// Resources limit the command; the key leaves them out.
+	Resources *specs.LinuxResources `json:"-"`
+	ShmSize   int64                 `json:",omitempty"` // of /dev/shm, bytes; 0 is the executor's default
 }
 
 // defaultHostname is the name of a step's machine, as BuildKit's.
@@ -229,6 +232,7 @@ func (r *Run) spec(spec executor.Spec, place places) executor.Spec {
 	spec.Network, spec.AsStep = r.Network, true
 	spec.Devices = r.Devices
 	spec.Insecure, spec.Limits, spec.CgroupParent = r.Insecure, r.Limits, r.CgroupParent
+	spec.Isolation.Resources = r.Resources
 	spec.Hostname = cmp.Or(r.Hostname, defaultHostname)
 	spec.ExtraHosts = slices.Concat(spec.ExtraHosts, r.ExtraHosts)
 	if len(r.Scripts) > 0 {

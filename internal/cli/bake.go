@@ -282,7 +282,7 @@ func targetOptions(t bake.Target) buildOptions {
 		context: t.Context, file: t.Dockerfile, contexts: pairs(t.Contexts), tags: t.Tags, buildArgs: pairs(t.Args), labels: pairs(t.Labels),
 		target: t.Stage, platforms: t.Platforms, noCache: t.NoCache, pull: t.Pull, annotations: t.Annotations,
 		outputs: t.Outputs, cacheFrom: t.CacheFrom, cacheTo: t.CacheTo, attests: t.Attest,
-		buildRunOptions: buildRunOptions{network: t.Network, addHosts: t.ExtraHosts, secrets: t.Secrets, ssh: t.SSH},
+		buildRunOptions: buildRunOptions{network: t.Network, addHosts: t.ExtraHosts, secrets: t.Secrets, ssh: t.SSH, resources: t.Resources},
 		allow:           t.Entitlements,
 	}
 	if !t.NoCache {
@@ -297,10 +297,8 @@ func targetOptions(t bake.Target) buildOptions {
 // targetBuild turns a target into a build.
 func targetBuild(ctx context.Context, s *session, t bake.Target) (engine.BuildOptions, error) {
 	opts := targetOptions(t)
-	for what, asked := range map[string]bool{"policy": t.Policy, "resources": len(t.Resources) > 0} {
-		if asked {
-			return engine.BuildOptions{}, fmt.Errorf("the attribute %s is not supported", what)
-		}
+	if t.Policy {
+		return engine.BuildOptions{}, errors.New("the attribute policy is not supported")
 	}
 	for _, text := range t.Ulimits {
 		if err := opts.ulimits.Set(text); err != nil {

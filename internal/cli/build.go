@@ -106,7 +106,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	obsolete(flags, "force-rm")
 	obsolete(flags, "compress")
 	ignored(flags, "builder") // there is one
-	for _, name := range []string{"isolation", "security-opt", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems"} {
+	for _, name := range []string{"isolation", "security-opt"} {
 		ignored(flags, name) // of the builder before BuildKit, as in buildx
 	}
 	flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
@@ -216,7 +216,7 @@ func buildInput(ctx context.Context, s *session, opts buildOptions) (engine.Buil
 	}
 	allow := slices.DeleteFunc(slices.Clone(opts.allow), func(e string) bool { return e == allowDelete })
 	var err error
-	if build.Run, err = opts.run(allow); err != nil {
+	if build.Run, err = opts.run(allow, s.warn); err != nil {
 		return build, err
 	}
 	for _, list := range opts.noStages {

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
 	"github.com/spf13/pflag"
 
 	"strake/internal/engine"
@@ -22,6 +25,8 @@ type buildRunOptions struct {
 	ulimits      ulimits
 	shmSize      bytesFlag
 	cgroupParent string
+	resources    []string
+	limits       []string // those of flags of their own, which resources go over
 	strict       bool
 }
 
@@ -34,14 +39,28 @@ func (o *buildRunOptions) add(flags *pflag.FlagSet) {
 	flags.Var(&o.ulimits, "ulimit", "Ulimit options")
 	flags.Var(&o.shmSize, "shm-size", "Shared memory size for build containers")
 	flags.StringVar(&o.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
+	flags.StringArrayVar(&o.resources, "resource", nil, `Resource limits for build containers (format: "memory=2g", "cpu-quota=50000")`)
+	for key, short := range map[string]string{
+		"memory": "m", "memory-swap": "", "cpu-shares": "c", "cpu-period": "", "cpu-quota": "", "cpuset-cpus": "", "cpuset-mems": "",
+	} {
+		each(flags, "string", key, short, "", func(v string) error {
+			o.limits = append(o.limits, key+"="+v)
+			return nil
+		})
+		flags.Lookup(key).Hidden = true // as in buildx
+	}
 	flags.BoolVar(&o.strict, "strict", false, "Fail where a secret may be in the image, instead of a warning")
 }
 
 // run is what the flags say, with the entitlements that were allowed.
-func (o *buildRunOptions) run(allow []string) (engine.BuildRun, error) {
+func (o *buildRunOptions) run(allow []string, warn func(string)) (engine.BuildRun, error) {
 	r := engine.BuildRun{
 		Network: o.network, AddHosts: o.addHosts, Limits: o.ulimits, CgroupParent: o.cgroupParent, ShmSize: int64(o.shmSize),
-		Strict: o.strict, Allow: allow,
+		Strict: o.strict, Allow: allow, Warn: warn,
+	}
+	var err error
+	if r.Resources, err = parseResources(slices.Concat(o.limits, o.resources)); err != nil {
+		return r, err
 	}
 	for _, text := range o.secrets {
 		s, err := parseSecret(text)
@@ -97,6 +116,45 @@ func parseSecret(text string) (engine.Secret, error) {
 		s.Env, s.File = s.File, ""
 	}
 	return s, nil
+}
+
+// parseResources reads KEY=VALUE limits of commands, of which the last counts.
+func parseResources(texts []string) (*container.Resources, error) {
+	if len(texts) == 0 {
+		return nil, nil
+	}
+	r, err := &container.Resources{}, error(nil)
+	for _, text := range texts {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, fmt.Errorf("invalid resource %q, expected key=value", text)
+		}
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		switch key {
+		case "memory":
+			r.Memory, err = units.RAMInBytes(value)
+		case "memory-swap":
+			if r.MemorySwap = -1; value != "-1" {
+				r.MemorySwap, err = units.RAMInBytes(value)
+			}
+		case "cpu-shares":
+			r.CPUShares, err = strconv.ParseInt(value, 10, 64)
+		case "cpu-period":
+			r.CPUPeriod, err = strconv.ParseInt(value, 10, 64)
+		case "cpu-quota":
+			r.CPUQuota, err = strconv.ParseInt(value, 10, 64)
+		case "cpuset-cpus":
+			r.CpusetCpus = value
+		case "cpuset-mems":
+			r.CpusetMems = value
+		default:
+			return nil, fmt.Errorf("unknown resource %q", key)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("invalid value %q for resource %s: %w", value, key, err)
+		}
+	}
+	return r, nil
 }
 
 // ulimits is a flag whose values are as NAME=SOFT[:HARD].

@@ -139,6 +139,9 @@ func (s *session) open(ctx context.Context, opts engine.OpenOptions) (*engine.En
 	return env, nil
 }
 
+// warn shows what is not done as it was asked for.
+func (s *session) warn(text string) { fmt.Fprintln(s.Err, "WARNING:", text) }
+
 func (s *session) close() error {
 	env := s.opened
 	if env == nil {

@@ -111,7 +111,7 @@ func (o *createOptions) create(s *session) engine.CreateOptions {
 	return engine.CreateOptions{
 		Name: o.name, Ref: o.image, Platform: o.platform, Config: o.made.config, HostConfig: o.made.host,
 		Endpoints: o.made.networks.EndpointsConfig,
-		Warn:      func(text string) { fmt.Fprintln(s.Err, "WARNING:", text) },
+		Warn:      s.warn,
 	}
 }
 

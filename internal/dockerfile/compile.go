@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/util/suggest"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
 	"strake/internal/build"
@@ -49,7 +50,8 @@ type Options struct {
 
 	Limits       []executor.Limit // of RUN
 	CgroupParent string
-	ShmSize      int64 // of /dev/shm, bytes; 0 is the usual
+	Resources    *specs.LinuxResources // nil: the command may take all
+	ShmSize      int64                 // of /dev/shm, bytes; 0 is the usual
 
 	Images build.Images // required
 	// Names, when not nil, lists images that are here, for errors that name one which

@@ -19,7 +19,7 @@ func (c *compiler) run(s *stage, cmd command, in *instructions.RunCommand) error
 	op := &build.Run{
 		Platform: s.image.Platform, Env: s.env.list(), Cwd: s.image.Config.WorkingDir, User: s.image.Config.User,
 		Hostname: c.opts.BuildArgs["BUILDKIT_SANDBOX_HOSTNAME"], Hidden: s.undeclared(c.proxies), ExtraHosts: c.opts.ExtraHosts,
-		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, ShmSize: c.opts.ShmSize,
+		Limits: c.opts.Limits, CgroupParent: c.opts.CgroupParent, Resources: c.opts.Resources, ShmSize: c.opts.ShmSize,
 	}
 	s.outline.mounts(in)
 	if err := c.opts.runFlags(op, in); err != nil {

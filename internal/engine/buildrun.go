@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	containertypes "github.com/moby/moby/api/types/container"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"strake/internal/dockerfile"
 	"strake/internal/executor"
@@ -22,10 +24,12 @@ type BuildRun struct {
 	SSH          []SSHSource // agents that are lent
 	Allow        []string    // entitlements: network.host, security.insecure, device[=name[,alias=name]]
 	AddHosts     []string    // NAME:IP or NAME=IP lines of /etc/hosts
-	Limits       []Limit     // resource limits
+	Limits       []Limit     // of its processes
 	CgroupParent string
-	ShmSize      int64 // of /dev/shm, bytes; 0 is the usual
-	Strict       bool  // what warns of secrets in the image fails
+	Resources    *containertypes.Resources // limits of a command and all that it starts; nil: none
+	Warn         func(string)              // told of those that the machine does not have; required with Resources
+	ShmSize      int64                     // of /dev/shm, bytes; 0 is the usual
+	Strict       bool                      // what warns of secrets in the image fails
 }
 
 // SSHSource says where the keys of one ID come from.
@@ -106,6 +110,7 @@ type openedRun struct {
 	secrets secretValues
 	agents  *sshagent.Agents
 	hosts   []executor.Host
+	limits  *specs.LinuxResources
 }
 
 // open looks whether all is there.
@@ -122,7 +127,14 @@ func (r BuildRun) open() (o openedRun, err error) {
 	if o.agents, err = sshagent.Open(r.SSH); err != nil {
 		return o, err
 	}
-	o.hosts, err = extraHosts(r.AddHosts)
+	if o.hosts, err = extraHosts(r.AddHosts); err != nil || r.Resources == nil {
+		return o, err
+	}
+	resources := *r.Resources
+	if err := completeResources(&resources, readKernelLimits(), r.Warn); err != nil {
+		return o, err
+	}
+	o.limits, err = linuxResources(resources)
 	return o, err
 }
 
@@ -130,7 +142,7 @@ func (r BuildRun) open() (o openedRun, err error) {
 func (o openedRun) apply(compile *dockerfile.Options) {
 	compile.Network, compile.Allow, compile.ExtraHosts = o.Network, o.Allow, o.hosts
 	compile.Devices = executor.Devices
-	compile.Limits, compile.CgroupParent, compile.ShmSize = o.Limits, o.CgroupParent, o.ShmSize
+	compile.Limits, compile.CgroupParent, compile.Resources, compile.ShmSize = o.Limits, o.CgroupParent, o.limits, o.ShmSize
 }
 
 // secretsRule is the check of Dockerfiles that finds secrets in ARG and ENV, in BuildKit's words.

@@ -33,11 +33,6 @@ func (i *Isolation) apply(config *specs.Spec) error {
 		config.Linux.ReadonlyPaths = i.ReadonlyPaths
 	}
 	i.setSysctls(config)
-	if i.Resources != nil {
-		resources := *i.Resources
-		resources.Devices = config.Linux.Resources.Devices
-		config.Linux.Resources = &resources
-	}
 	i.setNamespaces(config)
 	if err := i.setCapabilities(config); err != nil {
 		return err

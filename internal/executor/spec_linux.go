@@ -215,6 +215,11 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 			Destination: m.Target, Type: m.Type, Source: m.Source, Options: m.Options,
 		})
 	}
+	if s.Isolation.Resources != nil {
+		resources := *s.Isolation.Resources
+		resources.Devices = config.Linux.Resources.Devices
+		config.Linux.Resources = &resources
+	}
 	if s.Insecure {
 		return config, makeInsecure(config)
 	}
