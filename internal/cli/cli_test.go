@@ -116,6 +116,7 @@ func scripts() testscript.Params {
 			"fill":    fill,
 			"serve":   serve,
 			"actions": actions,
+			"operate": operate,
 		},
 	}
 }
