@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs scan scandb secret sign sqldb sshagent store userns vuln volume"
+const all = "archive attest build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs s3cache scan scandb secret sign sqldb sshagent store userns vuln volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -46,6 +46,7 @@ var packages = map[string]place{
 	"jobs":     {2, "sqldb"},
 	"executor": {2, "flock mount userns"},
 	"gha":      {2, "image"},
+	"s3cache":  {2, "image"},
 	"layout":   {2, "archive content image reference"},
 	"remote":   {2, "address image reference registry"},
 
@@ -127,6 +128,7 @@ var importers = map[string]string{
 	"github.com/miekg/dns":          "network",
 	"github.com/go-jose/go-jose/v4": "gate",
 	"github.com/minio/minio-go/v7":  "s3",
+	"github.com/aws/aws-sdk-go-v2":  "s3cache",
 
 	"github.com/docker/buildx":              "bakefile",
 	"github.com/hashicorp/hcl/v2":           "bakefile",

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,6 +84,27 @@ func raiseLoopback() error {
 func TestScripts(t *testing.T) {
 	params := scripts()
 	params.Dir, params.UpdateScripts = "testdata", *update
+	testscript.Run(t, params)
+}
+
+// TestScriptsOfS3: what needs an S3 server.
+func TestScriptsOfS3(t *testing.T) {
+	bucket, err := url.Parse(conformance.S3(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := scripts()
+	params.Dir = filepath.Join("testdata", "s3")
+	params.Setup = func(env *testscript.Env) error {
+		endpoint := bucket.Query().Get("endpoint")
+		for name, value := range map[string]string{
+			"ENDPOINT": endpoint, "BUCKET": bucket.Host, "KEY": conformance.S3Key, "SECRET": conformance.S3Secret,
+			"CACHE": "type=s3,use_path_style=true,region=us-east-1,endpoint_url=" + endpoint + ",bucket=" + bucket.Host + ",access_key_id=" + conformance.S3Key + ",secret_access_key=" + conformance.S3Secret,
+		} {
+			env.Setenv(name, value)
+		}
+		return setup(env)
+	}
 	testscript.Run(t, params)
 }
 

@@ -37,6 +37,12 @@ func S3(t testing.TB) string {
 	}.Encode()}).String()
 }
 
+// What S3's server takes of its one user.
+const (
+	S3Key    = "test"
+	S3Secret = "test-secret"
+)
+
 // buckets counts those that were made.
 var buckets atomic.Int64
 
@@ -83,8 +89,7 @@ func newS3() (*s3Server, error) {
 			return nil, err
 		}
 	}
-	const key, secret = "test", "test-secret"
-	credentials := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", key, secret)
+	credentials := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", S3Key, S3Secret)
 	if err := os.WriteFile(filepath.Join(dir, "credentials"), []byte(credentials), 0o600); err != nil {
 		return nil, err
 	}
@@ -93,7 +98,7 @@ func newS3() (*s3Server, error) {
 		return nil, err
 	}
 	cmd := exec.Command("sh", "-c", superviseS3, "sh", program, dir, s.host)
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+key, "ROOT_SECRET_ACCESS_KEY="+secret)
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+S3Key, "ROOT_SECRET_ACCESS_KEY="+S3Secret)
 	if s.alive, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}

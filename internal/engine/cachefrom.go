@@ -24,7 +24,7 @@ import (
 
 // Cache is one place that build cache comes from or goes to.
 type Cache struct {
-	Type  string // registry, local, gha or inline
+	Type  string // registry, local, gha, s3 or inline
 	Attrs map[string]string
 }
 
@@ -60,10 +60,10 @@ func ParseCaches(text string) ([]Cache, error) {
 	switch c.Type {
 	case "":
 		return nil, invalid("type required for %q", text)
-	case "registry", "local", "inline", "gha":
+	case "registry", "local", "inline", "gha", "s3":
 		return []Cache{c}, nil
-	case "s3", "azblob":
-		return nil, invalid("cache type %q is not supported: use registry, local, gha or inline", c.Type)
+	case "azblob":
+		return nil, invalid("cache type %q is not supported: use registry, local, gha, s3 or inline", c.Type)
 	}
 	return nil, invalid("unknown cache type: %q", c.Type)
 }
@@ -118,6 +118,10 @@ func (c Cache) checkFrom() error {
 		}
 	case c.Type == "gha":
 		if _, err := c.github(); err != nil {
+			return err
+		}
+	case c.Type == "s3":
+		if _, _, err := c.s3(); err != nil {
 			return err
 		}
 	case c.Type == "inline":
@@ -205,6 +209,14 @@ func (c *importedCache) resolve(ctx context.Context, from Cache) (ocispec.Descri
 		}
 		c.src = entries
 		return entries.Resolve(ctx, githubName)
+	}
+	if from.Type == "s3" {
+		entries, name, err := from.s3()
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		c.src = entries
+		return entries.Resolve(ctx, firstName(name))
 	}
 	src, ref := from.Attrs["src"], from.Attrs["digest"]
 	if ref == "" {

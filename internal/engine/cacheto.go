@@ -50,6 +50,8 @@ func (c Cache) checkTo() (err error) {
 		_, err = c.named()
 	case c.Type == "gha":
 		_, err = c.github()
+	case c.Type == "s3":
+		_, _, err = c.s3()
 	case c.Type == "local" && c.Attrs["dest"] == "":
 		err = invalid("local cache exporter requires dest")
 	}
@@ -83,6 +85,8 @@ func (x cacheWriter) exportCaches(ctx context.Context, caches []Cache) error {
 			name = "exporting cache to client directory"
 		case "gha":
 			name = "exporting cache to GitHub Actions Cache"
+		case "s3":
+			name = "exporting cache to Amazon S3"
 		}
 		step := x.solver.Begin(name)
 		err := step.End(ctx, x.exportCache(ctx, step, c))
@@ -146,6 +150,12 @@ func (x cacheWriter) send(ctx context.Context, c Cache, src *cacheSource, root o
 			return err
 		}
 		dest, tag = entries, githubName
+	case "s3":
+		entries, name, err := c.s3()
+		if err != nil {
+			return err
+		}
+		dest, tag = entries, name
 	default:
 		dir, err := layout.Open(c.Attrs["dest"])
 		if err != nil {
@@ -153,8 +163,12 @@ func (x cacheWriter) send(ctx context.Context, c Cache, src *cacheSource, root o
 		}
 		dest, tag = dir, cmp.Or(c.Attrs["tag"], tag)
 	}
-	if err := image.CopyGraph(ctx, src, dest, root, image.CopyOptions{}); err != nil {
-		return copyError(err)
+	uploads, err := c.uploads()
+	if err == nil {
+		err = copyError(image.CopyGraph(ctx, src, dest, root, image.CopyOptions{Concurrency: uploads}))
+	}
+	if err != nil {
+		return err
 	}
 	return dest.Tag(ctx, root, tag)
 }

@@ -1,0 +1,84 @@
+package engine
+
+import (
+	"cmp"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"strake/internal/s3cache"
+)
+
+// s3 is a cache in a bucket, and its name there. What the attributes do not say the environment
+// does, as AWS's programs read it.
+func (c Cache) s3() (*s3cache.Cache, string, error) {
+	get := func(key, variable, otherwise string) string {
+		if value, ok := c.Attrs[key]; ok {
+			return value
+		}
+		return cmp.Or(os.Getenv(variable), otherwise)
+	}
+	opts := s3cache.Options{
+		Bucket: get("bucket", "AWS_BUCKET", ""), Region: get("region", "AWS_REGION", ""), Endpoint: c.Attrs["endpoint_url"], Prefix: c.Attrs["prefix"],
+		BlobsPrefix: get("blobs_prefix", "", "blobs/"), ManifestsPrefix: get("manifests_prefix", "", "manifests/"),
+		AccessKeyID: c.Attrs["access_key_id"], SecretAccessKey: c.Attrs["secret_access_key"], SessionToken: c.Attrs["session_token"],
+		ConfigType: cacheConfigType, Touch: 24 * time.Hour,
+	}
+	if opts.AccessKeyID == "" && opts.SecretAccessKey == "" {
+		opts.AccessKeyID, opts.SecretAccessKey, opts.SessionToken = os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")
+	}
+	switch {
+	case opts.Bucket == "":
+		return nil, "", invalid("s3 cache requires bucket, or AWS_BUCKET")
+	case opts.Region == "":
+		return nil, "", invalid("s3 cache requires region, or AWS_REGION")
+	case opts.AccessKeyID == "" || opts.SecretAccessKey == "":
+		return nil, "", invalid("s3 cache requires access_key_id and secret_access_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	}
+	if err := c.s3Numbers(&opts); err != nil {
+		return nil, "", err
+	}
+	entries, err := s3cache.New(opts)
+	if err != nil {
+		return nil, "", invalid("%v", err)
+	}
+	return entries, cmp.Or(c.Attrs["name"], "buildkit"), nil
+}
+
+// s3Numbers reads the attributes that are no text.
+func (c Cache) s3Numbers(opts *s3cache.Options) (err error) {
+	if err := (Output{Attrs: c.Attrs}).parseBool("use_path_style", &opts.PathStyle); err != nil {
+		return err
+	}
+	if text, ok := c.Attrs["touch_refresh"]; ok {
+		if opts.Touch, err = time.ParseDuration(text); err != nil {
+			return invalid("touch_refresh %q: %v", text, err)
+		}
+	}
+	if text, ok := c.Attrs["retry_max_attempts"]; ok {
+		if opts.Tries, err = strconv.Atoi(text); err != nil || opts.Tries < 1 {
+			return invalid("retry_max_attempts must be a positive integer")
+		}
+	}
+	_, err = c.uploads()
+	return err
+}
+
+// uploads are how many blobs are written at once; 0: as usual.
+func (c Cache) uploads() (n int, err error) {
+	text, ok := c.Attrs["upload_parallelism"]
+	if !ok || c.Type != "s3" {
+		return 0, nil
+	}
+	if n, err = strconv.Atoi(text); err != nil || n < 1 {
+		return 0, invalid("upload_parallelism must be a positive integer")
+	}
+	return n, nil
+}
+
+// firstName is the name by which a cache of several is read.
+func firstName(names string) string {
+	name, _, _ := strings.Cut(names, ";")
+	return name
+}
