@@ -139,7 +139,7 @@ func scanSection(v imageView) templ.Component {
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 11, "</span></p><div class=\"table\" tabindex=\"0\" role=\"region\" aria-label=\"Vulnerabilities\"><table><thead><tr><th scope=\"col\">Vulnerability</th><th scope=\"col\">Severity</th><th scope=\"col\">Package</th><th scope=\"col\">Fixed in</th></tr></thead> <tbody>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 11, "</span></p><div class=\"table stack\" tabindex=\"0\" role=\"region\" aria-label=\"Vulnerabilities\"><table><thead><tr><th scope=\"col\">Vulnerability</th><th scope=\"col\">Severity</th><th scope=\"col\">Package</th><th scope=\"col\">Fixed in</th></tr></thead> <tbody>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
@@ -241,7 +241,7 @@ func scanSection(v imageView) templ.Component {
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}
-					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 21, "</code></td><td>")
+					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 21, "</code></td><td data-label=\"Fixed in\">")
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}
