@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -54,14 +55,27 @@ type Trashed struct {
 // historyPage is how many events one call lists at most.
 const historyPage = 1000
 
+// Each has an index in whose order its rows come.
+const (
+	historyOfAll = `SELECT id, name, digest, previous, action, at, actor FROM tag_history
+		WHERE repository = $1 AND id < $2 ORDER BY id DESC LIMIT $3`
+	historyOfOne = `SELECT id, name, digest, previous, action, at, actor FROM tag_history
+		WHERE repository = $1 AND name = $4 AND id < $2 ORDER BY id DESC LIMIT $3`
+)
+
 // History lists the changes of a tag, or of all tags of repo when tag is empty,
 // the last first; before is the ID to go on from, 0 to begin.
 func (j Journal) History(ctx context.Context, repo, tag string, before int64) (events []TagEvent, err error) {
+	query, args := historyOfAll, []any{}
+	if tag != "" {
+		query, args = historyOfOne, append(args, tag)
+	}
+	if before == 0 {
+		before = math.MaxInt64
+	}
 	err = j.view(ctx, repo, auth.Write, func(tx *sql.Tx, at place) error {
 		events = []TagEvent{}
-		return sqldb.Each(ctx, tx, `
-			SELECT id, name, digest, previous, action, at, actor FROM tag_history
-			WHERE repository = $1 AND ($2 = '' OR name = $2) AND ($3 = 0 OR id < $3) ORDER BY id DESC LIMIT $4`, []any{at.id, tag, before, historyPage}, func(rows *sql.Rows) error {
+		return sqldb.Each(ctx, tx, query, append([]any{at.id, before, historyPage}, args...), func(rows *sql.Rows) error {
 			var e TagEvent
 			var when int64
 			err := rows.Scan(&e.ID, &e.Tag, &e.Digest, &e.Previous, &e.Action, &when, &e.Actor)
