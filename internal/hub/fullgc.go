@@ -21,12 +21,8 @@ const fullDone = "gc-full"
 // never done. It changes nothing but the lists of candidates, so that nothing is
 // removed but by them; one that is there already it adds again, which does no harm.
 func (c *collector) lookOver(ctx context.Context) error {
-	if !c.opts.Full {
-		var done string
-		err := c.db.Get(ctx, `SELECT value FROM settings WHERE name = $1`, []any{fullDone}, &done)
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
+	if full, err := c.full(ctx); !full || err != nil {
+		return err
 	}
 	if err := c.lookOverLinks(ctx); err != nil {
 		return err
@@ -39,6 +35,19 @@ func (c *collector) lookOver(ctx context.Context) error {
 			fullDone, strconv.FormatInt(c.now.Unix(), 10))
 		return err
 	})
+}
+
+// full tells whether all rows are to be looked at.
+func (c *collector) full(ctx context.Context) (bool, error) {
+	if c.opts.Full {
+		return true, nil
+	}
+	var done string
+	err := c.db.Get(ctx, `SELECT value FROM settings WHERE name = $1`, []any{fullDone}, &done)
+	if errors.Is(err, sql.ErrNoRows) {
+		return true, nil
+	}
+	return false, err
 }
 
 // lookOverLinks makes candidates of all links that no manifest names.

@@ -251,7 +251,8 @@ func (c *collector) remove(ctx context.Context, marked []condemned) error {
 	if len(gone) == 1 {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx) // marks would keep their digests from who pushes them until they are taken over
+	// Marks would keep their digests from who pushes them until they are taken over.
+	ctx = context.WithoutCancel(ctx)
 	return errors.Join(err, c.write(ctx, c.db.Note, func(tx *sql.Tx) error { // what is lost of it is finished later
 		_, err := tx.ExecContext(ctx, `DELETE FROM contents WHERE holder = $1 AND id IN (`+sqldb.Places(2, len(gone)-1)+`)`, gone...) //nolint:gosec // places
 		return err

@@ -26,7 +26,7 @@ type GCOptions struct {
 	Window  time.Duration // that the journal reaches back; 0: Window
 	Full    bool          // look at all rows, not at what changed alone
 	Orphans bool          // look for bytes that the database does not know, too: lists the whole content store
-	DryRun  bool          // only count; orphans and uploads are left out
+	DryRun  bool          // only count; orphans and uploads are left out; with Full among all rows
 
 	noted int64 // the collection that was asked for; 0: none, it is noted when it begins
 }
@@ -149,24 +149,42 @@ func (c *collector) uploads(ctx context.Context) error {
 	return nil
 }
 
-// count finds out what would go.
+// Of what a collection looks at: candidates, and what deleted manifests named that
+// it forgets. $1, $2 and $3 are before when these were deleted, a link's grace
+// began, and that of bytes.
+const (
+	linksAmong = `(SELECT repository, digest FROM candidates WHERE repository <> 0 AND since < $2
+		UNION SELECT f.repository, f.child FROM trash t JOIN trash_refs f ON f.repository = t.repository AND f.manifest = t.digest WHERE t.deleted < $1)`
+	contentsAmong = `(SELECT digest FROM candidates WHERE repository = 0 AND since < $3
+		UNION SELECT digest FROM trash WHERE deleted < $1 UNION SELECT digest FROM ` + linksAmong + ` AS l)`
+)
+
+// count finds out what would go, among what changed or, as a full collection does,
+// among all rows.
 func (c *collector) count(ctx context.Context) error {
+	full, err := c.full(ctx)
+	if err != nil {
+		return err
+	}
+	links, contents := `SELECT count(*) FROM blobs b WHERE b.linked < $2 AND `+unnamed, `
+		SELECT count(*), COALESCE(sum(c.size), 0) FROM contents c WHERE c.touched < $3
+		AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.digest = c.digest)
+		AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.digest = c.digest AND t.deleted >= $1)
+		AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = c.digest AND NOT (b.linked < $2 AND `+unnamed+`))`
+	if !full {
+		links += ` AND (b.repository, b.digest) IN ` + linksAmong
+		contents += ` AND c.digest IN ` + contentsAmong
+	}
 	return c.db.View(ctx, func(tx *sql.Tx) error {
 		grace, window := c.ago(c.opts.Grace).Unix(), c.ago(c.opts.Window).Unix()
 		err := tx.QueryRowContext(ctx, `SELECT count(*) FROM trash WHERE deleted < $1`, window).Scan(&c.result.Manifests)
 		if err != nil {
 			return err
 		}
-		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM blobs b WHERE b.linked < $2 AND `+unnamed, window, grace).Scan(&c.result.Links)
-		if err != nil {
+		if err := tx.QueryRowContext(ctx, links, window, grace).Scan(&c.result.Links); err != nil {
 			return err
 		}
-		return tx.QueryRowContext(ctx, `
-			SELECT count(*), COALESCE(sum(c.size), 0) FROM contents c WHERE c.touched < $3
-			AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.digest = c.digest)
-			AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.digest = c.digest AND t.deleted >= $1)
-			AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = c.digest AND NOT (b.linked < $2 AND `+unnamed+`))`,
-			window, grace, c.reserved()).Scan(&c.result.Blobs, &c.result.Bytes)
+		return tx.QueryRowContext(ctx, contents, window, grace, c.reserved()).Scan(&c.result.Blobs, &c.result.Bytes)
 	})
 }
 

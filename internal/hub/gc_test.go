@@ -182,7 +182,7 @@ func noGarbageLeft(t *testing.T, h *hub.Hub) {
 		t.Fatal(err)
 	}
 	dry := atOnce
-	dry.DryRun = true
+	dry.DryRun, dry.Full = true, true
 	if left, err := hub.CollectAt(ctx, h, dry, soon); err != nil || left != (hub.GCResult{}) {
 		t.Errorf("garbage that no change told of: %+v, %v", left, err)
 	}
@@ -280,9 +280,11 @@ func TestCollect(t *testing.T) {
 			}
 		}
 		want := hub.GCResult{Manifests: 1, Links: 3, Blobs: 3, Bytes: size}
-		collect(dry, want)
-		collect(dry, want)
-		collect(atOnce, want)
+		full := dry
+		full.Full = true
+		for _, opts := range []hub.GCOptions{dry, full, dry, atOnce} {
+			collect(opts, want)
+		}
 		collect(atOnce, hub.GCResult{})
 		if err := two.pull(ctx, h, "b", "2"); err != nil {
 			t.Error(err)
@@ -317,10 +319,14 @@ func TestCollectMany(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []struct{ links, left, known int64 }{
-			{blobs / 2, 3*blobs/4 + 2, 3*blobs/4 + 4}, // and the two images
-			{0, 3*blobs/4 + 2, 3*blobs/4 + 4},
+		for _, want := range []struct{ links, blobs, left, known int64 }{
+			{blobs / 2, blobs / 4, 3*blobs/4 + 2, 3*blobs/4 + 4}, // and the two images
+			{0, 0, 3*blobs/4 + 2, 3*blobs/4 + 4},
 		} {
+			would, err := hub.Collect(ctx, h, hub.GCOptions{DryRun: true})
+			if err != nil || would.Links != want.links || would.Blobs != want.blobs {
+				t.Errorf("would collect %+v, want %d links and %d blobs: %v", would, want.links, want.blobs, err)
+			}
 			result, err := hub.Collect(ctx, h, hub.GCOptions{})
 			if err != nil || result.Links != want.links {
 				t.Fatalf("Collect: %+v, want %d links: %v", result, want.links, err)
