@@ -26,7 +26,7 @@ func prepareGC(f *flag.FlagSet) action {
 	var p place
 	var opts hub.GCOptions
 	p.define(f)
-	f.BoolVar(&opts.DryRun, "dry-run", false, "Only say what would be removed, of what changed or with --full of all there is")
+	f.BoolVar(&opts.DryRun, "dry-run", false, "Only say what would be removed")
 	f.DurationVar(&opts.Grace, "grace", hub.DefaultGrace, "`duration` that a blob which no manifest names stays")
 	f.BoolVar(&opts.Full, "full", false, "Look at all that the database knows, not at what changed alone; for a database that was changed by hand")
 	f.BoolVar(&opts.Orphans, "orphans", false, "Look through all of the storage for blobs that the database does not know, as after a restore; a collection an hour later removes them")
