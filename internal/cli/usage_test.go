@@ -80,7 +80,7 @@ func measureTwice(ctx context.Context, root string) (usage engine.Usage, du int6
 	if err != nil {
 		return usage, 0, err
 	}
-	defer func() { err = errors.Join(err, env.Store.Close()) }()
+	defer func() { err = errors.Join(err, env.Store.Close()) }() //nolint:contextcheck // it is not cut short
 	if usage, err = engine.DiskUsage(ctx, env); err != nil {
 		return usage, 0, err
 	}
