@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -91,12 +92,33 @@ func (c *commoner) live() {
 	if out := c.fails("pause", "one"); !strings.Contains(out, "needs a cgroup, and this user may make none") {
 		c.Errorf("pause: %s", out)
 	}
+	c.follow()
 	c.strake("export", "-o", "one.tar", "one")
 	c.run("tar", "tf", filepath.Join(c.home, "one.tar"), "ready")
 	c.strake("commit", "one", "committed")
 	if got := c.strake("run", "--rm", "--network", "none", "committed", "ls", "/ready"); got != "/ready" {
 		c.Errorf("what was committed has %q", got)
 	}
+}
+
+// follow reads a container while it runs, by logs -f and by attach, to its end.
+func (c *commoner) follow() {
+	c.Helper()
+	c.strake("run", "-d", "-i", "--name", "talks", "--network", "none", "busybox", "sh", "-c", "echo first; read line; echo said $line; exit 4")
+	var followed, attached bytes.Buffer
+	logs, attach := c.cmd("logs", "-f", "talks"), c.cmd("attach", "talks")
+	logs.Stdout, attach.Stdout, attach.Stdin = &followed, &attached, strings.NewReader("hello\n")
+	if err := errors.Join(logs.Start(), attach.Start()); err != nil {
+		c.Fatal(err)
+	}
+	_ = attach.Wait() // its exit code is the container's
+	if err := logs.Wait(); err != nil || followed.String() != "first\nsaid hello\n" {
+		c.Errorf("logs -f: %q, %v", followed.String(), err)
+	}
+	if got := attached.String(); !strings.HasSuffix(got, "said hello\n") || attach.ProcessState.ExitCode() != 4 {
+		c.Errorf("attach: %q, exit code %d", got, attach.ProcessState.ExitCode())
+	}
+	c.strake("rm", "talks")
 }
 
 // meet lets containers find each other on a network that the user made, and the host find one of them by a published port.

@@ -272,12 +272,13 @@ func testMountImplied(t *testing.T, m *mounter) {
 		m.layer(t, fileEntry("data/sub/newer", "3")),
 		m.layer(t, dirEntry("data", 0o750)),
 	}
+	uid, gid := userns.Owner(7, 0)
 	sub := []string{
 		"/data/sub dtrwxrwxrwx 0:0", `/data/sub/new -rw-r--r-- 0:0 n1 "2"`, `/data/sub/newer -rw-r--r-- 0:0 n1 "3"`,
 		`/data/sub/old -rw-r--r-- 0:0 n1 "1"`, "/nobody drwxr-xr-x 0:0 1970-01-01T00:00:00Z", `/nobody/f -rw-r--r-- 0:0 n1 "2"`,
 	}
 	m.check(t, m.mount(t, rootfs.MountOptions{Layers: layers[:3]}).Target,
-		append([]string{" drwx--x--x 0:0", `/data drwx------ 7:0 user.note="x"`}, sub...)...)
+		append([]string{" drwx--x--x 0:0", fmt.Sprintf(`/data drwx------ %d:%d user.note="x"`, uid, gid)}, sub...)...)
 	m.check(t, m.mount(t, rootfs.MountOptions{Layers: layers}).Target,
 		append([]string{" drwx--x--x 0:0", "/data drwxr-x--- 0:0"}, sub...)...)
 	upper := m.mount(t, rootfs.MountOptions{Layers: layers, Upper: m.newDir(t), Work: m.newDir(t)})

@@ -40,6 +40,9 @@ func (m server) listen(ctx context.Context) (net.Listener, error) {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // by a path that is no more
 	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	go accept(l, func(c net.Conn) { m.serve(ctx, c) })
 	return l, nil
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,7 +23,7 @@ import (
 // An ordinary user may make no devices and rules in the host's network namespace. His store has a room: a network namespace in the
 // user namespace that its containers share, where its bridges and rules are as those of root are in the host's. A keeper, a process of
 // its own, holds it while a sandbox is open, and runs the program that leads from it to the outside. When the keeper is killed the
-// containers that run lose their networks, and the next one gets another room.
+// containers that run lose their networks, and the next one gets another room: of the others no row and no name is left (leaveLost).
 
 // KeepCommand is the command of the command line that is Keep.
 const KeepCommand = "network-keeper"
@@ -106,10 +108,43 @@ func (s *Sandbox) enterRoom(ctx context.Context, st *state, list []endpoint) err
 	if err != nil {
 		return err
 	}
-	if room == nil {
-		return startKeeper(h.root)
+	if room != nil {
+		return room.Close()
 	}
-	return room.Close()
+	if err := s.leaveLost(ctx, st); err != nil {
+		return err
+	}
+	return startKeeper(h.root)
+}
+
+// leaveLost drops from the rows and from st the containers that run and whose room went with a keeper that was killed: their names
+// lead nowhere any more. Under the lock, where there is no room.
+func (s *Sandbox) leaveLost(ctx context.Context, st *state) error {
+	n := s.networks
+	pid, err := os.ReadFile(filepath.Join(n.root, keeperFile))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(pid) == 0 { // a keeper that ends by itself leaves no number
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var ids, names []string
+	for _, other := range st.sandboxes {
+		if len(st.of(other.id)) > 0 {
+			ids, names = append(ids, other.id), append(names, other.name)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	n.opts.Log(fmt.Sprintf("the keeper of the networks was killed, and these containers have none until they are restarted: %s", strings.Join(names, ", ")))
+	if err := n.forget(ctx, ids); err != nil {
+		return err
+	}
+	lost := func(id string) bool { return slices.Contains(ids, id) }
+	st.sandboxes = slices.DeleteFunc(st.sandboxes, func(o sandbox) bool { return lost(o.id) })
+	st.endpoints = slices.DeleteFunc(st.endpoints, func(e endpoint) bool { return lost(e.container) })
+	return nil
 }
 
 // startKeeper makes a room and starts its keeper, which is ready then.
@@ -155,6 +190,9 @@ func Keep(ctx context.Context, root string) error {
 	_, err = io.WriteString(says, keeperSaysReady)
 	if err = errors.Join(err, says.Close()); err == nil {
 		err = k.wait(root)
+	}
+	if err == nil { // nobody is in the room
+		err = k.lock.Truncate(0)
 	}
 	return errors.Join(err, k.close())
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,7 +134,8 @@ func TestAsUser(t *testing.T) {
 	if got := e.hear("tcp", "198.51.100.2:80"); got != "" {
 		t.Errorf("e, whose network is internal, hears %q of the world", got)
 	}
-	for _, s := range []*Sandbox{sa, sb, sc, sd, se} {
+	sf := loseKeeper(t, h)
+	for _, s := range []*Sandbox{sa, sb, sc, sd, se, sf} {
 		if err := s.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -146,4 +148,34 @@ func TestAsUser(t *testing.T) {
 	if err := gone.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// loseKeeper kills the keeper: who comes next, whom it returns, has another room, and nobody of the first has an address that a name
+// leads to.
+func loseKeeper(t *testing.T, h *host) *Sandbox {
+	t.Helper()
+	keeper, err := os.ReadFile(filepath.Join(h.root, keeperFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(string(keeper))
+	if err := errors.Join(err, unix.Kill(pid, unix.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	dead, err := flock.Open(t.Context(), filepath.Join(h.root, keeperFile), flock.Exclusive)
+	if err != nil || dead == nil {
+		t.Fatal(err)
+	}
+	if err := dead.Close(); err != nil {
+		t.Error(err)
+	}
+	f := newBox(t)
+	sf := h.join(h.member(f, "f", "mine"))
+	if got := f.hear("tcp", "198.51.100.2:80"); got != "world to 198.51.100.1" {
+		t.Errorf("f hears %q of the world", got)
+	}
+	if all, err := h.Settings(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("containers with networks: %v, %v", all, err)
+	}
+	return sf
 }
