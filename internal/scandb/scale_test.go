@@ -41,7 +41,7 @@ type ecosystem struct {
 }
 
 // size is how much of the ecosystems' records are generated, and of 1,000 images.
-var size = flag.Float64("size", 0.2, "of BenchmarkVulnerabilities; 1 is what OSV has")
+var size = flag.Float64("size", 0.04, "of BenchmarkVulnerabilities; 1 is what OSV has")
 
 // ecosystems are 250,000 records.
 var ecosystems = []ecosystem{
