@@ -85,7 +85,7 @@ func operationRoutes() []Route {
 			Answer: Page[hub.Holding]{}, Do: listHoldings,
 		},
 		{
-			Method: "GET", Pattern: "/storage/garbage", Need: SiteAdmin, Summary: "Count what a garbage collection would free now; reads all rows", Answer: hub.GCResult{},
+			Method: "GET", Pattern: "/storage/garbage", Need: SiteAdmin, Summary: "Count what a garbage collection would free now", Answer: hub.GCResult{},
 			Do: func(a API, c *Call) (any, error) {
 				return hub.Collect(c.Context(), a.Hub, hub.GCOptions{DryRun: true})
 			},
