@@ -237,9 +237,7 @@ func recordLayers(records []build.CacheRecord) []digest.Digest {
 func (x cacheWriter) resultLayers() []digest.Digest {
 	var ids []digest.Digest
 	for _, b := range x.built {
-		for _, l := range b.Layers {
-			ids = append(ids, l.Digest)
-		}
+		ids = append(ids, layersOf(b)...)
 	}
 	return ids
 }
@@ -252,11 +250,7 @@ func (x cacheWriter) addInlineCache(caches []Cache) error {
 	records := x.exchange.Used()
 	for i := range x.built {
 		b := &x.built[i]
-		ids := make([]digest.Digest, len(b.Layers))
-		for j, l := range b.Layers {
-			ids[j] = l.Digest
-		}
-		config, err := inlineCache(b.Config, ids, records)
+		config, err := inlineCache(b.Config, layersOf(*b), records)
 		if err != nil {
 			return err
 		}
