@@ -64,7 +64,7 @@ func (b *building) generate(ctx context.Context) error {
 		return fmt.Errorf("sbom generator %s: %w", g.name, err)
 	}
 	for _, built := range b.built {
-		v, err := g.vertex(img, built, b.opts.Run.Network)
+		v, err := g.vertex(img, built, b.given)
 		if err != nil {
 			return err
 		}
@@ -76,8 +76,8 @@ func (b *building) generate(ctx context.Context) error {
 	return nil
 }
 
-// vertex is the run of the generator over an image and what is scanned besides.
-func (g *generator) vertex(img build.Image, built build.Built, network string) (*build.Vertex, error) {
+// vertex is the run of the generator over an image and what is scanned besides, within the limits of the build's commands.
+func (g *generator) vertex(img build.Image, built build.Built, given openedRun) (*build.Vertex, error) {
 	var config dockerspec.DockerOCIImage
 	if err := json.Unmarshal(img.Config, &config); err != nil {
 		return nil, fmt.Errorf("sbom generator %s: image config: %w", g.name, err)
@@ -86,9 +86,10 @@ func (g *generator) vertex(img build.Image, built build.Built, network string) (
 		Platform: config.Platform, Args: slices.Concat(config.Config.Entrypoint, config.Config.Cmd), Env: g.env(config.Config.Env, len(built.Scanned) > 0),
 		Cwd: path.Join("/", config.Config.WorkingDir), Network: executor.NetworkHost,
 		Mounts: []build.Mount{{Type: build.MountTmpfs, Target: "/tmp"}},
+		Limits: given.Limits, CgroupParent: given.CgroupParent, Resources: given.limits, ShmSize: given.ShmSize,
 	}
-	if network == executor.NetworkNone {
-		run.Network = network
+	if given.Network == executor.NetworkNone {
+		run.Network = given.Network
 	}
 	if len(run.Args) == 0 {
 		return nil, invalid("sbom generator %s has no command", g.name)
