@@ -42,7 +42,7 @@ func newClient(opts Options) (*client, error) {
 	opts.Tries = cmp.Or(opts.Tries, 4)
 	base, err := url.Parse(cmp.Or(opts.Endpoint, "https://s3."+opts.Region+".amazonaws.com"))
 	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" || base.User != nil {
-		return nil, fmt.Errorf("endpoint of the S3 server %q: %w", opts.Endpoint, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("endpoint of the S3 server: not http[s]://HOST: %w", errdefs.ErrInvalidArgument) // it may have a password
 	}
 	base.Path, base.RawQuery = strings.TrimSuffix(base.Path, "/"), ""
 	if opts.PathStyle {
