@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -139,6 +140,22 @@ func prepareTrust(f *flag.FlagSet) action {
 	return func(ctx context.Context, s streams, _ []string) error {
 		return p.with(ctx, func(ctx context.Context, db *sqldb.DB) error { return showTrust(ctx, s, &p, db) })
 	}
+}
+
+// comparePort warns where the command of showTrust names another port than the one
+// that the Hub listens on.
+func comparePort(ctx context.Context, db *sqldb.DB, listens net.Addr, log *slog.Logger) error {
+	host, err := auth.Setting(ctx, db, "host")
+	if err != nil {
+		return err
+	}
+	_, named, err1 := net.SplitHostPort(host)
+	_, port, err2 := net.SplitHostPort(listens.String())
+	if err1 == nil && err2 == nil && named != port {
+		log.Warn("the command that makes clients trust this Hub names another port than it listens on: put the port of --addr into it twice, "+
+			"unless something passes the one on to the other", "named", host, "listens", listens.String())
+	}
+	return nil
 }
 
 // showTrust prints the one command that makes a client trust the Hub's own

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,5 +141,37 @@ func TestLogins(t *testing.T) {
 			c.do(true, host, ref, "", c.forget)
 			c.do(false, host, ref, "", c.pull)
 		})
+	}
+}
+
+// TestReviewWarning pushes what is held for a review: strake says so, once. What is
+// private needs no review.
+func TestReviewWarning(t *testing.T) {
+	p := initialisedHub(t)
+	cmd(t, 0, "correct horse battery\n", "user", "add", "--password-stdin", "--data", p.dir, "ann")
+	host, stop := startTLS(t, "--data", p.dir)
+	defer stop()
+	api := hubClient{t, p.client(t), "https://" + host + "/api/v1", p.password}
+	api.call(http.MethodPost, "/repositories", `{"name":"ann/app","public":true}`, http.StatusCreated, nil)
+	ca, err := os.ReadFile(filepath.Join(p.dir, "tls", caCert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := strakeItself(t)
+	certs := filepath.Join(c.dir, "docker", "certs.d", host)
+	if err := errors.Join(os.MkdirAll(certs, 0o700), os.WriteFile(filepath.Join(certs, "ca.crt"), ca, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	writeImage(t, filepath.Join(c.dir, "in.tar"))
+	c.run("load", "-i", "in.tar")
+	c.run("login", "-u", "ann", "-p", "correct horse battery", host)
+	for repo, want := range map[string]int{"ann/app": 1, "ann/own": 0} {
+		ref := host + "/" + repo
+		for _, tag := range []string{":a", ":b"} {
+			c.run("tag", "x:y", ref+tag)
+		}
+		if out := c.run("push", "--all-tags", ref); strings.Count(out, "waits for a review: until it is approved, only who may push to "+repo+" can pull it") != want {
+			t.Errorf("%s: not told %d times of the review: %s", repo, want, out)
+		}
 	}
 }

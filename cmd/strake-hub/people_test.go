@@ -61,12 +61,23 @@ func initialisedHub(t *testing.T) people {
 // startTLS serves an initialised Hub.
 func startTLS(t *testing.T, args ...string) (host string, stop func()) {
 	t.Helper()
+	host, end := serveTLS(t, append([]string{"--addr", "127.0.0.1:0"}, args...)...)
+	return host, func() {
+		t.Helper()
+		end()
+	}
+}
+
+// serveTLS is startTLS at an address of 127.0.0.1 that args say; the end of it
+// returns what it logged.
+func serveTLS(t *testing.T, args ...string) (host string, stop func() string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	code := make(chan int, 1)
 	var errs bytes.Buffer
 	go func() {
-		code <- run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), streams{nil, w, &errs})
+		code <- run(ctx, append([]string{"serve"}, args...), streams{nil, w, &errs})
 		_ = w.Close()
 	}()
 	line, err := bufio.NewReader(r).ReadString('\n')
@@ -76,11 +87,30 @@ func startTLS(t *testing.T, args ...string) (host string, stop func()) {
 		t.Fatalf("%v: %s", err, &errs)
 	}
 	host = "localhost:" + find(t, `https://127\.0\.0\.1:(\d+)`, line)
-	return host, func() {
+	return host, func() string {
 		t.Helper()
 		cancel()
 		if got := <-code; got != 0 {
 			t.Errorf("exit code %d: %s", got, &errs)
+		}
+		return errs.String()
+	}
+}
+
+// TestAnotherPort serves at another port than init was told of, and at that one.
+func TestAnotherPort(t *testing.T) {
+	p := initialisedHub(t) // port 5000
+	host, end := serveTLS(t, "--data", p.dir, "--addr", "127.0.0.1:0")
+	if log := end(); !strings.Contains(log, "names another port") || !strings.Contains(log, "localhost:5000") {
+		t.Errorf("nobody is told of the other port: %s", log)
+	}
+	_, port, _ := strings.Cut(host, ":")
+	dir := filepath.Join(t.TempDir(), "hub")
+	cmd(t, 0, "", "init", "--data", dir, "--host", "localhost", "--port", port)
+	for _, args := range [][]string{{"--addr", "127.0.0.1:" + port}, {"--addr", "127.0.0.1:0", "--url", "https://hub.example"}} {
+		_, end := serveTLS(t, append(args, "--data", dir)...)
+		if log := end(); strings.Contains(log, "names another port") {
+			t.Errorf("%q: %s", args, log)
 		}
 	}
 }

@@ -139,6 +139,11 @@ func serve(ctx context.Context, o options, s streams, log *slog.Logger) (err err
 	scheme := "http"
 	if people {
 		scheme, listener = "https", tls.NewListener(listener, withProtocols(cert.config()))
+		if cert.own != nil && o.url == "" {
+			if err := comparePort(ctx, hub.DB(h), listener.Addr(), log); err != nil {
+				return err
+			}
+		}
 	}
 	if o.feed != "" {
 		if err := scandb.Schedule(ctx, hub.DB(h), scandb.Feed{From: feedOf(o.feed), Every: refreshEvery}); err != nil {
@@ -271,7 +276,9 @@ func newServer(h http.Handler, p pace, log *slog.Logger) *http.Server {
 // routes is all that the Hub serves.
 func (s *site) routes() (http.Handler, error) {
 	db := hub.DB(s.hub)
-	api := registry.NewHandler(s.proxy, registry.Options{ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log, Search: s.catalog.DockerSearch, MayPull: s.policy.MayPull})
+	api := registry.NewHandler(s.proxy, registry.Options{
+		ReadOnly: s.readOnly, NoDelete: s.noDelete, Log: s.log, Search: s.catalog.DockerSearch, MayPull: s.policy.MayPull, Pushed: s.reviews.Pushed,
+	})
 	if s.gate == nil {
 		api = auth.Open(api)
 	} else {

@@ -44,6 +44,9 @@ type Options struct {
 	// MayPull is asked before a manifest is sent; its error is the answer. HEAD is no
 	// pull: who pushes asks by it what is there. nil lets all through.
 	MayPull func(ctx context.Context, repo string, dgst digest.Digest) error
+	// Pushed is asked when tags were made to name a manifest, for what who pushed is
+	// to be told of it, "" mostly. nil says nothing.
+	Pushed func(ctx context.Context, repo string, dgst digest.Digest) (warning string, err error)
 }
 
 // stallTime is the default of Options.Stall.

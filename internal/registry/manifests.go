@@ -102,6 +102,20 @@ func (c *call) readManifest() (m Manifest, subject digest.Digest, err error) {
 	return m, probe.Subject.Digest, nil
 }
 
+// warnOf adds what who made tags name a manifest is to be told. The push is done,
+// whether that can be found out or not.
+func warnOf(c *call, tags []string, dgst digest.Digest) {
+	if len(tags) == 0 || c.opts.Pushed == nil {
+		return
+	}
+	switch text, err := c.opts.Pushed(c.r.Context(), c.repo, dgst); {
+	case err != nil:
+		c.opts.Log.Warn("warn of a push", "repository", c.repo, "digest", dgst, "err", err)
+	case text != "":
+		AddWarning(c.w.Header(), text)
+	}
+}
+
 // putManifest answers end-7a and end-7b.
 func putManifest(c *call) error {
 	tags := c.r.URL.Query()["tag"]
@@ -130,6 +144,7 @@ func putManifest(c *call) error {
 	if err != nil {
 		return err
 	}
+	warnOf(c, put, desc.Digest)
 	for _, tag := range tags {
 		c.w.Header().Add("Oci-Tag", tag)
 	}

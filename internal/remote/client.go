@@ -54,7 +54,7 @@ type Options struct {
 	// Uploads remembers unfinished uploads over processes; nil forgets them.
 	Uploads   Uploads
 	UserAgent string       // "" is "strake"
-	Log       *slog.Logger // told of retries; nil drops them
+	Log       *slog.Logger // told of retries, and what registries warn of; nil drops them
 }
 
 // Uploads remembers where unfinished uploads go on, by repository (with its
@@ -103,6 +103,7 @@ type Client struct {
 
 	mu         sync.Mutex
 	registries map[registryKey]*Registry
+	warned     map[string]bool // of what registries warned
 }
 
 // registryKey tells registries apart that are spoken to differently.
@@ -114,7 +115,7 @@ type registryKey struct {
 
 // NewClient makes a client. It reads no file and opens no connection yet.
 func NewClient(opts Options) *Client {
-	c := &Client{opts: opts, pieces: make(chan struct{}, piecesHeld), registries: map[registryKey]*Registry{}}
+	c := &Client{opts: opts, pieces: make(chan struct{}, piecesHeld), registries: map[registryKey]*Registry{}, warned: map[string]bool{}}
 	if opts.Credentials == nil {
 		c.opts.Credentials = (&Config{}).Get
 	}

@@ -160,6 +160,9 @@ func (r *connection) sendTo(ctx context.Context, req request, target *url.URL, o
 		}
 		return nil, "", fmt.Errorf("%s %s: %w", req.method, place(target), err)
 	}
+	if own {
+		r.client.warn(r.host, resp.Header.Values("Warning"))
+	}
 	if l := rateLimit(resp); l.Limit != "" {
 		r.client.opts.Log.Debug("rate limit", "host", r.host, "limit", l.Limit, "remaining", l.Remaining, "source", l.Source)
 	}

@@ -99,6 +99,19 @@ func needReviewer(ctx context.Context) error {
 	return fmt.Errorf("only reviewers may do that: %w", errdefs.ErrPermissionDenied)
 }
 
+// Pushed is for registry.Options: it tells who pushed an image that it waits for a
+// review.
+func (b *Board) Pushed(ctx context.Context, repo string, dgst digest.Digest) (warning string, err error) {
+	var open int
+	err = b.db.Get(ctx, `
+		SELECT count(*) FROM reviews v JOIN repositories r ON r.id = v.repository
+		WHERE r.name = $1 AND v.digest = $2 AND v.state IN ('checking', 'waiting', 'returned')`, []any{repo, dgst.String()}, &open)
+	if err != nil || open == 0 {
+		return "", err
+	}
+	return "this image waits for a review: until it is approved, only who may push to " + repo + " can pull it", nil
+}
+
 // Get returns a review with its checks and its thread.
 func (b *Board) Get(ctx context.Context, id int64) (v Review, err error) {
 	err = b.db.View(ctx, func(tx *sql.Tx) error {
