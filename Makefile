@@ -12,6 +12,9 @@ PACKAGES := docker.io docker-registry skopeo podman buildah mmdebstrap busybox-s
 	tmux python3 git openssh-client gcc libc6-dev ca-certificates \
 	chromium runc crun passt slirp4netns nftables iproute2 postgresql
 
+# What npm writes last when it has installed azurite.
+AZURITE := bin/azurite/node_modules/.package-lock.json
+
 # Tests whose name says that they are about concurrency.
 CONCURRENT := Concurrent|Parallel|Process|Race|Kill|^TestDir$$|^TestMem$$|Conformance
 FUZZTIME ?= 30s
@@ -37,7 +40,7 @@ runtime: # An OCI runtime: the system's, or one that is built from the pinned ve
 packages: # What the tests need of Debian
 	@tools/install-packages $(PACKAGES)
 
-test: packages build bin/versitygw ## Run every test; the last line counts them, an unexcused skip fails
+test: packages build bin/versitygw $(AZURITE) ## Run every test; the last line counts them, an unexcused skip fails
 	@go vet ./...
 	@go build -o bin/testsum ./tools/testsum
 	@go test -json -timeout $(TIMEOUT) ./... | bin/testsum tools/testsum/excuses.txt
@@ -46,17 +49,17 @@ test: packages build bin/versitygw ## Run every test; the last line counts them,
 knowing_ids = $(shell go list -f '{{.ImportPath}} {{join .Deps " "}}' ./... | grep -w strake/internal/userns | cut -d ' ' -f 1)
 AS_USER := nice go test -p 1 -count=1 -json -timeout $(TIMEOUT) -exec $(CURDIR)/tools/as-user
 
-test-user: packages build bin/versitygw ## Run every test as an ordinary user with subordinate ids, and with none what ids matter to
+test-user: packages build bin/versitygw $(AZURITE) ## Run every test as an ordinary user with subordinate ids, and with none what ids matter to
 	@go build -o bin/testsum ./tools/testsum
 	@{ IDS=many $(AS_USER) ./... || true; IDS=one $(AS_USER) $(knowing_ids) || true; } | bin/testsum tools/testsum/user.txt
 
-race: packages bin/versitygw ## Run the concurrency tests with the race detector
+race: packages bin/versitygw $(AZURITE) ## Run the concurrency tests with the race detector
 	@CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) -run '$(CONCURRENT)' ./...
 
-soak: packages build bin/versitygw ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
+soak: packages build bin/versitygw $(AZURITE) ## Run the concurrency and crash tests for long (STRAKE_SOAK=1)
 	@STRAKE_SOAK=1 go test -count=1 -timeout 3h -run '$(CONCURRENT)|PowerLoss|Damaged|Crowd' ./...
 
-conformance: packages bin/buildkitd bin/buildx bin/versitygw bin/clients/helm ## Run the suites that every implementation must pass, and BuildKit against its recorded results
+conformance: packages bin/buildkitd bin/buildx bin/versitygw $(AZURITE) bin/clients/helm ## Run the suites that every implementation must pass, and BuildKit against its recorded results
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h -v -run '^TestRealWorld$$' ./internal/conformance
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h $(call testing,"strake/internal/conformance")
 	@STRAKE_CLIENTS=$(CURDIR)/bin/clients go test -count=1 -run '^TestBuiltClients$$' -v ./cmd/strake-hub
@@ -81,6 +84,12 @@ bin/buildx: tools/buildx/go.mod # What bake files are, by Docker's own program
 bin/versitygw: tools/versitygw/go.mod # An S3 server, for tests
 	@cd tools/versitygw && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/versity/versitygw/cmd/versitygw
 	@touch $@
+
+$(AZURITE): tools/azurite/package-lock.json # A server of Azure's blob storage, for tests, where there is npm
+	@if command -v npm >/dev/null; then \
+		mkdir -p bin/azurite && cp tools/azurite/package.json tools/azurite/package-lock.json bin/azurite && \
+		cd bin/azurite && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null && touch ../../$@; \
+	fi
 
 generate: bin/templ ## Write the Go of the Hub's pages (internal/web/*.templ) again
 	@bin/templ generate -log-level error -path internal/web

@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs s3cache scan scandb secret sign sqldb sshagent store userns vuln volume"
+const all = "archive attest azblob bucketcache build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs s3cache scan scandb secret sign sqldb sshagent store userns vuln volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -39,16 +39,18 @@ var packages = map[string]place{
 	"fault":     {1, ""},
 	"seal":      {1, ""},
 	"bake":      {1, ""},
+	"azblob":    {1, ""},
+	"s3cache":   {1, ""},
 
-	"layer":    {2, "archive"},
-	"s3":       {2, "content"},
-	"pgdb":     {2, "sqldb"},
-	"jobs":     {2, "sqldb"},
-	"executor": {2, "flock mount userns"},
-	"gha":      {2, "image"},
-	"s3cache":  {2, "image"},
-	"layout":   {2, "archive content image reference"},
-	"remote":   {2, "address image reference registry"},
+	"layer":       {2, "archive"},
+	"bucketcache": {2, "image"},
+	"s3":          {2, "content"},
+	"pgdb":        {2, "sqldb"},
+	"jobs":        {2, "sqldb"},
+	"executor":    {2, "flock mount userns"},
+	"gha":         {2, "azblob image"},
+	"layout":      {2, "archive content image reference"},
+	"remote":      {2, "address image reference registry"},
 
 	"rootfs":    {3, "archive flock layer mount userns"},
 	"store":     {3, "archive content flock image layer reference sqldb userns"},

@@ -108,6 +108,23 @@ func TestScriptsOfS3(t *testing.T) {
 	testscript.Run(t, params)
 }
 
+// TestScriptsOfAzure: what needs a server of Azure's blob storage.
+func TestScriptsOfAzure(t *testing.T) {
+	account, container := conformance.Azure(t)
+	params := scripts()
+	params.Dir = filepath.Join("testdata", "azure")
+	params.Setup = func(env *testscript.Env) error {
+		for name, value := range map[string]string{
+			"ACCOUNT_URL": account, "ACCOUNT": conformance.AzureAccount, "CONTAINER": container, "KEY": conformance.AzureKey,
+			"CACHE": "type=azblob,account_url=" + account + ",account_name=" + conformance.AzureAccount + ",container=" + container + ",secret_access_key=" + conformance.AzureKey,
+		} {
+			env.Setenv(name, value)
+		}
+		return setup(env)
+	}
+	testscript.Run(t, params)
+}
+
 // TestScriptsOfRunc: what containers do does not depend on the runtime, of which crun is the default.
 func TestScriptsOfRunc(t *testing.T) {
 	if _, err := exec.LookPath("runc"); err != nil {

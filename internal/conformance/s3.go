@@ -1,11 +1,8 @@
 package conformance
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -14,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // S3 is the URL, as s3.Open takes it, of an empty bucket in an S3 server that is
@@ -65,16 +61,6 @@ func s3Program() (string, error) {
 	return exec.LookPath("versitygw")
 }
 
-// superviseS3 runs the server until its standard input ends, which is when the
-// test binary does, in whatever way. Then the directory goes, too.
-const superviseS3 = `
-"$1" --quiet --keep-alive --port "$3" posix --sidecar "$2/meta" "$2/data" >"$2/log" 2>&1 </dev/null &
-cat >/dev/null
-kill -KILL $!
-wait $!
-rm -rf "$2"
-`
-
 func newS3() (*s3Server, error) {
 	program, err := s3Program()
 	if err != nil {
@@ -97,31 +83,7 @@ func newS3() (*s3Server, error) {
 	if s.host, err = freeHost(); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("sh", "-c", superviseS3, "sh", program, dir, s.host)
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+S3Key, "ROOT_SECRET_ACCESS_KEY="+S3Secret)
-	if s.alive, err = cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		resp, err := http.Get("http://" + s.host + "/")
-		if err == nil {
-			return s, resp.Body.Close()
-		}
-		if time.Now().After(deadline) {
-			text, _ := os.ReadFile(filepath.Join(dir, "log"))
-			return nil, errors.Join(fmt.Errorf("%w: %s", err, text), s.alive.Close(), cmd.Wait())
-		}
-	}
-}
-
-// freeHost is an address at which nobody listens.
-func freeHost() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
+	env := []string{"ROOT_ACCESS_KEY_ID=" + S3Key, "ROOT_SECRET_ACCESS_KEY=" + S3Secret}
+	s.alive, err = serve(dir, s.host, env, program, "--quiet", "--keep-alive", "--port", s.host, "posix", "--sidecar", filepath.Join(dir, "meta"), filepath.Join(dir, "data"))
+	return s, err
 }

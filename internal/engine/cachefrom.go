@@ -24,7 +24,7 @@ import (
 
 // Cache is one place that build cache comes from or goes to.
 type Cache struct {
-	Type  string // registry, local, gha, s3 or inline
+	Type  string // registry, local, gha, s3, azblob or inline
 	Attrs map[string]string
 }
 
@@ -60,10 +60,8 @@ func ParseCaches(text string) ([]Cache, error) {
 	switch c.Type {
 	case "":
 		return nil, invalid("type required for %q", text)
-	case "registry", "local", "inline", "gha", "s3":
+	case "registry", "local", "inline", "gha", "s3", "azblob":
 		return []Cache{c}, nil
-	case "azblob":
-		return nil, invalid("cache type %q is not supported: use registry, local, gha, s3 or inline", c.Type)
 	}
 	return nil, invalid("unknown cache type: %q", c.Type)
 }
@@ -120,8 +118,8 @@ func (c Cache) checkFrom() error {
 		if _, err := c.github(); err != nil {
 			return err
 		}
-	case c.Type == "s3":
-		if _, _, err := c.s3(); err != nil {
+	case c.Type == "s3" || c.Type == "azblob":
+		if _, _, err := c.bucket(); err != nil {
 			return err
 		}
 	case c.Type == "inline":
@@ -136,7 +134,11 @@ func (c Cache) checkFrom() error {
 // importCaches reads what caches say, which is all that is read of one until a
 // step is found in it. One that cannot be read is left out.
 func importCaches(ctx context.Context, env *Env, solver *build.Solver, caches []Cache, targets []ocispec.Platform) (list []build.RemoteCache, err error) {
+	var all []Cache
 	for _, c := range caches {
+		all = append(all, c.perName()...)
+	}
+	for _, c := range all {
 		step := solver.Begin("importing cache manifest from " + c.String())
 		remote, err := openCache(ctx, env, c, targets)
 		if step.End(ctx, err) == nil {
@@ -210,13 +212,13 @@ func (c *importedCache) resolve(ctx context.Context, from Cache) (ocispec.Descri
 		c.src = entries
 		return entries.Resolve(ctx, githubName)
 	}
-	if from.Type == "s3" {
-		entries, name, err := from.s3()
+	if from.Type == "s3" || from.Type == "azblob" {
+		entries, name, err := from.bucket()
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
 		c.src = entries
-		return entries.Resolve(ctx, firstName(name))
+		return entries.Resolve(ctx, name)
 	}
 	src, ref := from.Attrs["src"], from.Attrs["digest"]
 	if ref == "" {

@@ -4,50 +4,46 @@ import (
 	"cmp"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
+	"strake/internal/bucketcache"
 	"strake/internal/s3cache"
 )
 
-// s3 is a cache in a bucket, and its name there. What the attributes do not say the environment
-// does, as AWS's programs read it.
-func (c Cache) s3() (*s3cache.Cache, string, error) {
-	get := func(key, variable, otherwise string) string {
-		if value, ok := c.Attrs[key]; ok {
-			return value
-		}
-		return cmp.Or(os.Getenv(variable), otherwise)
-	}
+// s3 is a cache in a bucket of an S3 server, and its name there. What the attributes do not say
+// the environment does, as AWS's programs read it.
+func (c Cache) s3() (*bucketcache.Cache, string, error) {
 	opts := s3cache.Options{
-		Bucket: get("bucket", "AWS_BUCKET", ""), Region: get("region", "AWS_REGION", ""), Endpoint: c.Attrs["endpoint_url"], Prefix: c.Attrs["prefix"],
-		BlobsPrefix: get("blobs_prefix", "", "blobs/"), ManifestsPrefix: get("manifests_prefix", "", "manifests/"),
+		Name: c.attr("bucket", "AWS_BUCKET", ""), Region: c.attr("region", "AWS_REGION", ""), Endpoint: c.Attrs["endpoint_url"],
 		AccessKeyID: c.Attrs["access_key_id"], SecretAccessKey: c.Attrs["secret_access_key"], SessionToken: c.Attrs["session_token"],
-		ConfigType: cacheConfigType, Touch: 24 * time.Hour,
+		Touch: 24 * time.Hour,
 	}
 	if opts.AccessKeyID == "" && opts.SecretAccessKey == "" {
 		opts.AccessKeyID, opts.SecretAccessKey, opts.SessionToken = os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")
 	}
 	switch {
-	case opts.Bucket == "":
+	case opts.Name == "":
 		return nil, "", invalid("s3 cache requires bucket, or AWS_BUCKET")
 	case opts.Region == "":
 		return nil, "", invalid("s3 cache requires region, or AWS_REGION")
 	case opts.AccessKeyID == "" || opts.SecretAccessKey == "":
 		return nil, "", invalid("s3 cache requires access_key_id and secret_access_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	}
-	if err := c.s3Numbers(&opts); err != nil {
+	if err := c.s3Requests(&opts); err != nil {
 		return nil, "", err
 	}
-	entries, err := s3cache.New(opts)
+	bucket, err := s3cache.New(opts)
 	if err != nil {
 		return nil, "", invalid("%v", err)
 	}
-	return entries, cmp.Or(c.Attrs["name"], "buildkit"), nil
+	prefix := c.Attrs["prefix"]
+	return bucketcache.New(bucket, bucketcache.Options{
+		Blobs: prefix + c.attr("blobs_prefix", "", "blobs/"), Manifests: prefix + c.attr("manifests_prefix", "", "manifests/"), ConfigType: cacheConfigType,
+	}), cmp.Or(c.Attrs["name"], "buildkit"), nil
 }
 
-// s3Numbers reads the attributes that are no text.
-func (c Cache) s3Numbers(opts *s3cache.Options) (err error) {
+// s3Requests reads how requests are sent.
+func (c Cache) s3Requests(opts *s3cache.Options) (err error) {
 	if err := (Output{Attrs: c.Attrs}).parseBool("use_path_style", &opts.PathStyle); err != nil {
 		return err
 	}
@@ -60,6 +56,13 @@ func (c Cache) s3Numbers(opts *s3cache.Options) (err error) {
 		if opts.Tries, err = strconv.Atoi(text); err != nil || opts.Tries < 1 {
 			return invalid("retry_max_attempts must be a positive integer")
 		}
+	}
+	if mode, ok := c.Attrs["retry_mode"]; ok && mode != "standard" {
+		return invalid("s3 cache: retry_mode %q is not supported: use standard", mode)
+	}
+	none := true // no request has Accept-Encoding, whatever is wanted
+	if err := (Output{Attrs: c.Attrs}).parseBool("disable_accept_encoding", &none); err != nil {
+		return err
 	}
 	_, err = c.uploads()
 	return err
@@ -75,10 +78,4 @@ func (c Cache) uploads() (n int, err error) {
 		return 0, invalid("upload_parallelism must be a positive integer")
 	}
 	return n, nil
-}
-
-// firstName is the name by which a cache of several is read.
-func firstName(names string) string {
-	name, _, _ := strings.Cut(names, ";")
-	return name
 }

@@ -50,8 +50,8 @@ func (c Cache) checkTo() (err error) {
 		_, err = c.named()
 	case c.Type == "gha":
 		_, err = c.github()
-	case c.Type == "s3":
-		_, _, err = c.s3()
+	case c.Type == "s3" || c.Type == "azblob":
+		_, _, err = c.bucket()
 	case c.Type == "local" && c.Attrs["dest"] == "":
 		err = invalid("local cache exporter requires dest")
 	}
@@ -87,6 +87,8 @@ func (x cacheWriter) exportCaches(ctx context.Context, caches []Cache) error {
 			name = "exporting cache to GitHub Actions Cache"
 		case "s3":
 			name = "exporting cache to Amazon S3"
+		case "azblob":
+			name = "exporting cache to Azure Blob Storage"
 		}
 		step := x.solver.Begin(name)
 		err := step.End(ctx, x.exportCache(ctx, step, c))
@@ -150,12 +152,12 @@ func (x cacheWriter) send(ctx context.Context, c Cache, src *cacheSource, root o
 			return err
 		}
 		dest, tag = entries, githubName
-	case "s3":
-		entries, name, err := c.s3()
+	case "s3", "azblob":
+		entries, names, err := c.bucket()
 		if err != nil {
 			return err
 		}
-		dest, tag = entries, name
+		dest, tag = entries, names
 	default:
 		dir, err := layout.Open(c.Attrs["dest"])
 		if err != nil {

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -28,15 +27,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/azblob"
 	"strake/internal/image"
 )
 
 const (
 	service     = "twirp/github.actions.results.api.v1.CacheService/"
-	blockSize   = 8 << 20 // bytes of a block of an upload, which is held in memory
 	maxAnswer   = 1 << 20 // bytes of an answer of the service
 	maxManifest = 4 << 20 // bytes of the entry of a name
-	tries       = 4       // of a request that fails for no reason of its own
 )
 
 // Options say where the service is.
@@ -50,8 +48,7 @@ type Options struct {
 type Cache struct {
 	opts    Options
 	base    *url.URL
-	client  *http.Client
-	pause   time.Duration // before the second try
+	client  azblob.Client
 	version string
 
 	mu   sync.Mutex
@@ -67,7 +64,7 @@ func New(opts Options) (*Cache, error) {
 	}
 	sum := sha256.Sum256([]byte("strake build cache 1"))
 	return &Cache{
-		opts: opts, base: base, client: &http.Client{}, pause: time.Second, version: hex.EncodeToString(sum[:]), made: map[digest.Digest][]byte{},
+		opts: opts, base: base, client: azblob.Client{HTTP: &http.Client{}, Pause: time.Second}, version: hex.EncodeToString(sum[:]), made: map[digest.Digest][]byte{},
 	}, nil
 }
 
@@ -80,12 +77,12 @@ func (c *Cache) nameKey(ref string) string { return "strake-index-" + c.opts.Sco
 
 // call calls a method of the service. It fails with errdefs.ErrAlreadyExists,
 // ErrPermissionDenied or ErrUnavailable.
-func (c *Cache) call(ctx context.Context, method string, in, out any) error {
+func (c *Cache) call(ctx context.Context, method string, in, out any) (err error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	res, err := c.try(ctx, func() (*http.Request, error) {
+	res, err := c.client.Do(ctx, func() (*http.Request, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base.String()+service+method, bytes.NewReader(body))
 		if err == nil {
 			req.Header.Set("Content-Type", "application/json")
@@ -124,33 +121,6 @@ func kind(status int) error {
 	return errdefs.ErrUnavailable
 }
 
-// try sends a request until it is answered by something else than that it be sent again.
-func (c *Cache) try(ctx context.Context, request func() (*http.Request, error)) (*http.Response, error) {
-	for n := 1; ; n++ {
-		req, err := request()
-		if err != nil {
-			return nil, err
-		}
-		res, err := c.client.Do(req)
-		var address *url.Error
-		if errors.As(err, &address) {
-			err = address.Err // the address is signed
-		}
-		again := err != nil || res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests
-		if !again || n == tries || ctx.Err() != nil {
-			return res, err
-		}
-		if err == nil {
-			err = res.Body.Close()
-		}
-		select {
-		case <-time.After(c.pause << (n - 1)):
-		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), err)
-		}
-	}
-}
-
 // signed checks an address that the service gave: encrypted, unless the service is not.
 func (c *Cache) signed(address string) error {
 	u, err := url.Parse(address)
@@ -182,24 +152,6 @@ func (c *Cache) find(ctx context.Context, key string, prefixes ...string) (strin
 	return out.URL, c.signed(out.URL)
 }
 
-// open opens what is at a signed address.
-func (c *Cache) open(ctx context.Context, address string, offset int64) (io.ReadCloser, error) {
-	res, err := c.try(ctx, func() (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-		if err == nil && offset > 0 {
-			req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
-		}
-		return req, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if want := map[bool]int{false: http.StatusOK, true: http.StatusPartialContent}[offset > 0]; res.StatusCode != want {
-		return nil, errors.Join(fmt.Errorf("download of a cache entry: %s: %w", res.Status, kind(res.StatusCode)), res.Body.Close())
-	}
-	return res.Body, nil
-}
-
 // Resolve implements image.Source.
 func (c *Cache) Resolve(ctx context.Context, ref string) (desc ocispec.Descriptor, err error) {
 	key := c.nameKey(ref)
@@ -207,9 +159,9 @@ func (c *Cache) Resolve(ctx context.Context, ref string) (desc ocispec.Descripto
 	if err != nil {
 		return desc, err
 	}
-	body, err := c.open(ctx, address, 0)
+	body, err := c.client.Get(ctx, address, 0)
 	if err != nil {
-		return desc, err
+		return desc, fmt.Errorf("download of cache entry %s: %w", key, err)
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	b, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
@@ -248,7 +200,11 @@ func (c *Cache) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64
 	if err != nil {
 		return nil, err
 	}
-	return c.open(ctx, address, offset)
+	body, err := c.client.Get(ctx, address, offset)
+	if err != nil {
+		return nil, fmt.Errorf("download of the cache entry of %s: %w", desc.Digest, err)
+	}
+	return body, nil
 }
 
 // Exists implements image.Target.
@@ -312,7 +268,7 @@ func (c *Cache) put(ctx context.Context, key string, desc ocispec.Descriptor, bo
 	}
 	err := c.signed(made.URL)
 	if err == nil {
-		err = c.upload(ctx, made.URL, desc, body)
+		err = c.client.Put(ctx, made.URL, desc, body)
 	}
 	if err != nil {
 		return fmt.Errorf("upload of cache entry %s: %w", key, err)
@@ -326,61 +282,6 @@ func (c *Cache) put(ctx context.Context, key string, desc ocispec.Descriptor, bo
 	}
 	if !done.OK {
 		return fmt.Errorf("cache entry %s was not taken: %w", key, errdefs.ErrUnavailable)
-	}
-	return nil
-}
-
-// upload writes blocks, and makes a blob of them when all of desc is there.
-func (c *Cache) upload(ctx context.Context, address string, desc ocispec.Descriptor, body io.Reader) error {
-	var list strings.Builder // of blocks, in Azure's XML
-	blocks := 0
-	sum := desc.Digest.Verifier()
-	var size int64
-	for buf := make([]byte, min(blockSize, desc.Size+1)); ; {
-		n, err := io.ReadFull(body, buf)
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return err
-		}
-		last := err != nil
-		if n > 0 {
-			_, _ = sum.Write(buf[:n]) // a hash
-			size += int64(n)
-			id := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%08d", blocks))
-			if err := c.send(ctx, address, "block&blockid="+url.QueryEscape(id), buf[:n]); err != nil {
-				return err
-			}
-			blocks++
-			list.WriteString("<Latest>" + id + "</Latest>")
-		}
-		if last {
-			break
-		}
-	}
-	if size != desc.Size || !sum.Verified() {
-		return fmt.Errorf("%s has other bytes: %w", desc.Digest, errdefs.ErrDataLoss)
-	}
-	return c.send(ctx, address, "blocklist", []byte("<BlockList>"+list.String()+"</BlockList>"))
-}
-
-// send does one operation on a blob.
-func (c *Cache) send(ctx context.Context, address, operation string, b []byte) (err error) {
-	separator := "?"
-	if strings.Contains(address, "?") {
-		separator = "&"
-	}
-	res, err := c.try(ctx, func() (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPut, address+separator+"comp="+operation, bytes.NewReader(b))
-		if err == nil {
-			req.Header.Set("X-Ms-Version", "2020-10-02")
-		}
-		return req, err
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, res.Body.Close()) }()
-	if res.StatusCode != http.StatusCreated {
-		return fmt.Errorf("%s: %w", res.Status, kind(res.StatusCode))
 	}
 	return nil
 }

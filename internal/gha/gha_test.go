@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/azblob"
 	"strake/internal/conformance"
 )
 
@@ -21,7 +22,7 @@ func open(t *testing.T, f *conformance.ActionsCache, scope string) *Cache {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.pause = 1
+	c.client.Pause = 1
 	return c
 }
 
@@ -50,7 +51,7 @@ func read(t *testing.T, c *Cache, desc ocispec.Descriptor, offset int64) []byte 
 func TestCache(t *testing.T) {
 	f := conformance.NewActionsCache(t)
 	c := open(t, f, "main")
-	for _, b := range [][]byte{{}, []byte("one"), bytes.Repeat([]byte("0123456789abcdef"), 2*blockSize/16+1)} {
+	for _, b := range [][]byte{{}, []byte("one"), bytes.Repeat([]byte("0123456789abcdef"), 2*azblob.BlockSize/16+1)} {
 		desc, body := blob(ocispec.MediaTypeImageLayer, b)
 		if is, err := c.Exists(t.Context(), desc); is || err != nil {
 			t.Fatal(is, err)
@@ -100,11 +101,11 @@ func TestFailures(t *testing.T) {
 	f := conformance.NewActionsCache(t)
 	c := open(t, f, "main")
 	desc, body := blob(ocispec.MediaTypeImageLayer, []byte("text"))
-	f.Fail(tries - 1)
+	f.Fail(azblob.Tries - 1)
 	if err := c.Push(t.Context(), desc, body); err != nil {
 		t.Error(err)
 	}
-	f.Fail(tries)
+	f.Fail(azblob.Tries)
 	if _, err := c.Exists(t.Context(), desc); !errdefs.IsUnavailable(err) {
 		t.Error(err)
 	}
@@ -125,7 +126,7 @@ func TestFailures(t *testing.T) {
 		t.Error(err)
 	}
 	f.CloseClientConnections()
-	if _, err := c.open(t.Context(), "http://127.0.0.1:1/x?sig=secret", 0); err == nil || strings.Contains(err.Error(), "secret") {
+	if _, err := c.client.Get(t.Context(), "http://127.0.0.1:1/x?sig=secret", 0); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Error(err)
 	}
 	if _, err := New(Options{URL: "nothing"}); !errdefs.IsInvalidArgument(err) {

@@ -29,8 +29,9 @@ const (
 	maxAnswer = 1 << 20 // bytes of an answer
 )
 
-// client speaks S3's protocol. It follows no redirect, and tells its credentials to nobody.
-type client struct {
+// Bucket is a bucketcache.Bucket. It speaks S3's protocol, follows no redirect, and tells its
+// credentials to nobody. It is safe for concurrent use.
+type Bucket struct {
 	opts   Options
 	base   url.URL // of the bucket, without a slash at its end
 	http   *http.Client
@@ -38,7 +39,9 @@ type client struct {
 	pause  time.Duration // before the second try
 }
 
-func newClient(opts Options) (*client, error) {
+// New makes a Bucket; nothing is asked yet. It fails with errdefs.ErrInvalidArgument for an
+// endpoint that is none.
+func New(opts Options) (*Bucket, error) {
 	opts.Tries = cmp.Or(opts.Tries, 4)
 	base, err := url.Parse(cmp.Or(opts.Endpoint, "https://s3."+opts.Region+".amazonaws.com"))
 	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" || base.User != nil {
@@ -46,12 +49,12 @@ func newClient(opts Options) (*client, error) {
 	}
 	base.Path, base.RawQuery = strings.TrimSuffix(base.Path, "/"), ""
 	if opts.PathStyle {
-		base.Path += "/" + opts.Bucket
+		base.Path += "/" + opts.Name
 	} else {
-		base.Host = opts.Bucket + "." + base.Host
+		base.Host = opts.Name + "." + base.Host
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableCompression: true, ResponseHeaderTimeout: time.Minute}
-	return &client{
+	return &Bucket{
 		opts: opts, base: *base, pause: time.Second,
 		http:   &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		signer: v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }),
@@ -68,7 +71,7 @@ type request struct {
 
 // do sends a request until it is answered by something else than that it be sent again. An
 // answer that tells of no success is an error.
-func (c *client) do(ctx context.Context, r request) (*http.Response, error) {
+func (c *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 	for n := 1; ; n++ {
 		res, err := c.once(ctx, r)
 		again := err != nil || res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests
@@ -89,7 +92,7 @@ func (c *client) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 }
 
-func (c *client) once(ctx context.Context, r request) (*http.Response, error) {
+func (c *Bucket) once(ctx context.Context, r request) (*http.Response, error) {
 	u := c.base
 	u.Path += "/" + r.key
 	u.RawPath = httpbinding.EscapePath(u.Path, false) // all of it, as the signature has it
@@ -124,7 +127,7 @@ func failure(r request, res *http.Response) error {
 }
 
 // call is do for an answer that is read whole, into out where that is not nil.
-func (c *client) call(ctx context.Context, r request, out any) (header http.Header, err error) {
+func (c *Bucket) call(ctx context.Context, r request, out any) (header http.Header, err error) {
 	res, err := c.do(ctx, r)
 	if err != nil {
 		return nil, err
@@ -149,8 +152,8 @@ func (c *client) call(ctx context.Context, r request, out any) (header http.Head
 	return res.Header, nil
 }
 
-// get opens an object from offset on.
-func (c *client) get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+// Get implements bucketcache.Bucket.
+func (c *Bucket) Get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
 	r := request{method: http.MethodGet, key: key}
 	if offset > 0 {
 		r.header = map[string]string{"Range": fmt.Sprintf("bytes=%d-", offset)}
@@ -166,7 +169,7 @@ func (c *client) get(ctx context.Context, key string, offset int64) (io.ReadClos
 }
 
 // written is when an object was written, or touched. It fails with errdefs.ErrNotFound.
-func (c *client) written(ctx context.Context, key string) (time.Time, error) {
+func (c *Bucket) written(ctx context.Context, key string) (time.Time, error) {
 	header, err := c.call(ctx, request{method: http.MethodHead, key: key}, nil)
 	if err != nil {
 		return time.Time{}, err
@@ -179,22 +182,22 @@ func (c *client) written(ctx context.Context, key string) (time.Time, error) {
 }
 
 // touch gives an object a new time: it is copied to itself.
-func (c *client) touch(ctx context.Context, key string) error {
-	source := httpbinding.EscapePath("/"+c.opts.Bucket+"/"+key, false)
+func (c *Bucket) touch(ctx context.Context, key string) error {
+	source := httpbinding.EscapePath("/"+c.opts.Name+"/"+key, false)
 	_, err := c.call(ctx, request{method: http.MethodPut, key: key, header: map[string]string{
 		"X-Amz-Copy-Source": source, "X-Amz-Metadata-Directive": "REPLACE", "X-Amz-Meta-Updated-At": time.Now().UTC().Format(time.RFC3339),
 	}}, nil)
 	return err
 }
 
-// putBytes writes an object, or a part of an upload.
-func (c *client) putBytes(ctx context.Context, key string, b []byte, part url.Values) error {
-	_, err := c.call(ctx, request{method: http.MethodPut, key: key, query: part, body: b}, nil)
+// PutBytes implements bucketcache.Bucket.
+func (c *Bucket) PutBytes(ctx context.Context, key string, b []byte) error {
+	_, err := c.call(ctx, request{method: http.MethodPut, key: key, body: b}, nil)
 	return err
 }
 
-// put writes an object of the bytes of desc, or none.
-func (c *client) put(ctx context.Context, key string, desc ocispec.Descriptor, body io.Reader) error {
+// Put implements bucketcache.Bucket.
+func (c *Bucket) Put(ctx context.Context, key string, desc ocispec.Descriptor, body io.Reader) error {
 	sum := desc.Digest.Verifier()
 	size := max(partSize, desc.Size/maxParts+1)
 	checked := io.TeeReader(io.LimitReader(body, desc.Size+1), sum)
@@ -206,7 +209,7 @@ func (c *client) put(ctx context.Context, key string, desc ocispec.Descriptor, b
 		if err != nil {
 			return err
 		}
-		return c.putBytes(ctx, key, b, nil)
+		return c.PutBytes(ctx, key, b)
 	}
 	var begun struct {
 		UploadID string `xml:"UploadId"`
@@ -230,7 +233,7 @@ func (c *client) put(ctx context.Context, key string, desc ocispec.Descriptor, b
 }
 
 // parts writes the parts of an upload, and returns the request that makes them one.
-func (c *client) parts(ctx context.Context, key, upload string, size int64, body io.Reader) ([]byte, error) {
+func (c *Bucket) parts(ctx context.Context, key, upload string, size int64, body io.Reader) ([]byte, error) {
 	type part struct {
 		PartNumber int
 		ETag       string
