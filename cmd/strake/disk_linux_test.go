@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"strake/internal/usertest"
 )
 
 // mount mounts, until the test ends, at a directory of the world.
@@ -26,6 +28,7 @@ func (w *world) mount(at string, args ...string) {
 // A disk that is full fails a command with one line that says so, and nothing is
 // lost; once there is room the same command succeeds.
 func TestFullDisk(t *testing.T) {
+	usertest.NeedRoot(t, "to mount a disk")
 	w := newWorld(t)
 	w.busybox("src")
 	w.write("app/Dockerfile", "FROM busybox\nCOPY a /a\nRUN cat /a > /b\n")
@@ -105,6 +108,7 @@ type powerCut struct {
 // file system that shares blocks); each copy is mounted as after a power cut: every
 // image whose command had returned is there and whole, and work goes on.
 func TestPowerLoss(t *testing.T) {
+	usertest.NeedRoot(t, "to mount a disk")
 	w := newWorld(t)
 	w.need("mkfs.xfs", "mkfs.ext4")
 	cuts := 5

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"strake/internal/usertest"
 )
 
 // A room is a network namespace that is a machine to the programs in it.
@@ -19,6 +21,7 @@ type room struct {
 
 func (w *world) room() *room {
 	w.Helper()
+	usertest.NeedRoot(w, "to make network namespaces")
 	cmd := exec.Command("/bin/sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := cmd.Start(); err != nil {

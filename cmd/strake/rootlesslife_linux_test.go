@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"strake/internal/usertest"
 )
 
 // TestUsersContainers does what is done with containers that run, as a user who has ids and as one who has not.
@@ -33,6 +35,7 @@ func TestUsersContainers(t *testing.T) {
 // distributions have it.
 func withRanges(t *testing.T, ranges string) []string {
 	t.Helper()
+	usertest.NeedRoot(t, "to become another user")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "ranges"), []byte(ranges), 0o644); err != nil {
 		t.Fatal(err)

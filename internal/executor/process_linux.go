@@ -142,20 +142,8 @@ func (p *Process) adopt() {
 // reapOrphans reaps the children of this process that have ended and that nobody waits for: what the runtime leaves, and the orphans of
 // a container without a process namespace of its own. As long as one is there the namespace of a container does not end.
 func (p *Process) reapOrphans() {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil {
-		return
-	}
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for _, field := range strings.Fields(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				p.reap(pid)
-			}
-		}
+	for _, pid := range childrenOf(os.Getpid()) {
+		p.reap(pid)
 	}
 }
 

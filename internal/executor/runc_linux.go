@@ -579,7 +579,11 @@ func (x *run) watch(ctx context.Context, process *os.Process, ended <-chan struc
 // kill ends the runtime and every process of the container.
 func (x *run) kill(ctx context.Context, process *os.Process) {
 	x.killed = true
-	_ = process.Kill() // it may have ended
+	if x.runc.cgroups == cgroupNone {
+		killMaker(process)
+	} else {
+		_ = process.Kill() // it may have ended
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
 	_ = x.destroy(ctx, x.spec.ID, x.cgroups()) // cleanUp tries again and reports
