@@ -23,7 +23,7 @@ TIMEOUT ?= 45m
 # The packages with a test file that matches a pattern, as ./internal/...
 testing = $(shell grep -rlE --include='*_test.go' '$(1)' internal cmd tools | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help quickstart build runtime packages test test-user race lint generate fuzz bench bench-hub golden docs check soak conformance clean
+.PHONY: help quickstart build runtime packages test test-user test-vm race lint generate fuzz bench bench-hub golden docs check soak conformance clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ AS_USER := nice go test -p 1 -count=1 -json -timeout $(TIMEOUT) -exec $(CURDIR)/
 test-user: packages build bin/versitygw $(AZURITE) ## Run every test as an ordinary user with subordinate ids, and with none what ids matter to
 	@go build -o bin/testsum ./tools/testsum
 	@{ IDS=many $(AS_USER) ./... || true; IDS=one $(AS_USER) $(knowing_ids) || true; } | bin/testsum tools/testsum/user.txt
+
+test-vm: ## Run the scripts of containers in a virtual machine with cgroups of version 2 alone (SCRIPTS=..., VM_ACCEL=tcg)
+	@tools/vm/test $(SCRIPTS)
 
 race: packages bin/versitygw $(AZURITE) ## Run the concurrency tests with the race detector
 	@CGO_ENABLED=1 go test -race -timeout $(TIMEOUT) -run '$(CONCURRENT)' ./...
