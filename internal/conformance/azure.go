@@ -26,9 +26,12 @@ func Azure(t testing.TB) (accountURL, container string) {
 	if _, err := exec.LookPath("npm"); err != nil {
 		t.Skip("this machine has no npm, which installs azurite")
 	}
+	if _, err := os.Stat(azurite()); err != nil {
+		t.Skip("needs bin/azurite (make test installs it)")
+	}
 	server, err := startAzure()
 	if err != nil {
-		t.Fatalf("start azurite (make bin/azurite): %v", err)
+		t.Fatalf("start azurite: %v", err)
 	}
 	return "http://" + server.host + "/" + AzureAccount, fmt.Sprintf("container%d", containers.Add(1))
 }
@@ -45,12 +48,13 @@ type azureServer struct {
 	alive io.Closer // its end ends the server
 }
 
-func newAzure() (*azureServer, error) {
+// azurite is the server's program, where make puts it.
+func azurite() string {
 	_, file, _, _ := runtime.Caller(0)
-	program := filepath.Join(filepath.Dir(file), "../../bin/azurite/node_modules/azurite/dist/src/blob/main.js")
-	if _, err := os.Stat(program); err != nil {
-		return nil, err
-	}
+	return filepath.Join(filepath.Dir(file), "../../bin/azurite/node_modules/azurite/dist/src/blob/main.js")
+}
+
+func newAzure() (*azureServer, error) {
 	dir, err := os.MkdirTemp("", "strake-azure")
 	if err != nil {
 		return nil, err
@@ -64,6 +68,6 @@ func newAzure() (*azureServer, error) {
 		return nil, err
 	}
 	env := []string{"AZURITE_ACCOUNTS=" + AzureAccount + ":" + AzureKey}
-	alive, err := serve(dir, host, env, "node", program, "--silent", "--disableTelemetry", "--inMemoryPersistence", "--blobPort", port)
+	alive, err := serve(dir, host, env, "node", azurite(), "--silent", "--disableTelemetry", "--inMemoryPersistence", "--blobPort", port)
 	return &azureServer{host, alive}, err
 }
