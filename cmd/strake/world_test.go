@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"strake/internal/usertest"
 )
 
 // bin holds the two programs, built once.
@@ -54,7 +56,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, dir: t.TempDir()}
+	w := &world{T: t, dir: usertest.TempDir(t)}
 	t.Cleanup(w.leaveNetworks)
 	return w
 }

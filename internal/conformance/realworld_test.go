@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+
+	"strake/internal/usertest"
 )
 
 const realWorld = "testdata/realworld"
@@ -140,7 +142,7 @@ type realWorldMachine struct {
 
 func newRealWorldMachine(t *testing.T) *realWorldMachine {
 	t.Helper()
-	dir := t.TempDir()
+	dir := usertest.TempDir(t)
 	w := &realWorldMachine{strake: filepath.Join(dir, "strake"), root: filepath.Join(dir, "store"), dir: dir, made: map[string]bool{}}
 	cmd := exec.Command("go", "build", "-o", w.strake, "strake/cmd/strake")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

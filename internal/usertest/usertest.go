@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -35,6 +36,23 @@ func Run(m *testing.M) (code int) {
 		return 1
 	}
 	return code
+}
+
+// TempDir is t.TempDir for the stores of programs that a test runs: there an ordinary user has files of all his ids, and directories
+// that he may not write to, which only root of a namespace with these ids can remove.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if os.Geteuid() == 0 {
+		return dir
+	}
+	t.Cleanup(func() {
+		const remove = `unshare --map-root-user --map-auto rm -rf "$0" || unshare --map-root-user rm -rf "$0"`
+		if out, err := exec.CommandContext(context.Background(), "sh", "-c", remove, dir).CombinedOutput(); err != nil { // that of the test has ended
+			t.Errorf("remove %s: %v\n%s", dir, err, out)
+		}
+	})
+	return dir
 }
 
 // NeedRoot skips a test of what root of the machine alone may do, which is for a sentence "needs root ...".
