@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"strake/internal/usertest"
 )
 
 // cdiSpec describes two devices: a node, a mount, variables and a hook.
@@ -30,6 +32,7 @@ devices:
 
 // RUN --device gives a step the devices of CDI that the build is allowed; without one an optional device is passed over.
 func TestDevices(t *testing.T) {
+	usertest.NeedRoot(t, "to write to /var/run/cdi")
 	w := newWorld(t)
 	w.busybox("s")
 	const spec = "/var/run/cdi/strake-test.yaml"
