@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,7 +70,7 @@ func newBakeCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.list, "list", "", "List targets or variables")
 	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
 	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
-	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
+	flags.StringVar(&opts.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
 		`Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
 	flags.StringVar(&opts.metadataFile, "metadata-file", "", "Write build result metadata to a file")
 	return cmd
@@ -144,7 +145,7 @@ func (o bakeOptions) request(ctx context.Context, s *session, targets []string) 
 	}
 	names := o.files
 	if named, ok := os.LookupEnv("BUILDX_BAKE_FILE"); ok && len(names) == 0 {
-		for _, name := range strings.Split(named, first(os.Getenv("BUILDX_BAKE_PATH_SEPARATOR"), string(filepath.ListSeparator))) {
+		for _, name := range strings.Split(named, cmp.Or(os.Getenv("BUILDX_BAKE_PATH_SEPARATOR"), string(filepath.ListSeparator))) {
 			if name = strings.TrimSpace(name); name != "" {
 				names = append(names, name)
 			}

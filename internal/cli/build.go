@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,7 +79,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
 	flags.StringArrayVar(&opts.noStages, "no-cache-filter", nil, "Do not cache specified stages")
 	flags.BoolVar(&opts.pull, "pull", false, "Always attempt to pull all referenced images")
-	flags.StringVar(&opts.progress, "progress", first(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
+	flags.StringVar(&opts.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"),
 		`Set type of progress output ("auto", "none", "plain", "quiet", "rawjson", "tty"). Use plain to show container output`)
 	flags.StringVar(&opts.iidFile, "iidfile", "", "Write the image ID to a file")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
@@ -111,15 +112,6 @@ func newBuildCommand(s *session) *cobra.Command {
 	}
 	flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	return cmd
-}
-
-func first(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }
 
 func defaultPlatforms() []string {
@@ -175,7 +167,7 @@ func runBuild(ctx context.Context, s *session, opts buildOptions) (err error) {
 		result.Warnings = failed.Warnings
 	}
 	if mode == progress.ModeRawJSON {
-		handleWarnings(show, result.Warnings, first(opts.file, "Dockerfile"))
+		handleWarnings(show, result.Warnings, cmp.Or(opts.file, "Dockerfile"))
 	}
 	if closeErr := show.Close(); err == nil {
 		err = closeErr

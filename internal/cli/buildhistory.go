@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -98,7 +99,7 @@ func newInspectBuildCommand(s *session) *cobra.Command {
 		Short: "Inspect a build record",
 		Args:  argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspectBuild(cmd.Context(), s, first(args...), format)
+			return runInspectBuild(cmd.Context(), s, cmp.Or(args...), format)
 		},
 		DisableFlagsInUseLine: true,
 	}
@@ -188,7 +189,7 @@ or what one step printed, so far, by its number or a part of its name.`,
 			if len(args) == 2 {
 				return runStepLog(cmd.Context(), s, args[0], args[1])
 			}
-			return runBuildLogs(cmd.Context(), s, first(args...), mode)
+			return runBuildLogs(cmd.Context(), s, cmp.Or(args...), mode)
 		},
 		DisableFlagsInUseLine: true,
 	}

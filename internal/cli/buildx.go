@@ -97,7 +97,7 @@ func newInspectBuilderCommand(s *session) *cobra.Command {
 		Short: "Inspect current builder instance",
 		Args:  argsBetween(0, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			otherBuilder(s, cmp.Or(first(args...), theBuilder))
+			otherBuilder(s, cmp.Or(append(args, theBuilder)...))
 			return runInspectBuilder(s.Out)
 		},
 		DisableFlagsInUseLine: true,
@@ -127,7 +127,7 @@ func newCreateBuilderCommand(s *session) *cobra.Command {
 		Long:  "Create a new builder instance\n\nThere is one, which always is: the name stands for it. Drivers and endpoints on other machines are refused.",
 		Args:  argsBetween(0, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return runCreateBuilder(s, opts, first(args...))
+			return runCreateBuilder(s, opts, cmp.Or(args...))
 		},
 		DisableFlagsInUseLine: true,
 	}
@@ -174,7 +174,7 @@ func newUseBuilderCommand(s *session) *cobra.Command {
 		Short: "Set the current builder instance",
 		Args:  argsBetween(0, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			otherBuilder(s, cmp.Or(first(args...), theBuilder))
+			otherBuilder(s, cmp.Or(append(args, theBuilder)...))
 			return nil
 		},
 		DisableFlagsInUseLine: true,

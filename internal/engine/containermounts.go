@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -352,7 +353,7 @@ func (l *mountList) addResolved(env *Env, m mount.Mount, mode string) error {
 			}
 		}
 		m.Source = v.Name
-		p.Name, p.Source, p.Driver, p.Mode = v.Name, volumes(env).Path(v.Name), volume.Driver, first(mode, "z")
+		p.Name, p.Source, p.Driver, p.Mode = v.Name, volumes(env).Path(v.Name), volume.Driver, cmp.Or(mode, "z")
 	}
 	l.add(p, m)
 	return nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 func containerSpec(ctx context.Context, table *container.Table, c *Container, others *joined) (executor.Spec, error) {
 	config, host := c.Spec.Config, c.Spec.HostConfig
 	spec := executor.Spec{
-		ID: c.ID, Args: slices.Concat(config.Entrypoint, config.Cmd), Env: containerEnv(config), Cwd: first(config.WorkingDir, "/"),
+		ID: c.ID, Args: slices.Concat(config.Entrypoint, config.Cmd), Env: containerEnv(config), Cwd: cmp.Or(config.WorkingDir, "/"),
 		User: config.User, Hostname: config.Hostname, ReadOnly: host.ReadonlyRootfs, Terminal: config.Tty,
 		CgroupParent: host.CgroupParent,
 	}
@@ -76,15 +77,6 @@ func mergeEnv(base, more []string) []string {
 		}
 	}
 	return merged
-}
-
-func first(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }
 
 // inDir is a path in the directory of a container.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -135,7 +136,7 @@ func addProxies(env *Env, c *containertypes.Config) error {
 
 // mergeConfig fills in what an image says, as docker does.
 func mergeConfig(c *containertypes.Config, image imagespec.DockerOCIImageConfig) {
-	c.User, c.WorkingDir, c.StopSignal = first(c.User, image.User), first(c.WorkingDir, image.WorkingDir), first(c.StopSignal, image.StopSignal)
+	c.User, c.WorkingDir, c.StopSignal = cmp.Or(c.User, image.User), cmp.Or(c.WorkingDir, image.WorkingDir), cmp.Or(c.StopSignal, image.StopSignal)
 	for _, e := range image.Env {
 		key, _, _ := strings.Cut(e, "=")
 		if !slices.ContainsFunc(c.Env, func(own string) bool { return own == key || strings.HasPrefix(own, key+"=") }) {

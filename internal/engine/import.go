@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,7 +113,7 @@ func importConfig(ctx context.Context, opts ImportOptions) (imagespec.DockerOCII
 	now := time.Now().UTC()
 	comment := opts.Message
 	if comment == "" {
-		comment = "Imported from " + first(opts.URL, "-")
+		comment = "Imported from " + cmp.Or(opts.URL, "-")
 	}
 	config := imagespec.DockerOCIImage{}
 	config.Platform = platforms.Normalize(platform)

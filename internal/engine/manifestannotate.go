@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,10 +42,10 @@ func AnnotateManifest(env *Env, opts AnnotateManifestOptions) error {
 		m.Descriptor.Platform = &ocispec.Platform{}
 	}
 	p := m.Descriptor.Platform
-	p.OS = first(opts.Platform.OS, p.OS)
-	p.Architecture = first(opts.Platform.Architecture, p.Architecture)
-	p.Variant = first(opts.Platform.Variant, p.Variant)
-	p.OSVersion = first(opts.Platform.OSVersion, p.OSVersion)
+	p.OS = cmp.Or(opts.Platform.OS, p.OS)
+	p.Architecture = cmp.Or(opts.Platform.Architecture, p.Architecture)
+	p.Variant = cmp.Or(opts.Platform.Variant, p.Variant)
+	p.OSVersion = cmp.Or(opts.Platform.OSVersion, p.OSVersion)
 	for _, feature := range opts.Platform.OSFeatures {
 		if !slices.Contains(p.OSFeatures, feature) {
 			p.OSFeatures = append(p.OSFeatures, feature)

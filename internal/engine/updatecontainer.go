@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -100,7 +101,7 @@ func mergeResources(old *containertypes.Resources, more containertypes.Resources
 			*f.to = *f.from
 		}
 	}
-	old.CpusetCpus, old.CpusetMems = first(more.CpusetCpus, old.CpusetCpus), first(more.CpusetMems, old.CpusetMems)
+	old.CpusetCpus, old.CpusetMems = cmp.Or(more.CpusetCpus, old.CpusetCpus), cmp.Or(more.CpusetMems, old.CpusetMems)
 	if more.BlkioWeight != 0 {
 		old.BlkioWeight = more.BlkioWeight
 	}

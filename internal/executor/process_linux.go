@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -231,17 +232,10 @@ func (x *run) startFault(err error, said string) error {
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
-	if message = cmpOr(message, strings.TrimSpace(said)); message == "" {
+	if message = cmp.Or(message, strings.TrimSpace(said)); message == "" {
 		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
 	}
 	return newStartError(commandFault(message, x.spec.Args[0]))
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // receiveConsole takes the terminal that the runtime sends.
