@@ -1,14 +1,12 @@
 package engine
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -211,9 +209,6 @@ func (x statements) sbom(ctx context.Context, b build.Built) (list []attest.Pred
 	return x.sboms[b.ID], nil
 }
 
-// maxOSRelease bounds what is read of os-release, in bytes.
-const maxOSRelease = 64 << 10
-
 // distribution is the ID that os-release gives an image's system, or "".
 func distribution(files fs.FS) (id string, err error) {
 	f, err := files.Open("etc/os-release")
@@ -230,13 +225,8 @@ func distribution(files fs.FS) (id string, err error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return "", err
 	}
-	lines := bufio.NewScanner(io.LimitReader(f, maxOSRelease))
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "ID="); ok {
-			return strings.Trim(value, `"'`), nil
-		}
-	}
-	return "", lines.Err()
+	release, err := scan.ReadRelease(f)
+	return release.ID, err
 }
 
 // attestManifests adds the manifest of what is said of each image, to be listed

@@ -74,7 +74,7 @@ func (c *collector) regular(name string, executable bool, s source) error {
 		found, err := c.apk(name, s.r)
 		return c.add(name, found, err)
 	case name == "etc/os-release" || name == "usr/lib/os-release":
-		release, err := readRelease(s.r)
+		release, err := ReadRelease(s.r)
 		c.files[name] = &File{Path: name, Release: release}
 		return err
 	case isRPM(name, base):

@@ -153,8 +153,8 @@ func (c *collector) fileList(name string, r io.Reader) error {
 // maxRelease bounds what is read of os-release, in bytes.
 const maxRelease = 64 << 10
 
-// readRelease reads an os-release.
-func readRelease(r io.Reader) (*Release, error) {
+// ReadRelease reads an os-release, its first 64 KiB.
+func ReadRelease(r io.Reader) (*Release, error) {
 	lines := bufio.NewScanner(io.LimitReader(r, maxRelease))
 	lines.Buffer(nil, maxRelease)
 	release := &Release{}

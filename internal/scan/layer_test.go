@@ -278,13 +278,13 @@ func TestRelease(t *testing.T) {
 		"ID=debian\nVERSION_ID=\"12\"": "Debian:12", "ID=\"debian\"\nVERSION_CODENAME=forky": "Debian:14", "ID=raspbian\nVERSION_ID=11": "Debian:11",
 		"ID=ubuntu\nVERSION_ID=\"22.04\"\nVERSION=\"22.04.3 LTS (Jammy)\"": "Ubuntu:22.04:LTS", "ID=ubuntu\nVERSION_ID=23.10": "Ubuntu:23.10", "ID=devuan\nVERSION_ID=5": "", "": "",
 	} {
-		r, err := readRelease(strings.NewReader(text))
+		r, err := ReadRelease(strings.NewReader(text))
 		if got := r.ecosystem(TypeDeb); got != want || err != nil {
 			t.Errorf("%q: %q %v, want %q", text, got, err, want)
 		}
 	}
 	for text, want := range map[string]string{"ID=alpine\nVERSION_ID=3.20.0_alpha2024": "Alpine:v3.20", "ID=wolfi": "Wolfi", "ID=chainguard": "Chainguard", "ID=alpine": ""} {
-		r, err := readRelease(strings.NewReader(text))
+		r, err := ReadRelease(strings.NewReader(text))
 		if got := r.ecosystem(TypeAPK); got != want || err != nil {
 			t.Errorf("%q: %q %v, want %q", text, got, err, want)
 		}
