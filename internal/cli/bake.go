@@ -407,12 +407,5 @@ func (o bakeOptions) writeMetadata(builds []engine.NamedBuild, results []engine.
 	for i, b := range builds {
 		all[b.Name] = buildMetadata(results[i])
 	}
-	b, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeFileMode(o.metadataFile, 0o644, func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
+	return writeJSONFile(o.metadataFile, all)
 }

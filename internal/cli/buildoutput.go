@@ -177,6 +177,18 @@ func canWrite(path string) error {
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
+// writeJSONFile writes what was built in a file that others read.
+func writeJSONFile(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFileMode(path, 0o644, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
 // tellBuild writes what was built to where the flags say.
 func tellBuild(s *session, opts buildOptions, result engine.BuildResult) error {
 	if opts.iidFile != "" {
@@ -185,15 +197,7 @@ func tellBuild(s *session, opts buildOptions, result engine.BuildResult) error {
 		}
 	}
 	if opts.metadataFile != "" {
-		b, err := json.MarshalIndent(buildMetadata(result), "", "  ")
-		if err != nil {
-			return err
-		}
-		err = writeFileMode(opts.metadataFile, 0o644, func(w io.Writer) error {
-			_, err := w.Write(b)
-			return err
-		})
-		if err != nil {
+		if err := writeJSONFile(opts.metadataFile, buildMetadata(result)); err != nil {
 			return err
 		}
 	}

@@ -166,12 +166,7 @@ func (u *ulimits) Set(text string) error {
 	if err != nil {
 		return err
 	}
-	for i, other := range *u {
-		if other.Name == l.Name {
-			*u = append((*u)[:i], (*u)[i+1:]...)
-			break
-		}
-	}
+	*u = slices.DeleteFunc(*u, func(other engine.Limit) bool { return other.Name == l.Name })
 	*u = append(*u, engine.Limit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
 	return nil
 }
