@@ -154,10 +154,12 @@ func (w *where) add(condition string, args ...any) {
 func (w *where) String() string { return strings.Join(w.conditions, " AND ") }
 
 // mine is a condition on a repository r: what the account $1 may read although it
-// is not public.
-const mine = `(r.namespace IN (SELECT name FROM accounts WHERE id = $1)
-	OR r.namespace IN (SELECT o.name FROM members m JOIN accounts o ON o.id = m.organization WHERE m.account = $1 AND m.owner = 1)
-	OR r.id IN (SELECT g.repository FROM grants g WHERE g.account = $1 OR g.team IN (SELECT team FROM team_members WHERE account = $1)))`
+// is not public. It is one list of few rows, from which a plan begins; conditions
+// with OR between them would be tried on every repository.
+const mine = `r.id IN (SELECT i.id FROM accounts a JOIN repositories i ON i.namespace = a.name WHERE a.id = $1
+	UNION ALL SELECT i.id FROM members m JOIN accounts o ON o.id = m.organization JOIN repositories i ON i.namespace = o.name WHERE m.account = $1 AND m.owner = 1
+	UNION ALL SELECT g.repository FROM grants g WHERE g.account = $1
+	UNION ALL SELECT g.repository FROM team_members tm JOIN grants g ON g.team = tm.team WHERE tm.account = $1)`
 
 // Each query names the index that it means: a column with a + before it is not
 // looked up in one, lest the planner reads all public repositories for a few.
@@ -333,9 +335,7 @@ func (s *search) byDigest(ctx context.Context, prefix string) error {
 	if !s.all() && s.id.Account != 0 {
 		w := s.filters()
 		w.add("+r.public = 0 AND " + mine)
-		// Of few repositories: PostgreSQL would look at the manifests of all otherwise.
-		w.add("CASE WHEN "+mine+" THEN EXISTS (SELECT 1 FROM manifests m WHERE m.repository = r.id AND m.held = 0 AND m.digest >= ? AND m.digest < ?) ELSE FALSE END",
-			prefix, prefix+"g")
+		w.add("EXISTS (SELECT 1 FROM manifests m WHERE m.repository = r.id AND m.held = 0 AND m.digest >= ? AND m.digest < ?)", prefix, prefix+"g")
 		if err := s.collect(ctx, w, "ORDER BY +r.popularity DESC", first); err != nil {
 			return err
 		}
