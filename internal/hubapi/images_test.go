@@ -2,18 +2,25 @@ package hubapi
 
 import (
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"strake/internal/catalog"
+	"strake/internal/conformance"
 	"strake/internal/hub"
 	"strake/internal/policy"
 	"strake/internal/proxy"
+	"strake/internal/registry"
 	"strake/internal/review"
 	"strake/internal/scandb"
 	"strake/internal/seal"
@@ -129,6 +136,85 @@ func TestScanByAPI(t *testing.T) {
 	if status, body := w.call("GET", "/vulnerability-data", f.auth["sysop"], ""); status != 200 || !strings.Contains(body, `"https://osv.example.com/all.zip"`) || strings.Contains(body, "hidden") {
 		t.Errorf("data: %d %s", status, body)
 	}
+}
+
+// The tags with a vulnerability or a package are those that one may read: what is
+// private is for who may, what waits for a review for nobody, and an index has what
+// its images have.
+func TestTaggedByAPI(t *testing.T) {
+	t.Run("SQLite", func(t *testing.T) { testTagged(t, build(t)) })
+	t.Run("PostgreSQL", func(t *testing.T) { testTagged(t, buildOn(t, conformance.PostgreSQL(t))) })
+}
+
+func testTagged(t *testing.T, f fixture) {
+	t.Helper()
+	w := start(t, f.copied(t))
+	w.push("stranger/pub", "1") // the same image
+	index := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[{"mediaType":"` + ocispec.MediaTypeImageManifest + `","digest":"` + f.digest + `","size":` + w.sizeOf("org/app", f.digest) + `}]}`
+	_, err := w.api.Hub.PutManifest(system(t.Context()), "org/app", []string{"all"}, registry.Manifest{MediaType: ocispec.MediaTypeImageIndex, Bytes: []byte(index)})
+	w.must(err)
+	w.must(w.api.DB.Update(t.Context(), func(tx *sql.Tx) error {
+		for _, q := range []string{
+			`UPDATE repositories SET public = 1 WHERE name = 'stranger/pub'`,
+			`INSERT INTO tags (repository, name, digest) SELECT id, 'next', '` + held + `' FROM repositories WHERE name = 'org/app'`,
+			`INSERT INTO scan_images (image, scanned, matched, distribution) VALUES ('` + held + `', 1, 1, '')`,
+			`INSERT INTO scan_packages (image, number, type, name, version) VALUES ('` + held + `', 0, 'deb', 'openssl', '3.0.1')`,
+			`INSERT INTO scan_findings (image, number, id, severity, package) VALUES ('` + held + `', 0, 'CVE-2026-1', 5, 0)`,
+		} {
+			if _, err := tx.ExecContext(t.Context(), q); err != nil {
+				return fmt.Errorf("%s: %w", q, err)
+			}
+		}
+		return nil
+	}))
+	list := func(role, query string) (tags []string, next string) {
+		t.Helper()
+		status, body := w.call("GET", "/tags?"+query, f.auth[role], "")
+		var page Page[catalog.Tagged]
+		if err := json.Unmarshal([]byte(body), &page); err != nil || status != 200 || page.Items == nil {
+			t.Fatalf("%s: %s: %d %v %s", role, query, status, err, body)
+		}
+		for _, item := range page.Items {
+			if item.Image.String() != f.digest {
+				t.Errorf("%s: %+v", role, item)
+			}
+			tags = append(tags, item.Repository+":"+item.Tag)
+		}
+		return tags, page.Next
+	}
+	public, private := []string{"stranger/pub:1"}, []string{"org/app:1", "org/app:all"}
+	both := slices.Concat(private, public)
+	for role, want := range map[string][]string{
+		"anonymous": public, "stranger": public, "member": public, "reviewer": public, "robot": private, "limited": nil,
+		"reader": both, "writer": both, "admin": both, "owner": both, "sysop": both,
+	} {
+		for _, query := range []string{"vulnerability=CVE-2026-1", "package=openssl", "package=openssl&version=3.0.1&vulnerability=CVE-2026-1"} {
+			if got, _ := list(role, query); !slices.Equal(got, want) {
+				t.Errorf("%s: %s: %q, want %q", role, query, got, want)
+			}
+		}
+	}
+	for _, query := range []string{"vulnerability=CVE-2026-2", "package=openssl&version=3", "package=bash&vulnerability=CVE-2026-1"} {
+		if got, _ := list("sysop", query); got != nil {
+			t.Errorf("%s: %q", query, got)
+		}
+	}
+	var paged []string
+	for after := "0"; after != ""; {
+		some, next := list("reader", "package=openssl&limit=1&after="+after)
+		paged, after = append(paged, some...), next
+	}
+	if !slices.Equal(paged, both) {
+		t.Errorf("by pages: %q, want %q", paged, both)
+	}
+}
+
+// sizeOf is the size of a manifest.
+func (w world) sizeOf(repo, ref string) string {
+	w.Helper()
+	desc, err := w.api.Hub.StatManifest(system(w.Context()), repo, ref)
+	w.must(err)
+	return strconv.FormatInt(desc.Size, 10)
 }
 
 // A collection that was asked for is in the list, by its number.

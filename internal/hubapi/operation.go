@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"strake/internal/auth"
+	"strake/internal/catalog"
 	"strake/internal/gate"
 	"strake/internal/hub"
 	"strake/internal/scan"
@@ -119,13 +120,35 @@ func operationRoutes() []Route {
 			},
 		},
 		{
+			Method: "GET", Pattern: "/tags", Need: Anyone, Summary: "List the tags whose images have a vulnerability, or a package, as far as they were scanned",
+			Query: append([]Param{
+				{"vulnerability", "By the name that scans give it, such as CVE-2024-3094"},
+				{"package", "Its name"},
+				{"version", "Of the package"},
+			}, paging...),
+			Answer: Page[catalog.Tagged]{}, Do: listTagged,
+		},
+		{
 			Method: "GET", Pattern: "/repositories/{repository}/manifests/{reference}/scan", Need: Reader, Query: []Param{{"platform", "Of an index of images, as linux/arm64"}},
 			Summary: "Tell the packages and vulnerabilities of an image that was scanned; its secrets, to who may push", Answer: Scan{}, Do: getScan,
 		},
 	}
 }
 
+func listTagged(a API, c *Call) (any, error) {
+	q := c.URL.Query()
+	in := catalog.Contents{Vulnerability: q.Get("vulnerability"), Package: q.Get("package"), Version: q.Get("version")}
+	return numbered(c, func(offset, limit int) ([]catalog.Tagged, error) {
+		return a.Catalog.Tagged(c.Context(), in, offset, limit)
+	})
+}
+
 func listHoldings(a API, c *Call) (any, error) {
+	return numbered(c, func(offset, limit int) ([]hub.Holding, error) { return hub.Holdings(c.Context(), a.Hub, offset, limit) })
+}
+
+// numbered is a page of a list that goes on by the number of items before.
+func numbered[T any](c *Call, list func(offset, limit int) ([]T, error)) (any, error) {
 	limit, err := c.Limit()
 	if err != nil {
 		return nil, err
@@ -134,11 +157,11 @@ func listHoldings(a API, c *Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	items, err := hub.Holdings(c.Context(), a.Hub, int(after), limit+1)
+	items, err := list(int(after), limit+1)
 	if err != nil || len(items) <= limit {
-		return Page[hub.Holding]{Items: items}, err
+		return Page[T]{Items: items}, err
 	}
-	return Page[hub.Holding]{Items: items[:limit], Next: number(after + int64(limit))}, nil
+	return Page[T]{Items: items[:limit], Next: number(after + int64(limit))}, nil
 }
 
 func vulnerabilityData(a API, c *Call) (any, error) {

@@ -171,6 +171,7 @@ var expectations = map[string]expectation{
 	"POST /collections":                {class: sysops, ok: 202},
 	"GET /vulnerability-data":          {class: sysops, ok: 200},
 	"POST /vulnerability-data/refresh": {class: sysops, ok: 202},
+	"GET /tags":                        {class: open, ok: 400}, // of what, nobody said: see TestTaggedByAPI
 	"GET /repositories/{repository}/manifests/{reference}/scan": {class: reads, ok: 200, fill: []string{"reference", "1"}},
 
 	"GET /proxies":                {class: sysops, ok: 200},
