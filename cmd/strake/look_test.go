@@ -16,6 +16,7 @@ import (
 // tree as tar and a shell make it: "image" in the store "a", and the directory "root".
 func (w *world) debianImage() {
 	w.Helper()
+	usertest.NeedRoot(w, "to make device nodes")
 	w.strake("a", "import", w.debianTar(), "debian:bookworm")
 	w.write("app/Dockerfile", `FROM debian:bookworm
 RUN rm -rf /usr/share/doc/apt /etc/issue && rm -r /opt && mkdir -m 0711 /opt && ln -s ../etc/passwd /opt/users && \
@@ -34,7 +35,6 @@ RUN rm -rf /usr/share/doc/apt /etc/issue && rm -r /opt && mkdir -m 0711 /opt && 
 
 // What is read of an image without a container is what tar extracts.
 func TestLookInsideDebian(t *testing.T) {
-	usertest.NeedRoot(t, "to extract files of other users")
 	w := newWorld(t)
 	w.debianImage()
 	root := w.path("root")
@@ -54,7 +54,7 @@ func TestLookInsideDebian(t *testing.T) {
 		t.Errorf("ls-files -l:\n%s\nstat:\n%s", strings.Join(lines, "\n"), want)
 	}
 	for _, name := range []string{"/etc/os-release", "/opt/users", "/opt/same", "/bin/bash", "/var/lib/dpkg/status"} {
-		target := filepath.Join(root, w.chroot(root, "readlink", "-f", name))
+		target := filepath.Join(root, w.run("chroot", root, "readlink", "-f", name))
 		w.run("sh", "-c", `"$1" image cat image "$2" | cmp - "$3"`, "sh", w.onStore("a"), name, target)
 	}
 	w.strake("a", "image", "cp", "-a", "image:/", w.path("copied"))
@@ -96,7 +96,7 @@ func TestPackagesAsDpkg(t *testing.T) {
 	for _, p := range diff.Packages {
 		got = append(got, p.Kind+" "+p.Name+" "+p.New)
 	}
-	want := strings.Split(w.chroot(w.path("root"), "dpkg-query", "-W", "-f", `A ${Package}:${Architecture} ${Version} ${db:Status-Status}\n`), "\n")
+	want := strings.Split(w.run("chroot", w.path("root"), "dpkg-query", "-W", "-f", `A ${Package}:${Architecture} ${Version} ${db:Status-Status}\n`), "\n")
 	want = slices.DeleteFunc(want, func(line string) bool { return !strings.HasSuffix(line, " installed") })
 	for i := range want {
 		want[i] = strings.TrimSuffix(want[i], " installed")

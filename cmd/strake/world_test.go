@@ -260,6 +260,7 @@ func (w *world) dockerd() func(args ...string) string {
 func (w *world) startDockerd() string {
 	w.Helper()
 	w.need("dockerd", "docker")
+	usertest.NeedRoot(w, "to run dockerd")
 	dir := w.path("dockerd") // a socket's path has to be short
 	sock, err := os.MkdirTemp("", "d")
 	if err != nil {
@@ -350,16 +351,6 @@ func (w *world) busyboxTar() string {
 	w.write("busybox-root/etc/group", "root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n")
 	w.run("tar", "-C", root, "--owner=0", "--group=0", "-cf", out, ".")
 	return out
-}
-
-// chroot runs a program in a root directory, which a user may in a namespace of his own.
-func (w *world) chroot(root string, args ...string) string {
-	w.Helper()
-	line := append([]string{"--map-root-user", "chroot", root}, args...)
-	if os.Geteuid() == 0 {
-		return w.run("chroot", line[2:]...)
-	}
-	return w.run("unshare", line...)
 }
 
 // debianTar is a Debian minbase root file system. It is made once a machine

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"strake/internal/executor"
+	"strake/internal/usertest"
 )
 
 // testHostileRun has images that attack whoever runs them. Each attack has the number of the advisory that tells of it.
@@ -45,6 +46,7 @@ func testHostileRun(t *testing.T, b *box) {
 		}},
 		{"CVE_2022_2989", func(t *testing.T) { // the groups of the user, and no others, are set; the primary one is among them
 			// The same in other programs: CVE-2022-2990, CVE-2022-36109, CVE-2023-25173.
+			usertest.NeedIDs(t)
 			b.write(t, "etc/passwd", "u:x:10:11::/:/bin/sh\n", 0o644)
 			b.write(t, "etc/group", "g:x:11:\nmore:x:12:u\n", 0o644)
 			spec := b.spec("")
@@ -54,9 +56,10 @@ func testHostileRun(t *testing.T, b *box) {
 				t.Errorf("groups %q", got)
 			}
 		}},
-		{"CVE_2026_46680", func(t *testing.T) { testNumericUser(t, b) }},
+		{"CVE_2026_46680", func(t *testing.T) { usertest.NeedIDs(t); testNumericUser(t, b) }},
 		{"CVE_2022_24769", func(t *testing.T) { // nothing is inheritable, for root and for others
 			// The same in other programs: CVE-2022-27649, CVE-2022-27651, CVE-2022-29162.
+			usertest.NeedIDs(t)
 			for _, user := range []string{"0", "10"} {
 				spec := b.spec("")
 				spec.Args, spec.User = []string{"/bin/busybox", "grep", "-E", "Cap(Inh|Amb)", "/proc/self/status"}, user

@@ -81,6 +81,9 @@ func testIsolation(t *testing.T, b *box) {
 				continue
 			}
 		}
+		if c.name == "groups" && userns.IDs() == 1 {
+			continue // the kernel lets a user with one id set none
+		}
 		spec := b.spec(c.script)
 		spec.Isolation = c.isolation
 		if got := b.out(t, spec); got != c.want {
