@@ -67,6 +67,7 @@ After=network-online.target local-fs.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+Delegate=yes
 ExecStart=%s --root %s system start-containers
 TimeoutStopSec=90
 

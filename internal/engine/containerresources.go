@@ -16,6 +16,8 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"strake/internal/executor"
 )
 
 // cgroupRoot is where cgroups are mounted by convention.
@@ -27,18 +29,15 @@ const minMemory = 6 << 20
 // kernelLimits are the limits that the machine's cgroups have, by our names.
 type kernelLimits map[string]bool
 
-// readKernelLimits looks at the files of the cgroups, of either version, that this user can write to.
+// readKernelLimits looks at the cgroups, of either version, that this user can make.
 func readKernelLimits() kernelLimits {
 	k := kernelLimits{}
-	if text, err := os.ReadFile(cgroupRoot + "/cgroup.controllers"); err == nil { // version 2 alone
-		if unix.Access(cgroupRoot, unix.W_OK) != nil {
-			return k
-		}
+	if executor.UnifiedCgroups() {
 		of := map[string][]string{
 			"memory": {"memory", "swap", "reservation"}, "cpu": {"shares", "cfs"}, "cpuset": {"cpuset"}, "pids": {"pids"},
 			"io": {"weight", "weight device", "read bps", "write bps", "read iops", "write iops"},
 		}
-		for _, controller := range strings.Fields(string(text)) {
+		for _, controller := range executor.UnifiedControllers() {
 			for _, limit := range of[controller] {
 				k[limit] = true
 			}

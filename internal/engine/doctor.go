@@ -125,6 +125,9 @@ func limitsAbility() Ability {
 	f := Ability{Name: "limits", OK: readKernelLimits().any(), Detail: "of memory, processors and processes, and pause, by cgroups"}
 	if !f.OK {
 		f.Detail, f.Unlock = "none, and no pause: this user may make no cgroups; stats adds up processes", "root"
+		if executor.UnifiedCgroups() {
+			f.Unlock = "root, or cgroups that systemd delegates (docs/rootless.md)"
+		}
 	}
 	return f
 }

@@ -173,7 +173,7 @@ func (x *run) compile(ctx context.Context, profile *specs.LinuxSeccomp) (_ []byt
 func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (filter []byte, err error) {
 	id := x.spec.ID + ".filter"
 	if x.runc.cgroups != cgroupNone { // by which its process is found, should this one be killed
-		config.Linux.CgroupsPath = "/" + cgroupName(x.owner.dir, id)
+		config.Linux.CgroupsPath = filepath.Join("/", x.runc.place.dir, cgroupName(x.owner.dir, id))
 	}
 	if err := writeConfig(bundle, config); err != nil {
 		return nil, err
@@ -181,7 +181,7 @@ func (x *run) created(ctx context.Context, bundle string, config *specs.Spec) (f
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout) // half a container is hard to find
 	defer cancel()
 	defer func() {
-		err = errors.Join(err, x.owner.cleaned(x.destroy(ctx, id, cgroupDirs("", cgroupName(x.owner.dir, id)))))
+		err = errors.Join(err, x.owner.cleaned(x.destroy(ctx, id, cgroupDirs(x.runc.place.dir, cgroupName(x.owner.dir, id)))))
 	}()
 	// The container's process keeps the standard streams: they must not be pipes.
 	args := append(x.runtimeArgs(filepath.Join(bundle, "log"), x.runc.cgroups != cgroupNone), "create", "--bundle", bundle, id)

@@ -411,7 +411,7 @@ func (p *Process) command(args ...string) error {
 
 // oomKilled reports whether the kernel killed a process of the container for want of memory.
 func (x *run) oomKilled() bool {
-	dir := filepath.Join("/", x.spec.CgroupParent, cgroupName(x.owner.dir, x.spec.ID))
+	dir := filepath.Join(x.runc.place.inner(x.spec.CgroupParent), cgroupName(x.owner.dir, x.spec.ID))
 	for _, file := range []string{cgroupRoot + "/memory" + dir + "/memory.oom_control", cgroupRoot + dir + "/memory.events"} {
 		text, err := os.ReadFile(file)
 		if err != nil {

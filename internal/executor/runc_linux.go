@@ -36,8 +36,9 @@ type Runc struct {
 	path     string
 	stateDir string
 	isCrun   bool
-	cgroups  cgroupMode // cgroupNone where they cannot be written to
-	hybrid   bool       // cgroups are mounted in the hybrid way
+	cgroups  cgroupMode  // cgroupNone where they cannot be written to
+	place    cgroupPlace // where containers have theirs, if they are of version 2 alone
+	hybrid   bool        // cgroups are mounted in the hybrid way
 
 	mu    sync.Mutex
 	owner *owner           // made by the first Run
@@ -64,7 +65,8 @@ func NewRunc(o RuncOptions) (*Runc, error) {
 	r := &Runc{
 		path: o.Path, stateDir: o.StateDir, isCrun: strings.Contains(filepath.Base(o.Path), "crun"), filters: map[string][]byte{},
 	}
-	r.cgroups, r.hybrid = usableCgroups(), currentCgroups() == cgroupHybrid
+	r.cgroups, r.place = usableCgroups()
+	r.hybrid = currentCgroups() == cgroupHybrid
 	return r, nil
 }
 
@@ -77,19 +79,6 @@ func defaultStateDir() string {
 		return filepath.Join(dir, "strake/runc")
 	}
 	return filepath.Join(os.TempDir(), fmt.Sprintf("strake-%d/runc", userns.UID()))
-}
-
-// usableCgroups returns how cgroups are mounted, cgroupNone if they cannot be written to.
-func usableCgroups() cgroupMode {
-	mode := currentCgroups()
-	dir := cgroupRoot
-	if mode != cgroupUnified {
-		dir += "/devices"
-	}
-	if unix.Access(dir, unix.W_OK) != nil {
-		return cgroupNone
-	}
-	return mode
 }
 
 // controllersFile says which controllers cgroups of version 2 have where version 1 is mounted too.
@@ -186,6 +175,9 @@ func (r *Runc) own(ctx context.Context) (*owner, error) {
 	defer r.mu.Unlock()
 	if r.owner == nil {
 		_ = r.Reap(ctx) // no matter for this Run; the next process tries again
+		if err := r.place.settle(); err != nil {
+			return nil, err
+		}
 		own, err := newOwner(ctx, r.path, r.stateDir)
 		if err != nil {
 			return nil, err
@@ -473,7 +465,7 @@ func (x *run) cgroups() []string {
 	if x.cgroup != "" {
 		return []string{x.cgroup}
 	}
-	return cgroupDirs(x.spec.CgroupParent, cgroupName(x.owner.dir, x.spec.ID))
+	return cgroupDirs(x.runc.place.inner(x.spec.CgroupParent), cgroupName(x.owner.dir, x.spec.ID))
 }
 
 // start starts the runtime, in the container's cgroups where they are there already.

@@ -23,6 +23,9 @@ type Runc struct{}
 
 var _ Executor = (*Runc)(nil)
 
+// UnifiedControllers returns none.
+func UnifiedControllers() []string { return nil }
+
 // NewRunc fails.
 func NewRunc(RuncOptions) (*Runc, error) { return nil, errLinux }
 

@@ -199,7 +199,7 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 		})
 	}
 	if x.runc.cgroups != cgroupNone && x.cgroup == "" && x.alone == nil {
-		config.Linux.CgroupsPath = path.Join("/", s.CgroupParent, cgroupName(x.owner.dir, s.ID))
+		config.Linux.CgroupsPath = path.Join(x.runc.place.inner(s.CgroupParent), cgroupName(x.owner.dir, s.ID))
 	}
 	if x.runc.cgroups == cgroupUnified {
 		config.Linux.Namespaces = append(config.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
