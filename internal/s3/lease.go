@@ -24,6 +24,9 @@ const (
 	leaseTime = 12 * time.Second // after which a lease that is not renewed is free
 	maxLease  = 16 << 10         // bytes of a lease
 	leaseName = "lease"
+
+	takeTries = 4 // to take a lease for which another request races
+	takePause = 100 * time.Millisecond
 )
 
 // leaseBody is what a lease says.
@@ -60,7 +63,28 @@ func (s *Store) acquire(ctx context.Context, ref string, create bool) (*lease, e
 		store: s, key: s.dir(ref) + leaseName, body: leaseBody{Ref: []byte(ref), Holder: newHolder()},
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	err := fmt.Errorf("ingest %q: %w", ref, errdefs.ErrNotFound)
+	err := l.take(ctx, create)
+	for n := 1; raced(err, create); n++ {
+		if n == takeTries {
+			return nil, fmt.Errorf("ingest %q: another writer just held it: %w", ref, errdefs.ErrUnavailable)
+		}
+		select {
+		case <-time.After(takePause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		err = l.take(ctx, create)
+	}
+	if err != nil {
+		return nil, err
+	}
+	go l.renew() //nolint:contextcheck // it outlives the call
+	return l, nil
+}
+
+// take makes the lease, or takes over what is there, once.
+func (l *lease) take(ctx context.Context, create bool) error {
+	err := fmt.Errorf("ingest %q: %w", l.body.Ref, errdefs.ErrNotFound)
 	if create {
 		err = l.write(ctx, unlessThere())
 		l.created = err == nil
@@ -68,15 +92,13 @@ func (s *Store) acquire(ctx context.Context, ref string, create bool) (*lease, e
 	if isConflict(err) || errdefs.IsNotFound(err) {
 		err = l.takeOver(ctx)
 	}
-	if isConflict(err) || create && errdefs.IsNotFound(err) {
-		// Somebody was faster, to take it or to end it.
-		err = fmt.Errorf("ingest %q: another writer just held it: %w", ref, errdefs.ErrUnavailable)
-	}
-	if err != nil {
-		return nil, err
-	}
-	go l.renew() //nolint:contextcheck // it outlives the call
-	return l, nil
+	return err
+}
+
+// raced tells whether somebody was faster, to take the lease or to end it, or
+// the server has not decided yet who was.
+func raced(err error, create bool) bool {
+	return isConflict(err) || create && errdefs.IsNotFound(err)
 }
 
 // takeOver takes the lease that is there if it is free.

@@ -7,6 +7,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,6 +185,40 @@ func TestTakeOver(t *testing.T) {
 	}
 	if err := v.Commit(ctx, 0, dgst); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Commit of what is another blob: %v", err)
+	}
+}
+
+// A server that has not decided between two requests yet says so: the second
+// asks again.
+func TestUndecided(t *testing.T) {
+	bucket, err := url.Parse(conformance.S3(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := bucket.Query()
+	server, err := url.Parse(q.Get("endpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused atomic.Int32
+	forward := &httputil.ReverseProxy{Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = server.Scheme, server.Host }}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/lease") && refused.Add(1) <= 2 {
+			w.WriteHeader(http.StatusConflict)
+			_, _ = io.WriteString(w, "<Error><Code>ConditionalRequestConflict</Code></Error>") // the client may be gone
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	q.Set("endpoint", front.URL)
+	bucket.RawQuery = q.Encode()
+	w, err := open(t, bucket.String()).Writer(t.Context(), "new", content.WriterOptions{})
+	if err != nil || refused.Load() != 3 {
+		t.Fatalf("writer: %v, asked %d times", err, refused.Load())
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
