@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/term"
@@ -183,6 +184,11 @@ type terminated struct{ signal syscall.Signal }
 
 func (t terminated) Error() string { return t.signal.String() }
 
+// echoTime is how long one signal may reach the process by several ways: who
+// ends all processes of a group or a service ends the one that an ordinary
+// user's command runs in, too, and that passes the signal on.
+const echoTime = 300 * time.Millisecond
+
 // notify returns a context that the first terminating signal cancels; the next
 // one ends the process as it would have without.
 func notify(ctx context.Context) (context.Context, func()) {
@@ -195,6 +201,7 @@ func notify(ctx context.Context) (context.Context, func()) {
 			if n, ok := sig.(syscall.Signal); ok {
 				cancel(terminated{n})
 			}
+			time.Sleep(echoTime)
 		case <-ctx.Done():
 		}
 		signal.Stop(signals)
