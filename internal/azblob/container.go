@@ -51,7 +51,10 @@ func New(opts Options) (*Container, error) {
 		return nil, fmt.Errorf("the key of the account is not in base64: %w", errdefs.ErrInvalidArgument)
 	}
 	label, _, _ := strings.Cut(base.Hostname(), ".")
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableCompression: true, ResponseHeaderTimeout: time.Minute}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableCompression: true,
+		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: time.Minute, IdleConnTimeout: 90 * time.Second,
+	}
 	return &Container{
 		client: Client{
 			HTTP:  &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},

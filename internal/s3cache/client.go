@@ -53,7 +53,10 @@ func New(opts Options) (*Bucket, error) {
 	} else {
 		base.Host = opts.Name + "." + base.Host
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableCompression: true, ResponseHeaderTimeout: time.Minute}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableCompression: true,
+		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: time.Minute, IdleConnTimeout: 90 * time.Second,
+	}
 	return &Bucket{
 		opts: opts, base: *base, pause: time.Second,
 		http:   &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
@@ -85,7 +88,7 @@ func (c *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 			return nil, err
 		}
 		select {
-		case <-time.After(c.pause << (n - 1)):
+		case <-time.After(c.pause << min(n-1, 4)):
 		case <-ctx.Done():
 			return nil, errors.Join(context.Cause(ctx), err)
 		}
