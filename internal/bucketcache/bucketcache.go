@@ -10,14 +10,12 @@
 package bucketcache
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -51,13 +49,12 @@ type Cache struct {
 	opts   Options
 	bucket Bucket
 
-	mu   sync.Mutex
-	made map[digest.Digest][]byte // manifests and their lists
+	small image.Memory // manifests and their lists
 }
 
 // New makes a Cache; nothing is asked yet.
 func New(bucket Bucket, opts Options) *Cache {
-	return &Cache{opts: opts, bucket: bucket, made: map[digest.Digest][]byte{}}
+	return &Cache{opts: opts, bucket: bucket}
 }
 
 func (c *Cache) blobKey(d digest.Digest) string { return c.opts.Blobs + d.String() }
@@ -110,46 +107,30 @@ func (c *Cache) Resolve(ctx context.Context, name string) (desc ocispec.Descript
 	}
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: c.keep(c.opts.ConfigType, b), Layers: append([]ocispec.Descriptor{}, l.descriptors()...),
+		Config: c.small.Keep(c.opts.ConfigType, b), Layers: append([]ocispec.Descriptor{}, l.descriptors()...),
 	})
 	if err != nil {
 		return desc, fmt.Errorf("cache %q: %w", name, err)
 	}
-	return c.keep(ocispec.MediaTypeImageManifest, manifest), nil
-}
-
-// keep holds a manifest or a list in memory.
-func (c *Cache) keep(mediaType string, b []byte) ocispec.Descriptor {
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.made[desc.Digest] = b
-	return desc
-}
-
-func (c *Cache) kept(d digest.Digest) ([]byte, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b, ok := c.made[d]
-	return b, ok
+	return c.small.Keep(ocispec.MediaTypeImageManifest, manifest), nil
 }
 
 // Fetch implements image.Fetcher.
 func (c *Cache) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	if b, ok := c.kept(desc.Digest); ok {
-		return io.NopCloser(bytes.NewReader(b[min(offset, int64(len(b))):])), nil
+	if body, ok := c.small.Open(desc.Digest, offset); ok {
+		return body, nil
 	}
 	return c.bucket.Get(ctx, c.blobKey(desc.Digest), offset)
 }
 
-// small reports whether desc is kept in memory until it gets a name.
-func (c *Cache) small(desc ocispec.Descriptor) bool {
+// isSmall reports whether desc is kept in memory until it gets a name.
+func (c *Cache) isSmall(desc ocispec.Descriptor) bool {
 	return desc.MediaType == ocispec.MediaTypeImageManifest || desc.MediaType == c.opts.ConfigType
 }
 
 // Exists implements image.Target.
 func (c *Cache) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	if _, ok := c.kept(desc.Digest); ok || c.small(desc) {
+	if _, ok := c.small.Kept(desc.Digest); ok || c.isSmall(desc) {
 		return ok, nil
 	}
 	return c.bucket.Use(ctx, c.blobKey(desc.Digest), desc.Size)
@@ -157,39 +138,35 @@ func (c *Cache) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, erro
 
 // Push implements image.Target.
 func (c *Cache) Push(ctx context.Context, desc ocispec.Descriptor, open image.Opener) (err error) {
+	if c.isSmall(desc) {
+		return c.small.Read(ctx, desc, open, image.MaxConfigSize)
+	}
 	body, err := open(ctx, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	if !c.small(desc) {
-		return c.bucket.Put(ctx, c.blobKey(desc.Digest), desc, body)
-	}
-	b, err := io.ReadAll(io.LimitReader(body, image.MaxConfigSize))
-	if err == nil && digest.FromBytes(b) != desc.Digest {
-		err = fmt.Errorf("%s has other bytes: %w", desc.Digest, errdefs.ErrDataLoss)
-	}
-	if err == nil {
-		c.keep(desc.MediaType, b)
-	}
-	return err
+	return c.bucket.Put(ctx, c.blobKey(desc.Digest), desc, body)
 }
 
 // Tag implements image.Target: it writes the list of a manifest, under each of the names that
 // semicolons part.
 func (c *Cache) Tag(ctx context.Context, desc ocispec.Descriptor, names string) error {
-	b, ok := c.kept(desc.Digest)
+	b, ok := c.small.Kept(desc.Digest)
 	var manifest ocispec.Manifest
 	if !ok || json.Unmarshal(b, &manifest) != nil {
 		return fmt.Errorf("manifest %s: %w", desc.Digest, errdefs.ErrNotFound)
 	}
 	fields := map[string]json.RawMessage{}
-	if b, ok = c.kept(manifest.Config.Digest); !ok || json.Unmarshal(b, &fields) != nil {
+	if b, ok = c.small.Kept(manifest.Config.Digest); !ok || json.Unmarshal(b, &fields) != nil {
 		return fmt.Errorf("list %s: %w", manifest.Config.Digest, errdefs.ErrNotFound)
 	}
 	var err error
 	if fields["blobs"], err = json.Marshal(manifest.Layers); err == nil {
 		b, err = json.Marshal(fields)
+	}
+	if err == nil && len(b) > image.MaxConfigSize {
+		err = fmt.Errorf("its list is larger than %d bytes: %w", image.MaxConfigSize, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
 		return fmt.Errorf("write the cache: %w", err)

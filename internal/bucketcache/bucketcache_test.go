@@ -114,7 +114,7 @@ func TestHostileList(t *testing.T) {
 		if !errors.Is(err, is) {
 			t.Errorf("%.20q: %v, want %v", text, err, is)
 		}
-		if b, _ := c.kept(desc.Digest); is == nil && !bytes.Contains(b, []byte(`"layers":[]`)) {
+		if b, _ := c.small.Kept(desc.Digest); is == nil && !bytes.Contains(b, []byte(`"layers":[]`)) {
 			t.Errorf("%s", b)
 		}
 	}

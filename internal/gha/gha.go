@@ -20,7 +20,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -51,8 +50,7 @@ type Cache struct {
 	client  azblob.Client
 	version string
 
-	mu   sync.Mutex
-	made map[digest.Digest][]byte // manifests, which are written when they get a name
+	small image.Memory // manifests, which are written when they get a name
 }
 
 // New makes a Cache; nothing is asked yet. It fails with errdefs.ErrInvalidArgument for a
@@ -64,7 +62,7 @@ func New(opts Options) (*Cache, error) {
 	}
 	sum := sha256.Sum256([]byte("strake build cache 1"))
 	return &Cache{
-		opts: opts, base: base, client: azblob.Client{HTTP: &http.Client{}, Pause: time.Second}, version: hex.EncodeToString(sum[:]), made: map[digest.Digest][]byte{},
+		opts: opts, base: base, client: azblob.Client{HTTP: &http.Client{}, Pause: time.Second}, version: hex.EncodeToString(sum[:]),
 	}, nil
 }
 
@@ -172,29 +170,13 @@ func (c *Cache) Resolve(ctx context.Context, ref string) (desc ocispec.Descripto
 	if len(b) > maxManifest || json.Unmarshal(b, &manifest) != nil || manifest.MediaType != ocispec.MediaTypeImageManifest {
 		return desc, fmt.Errorf("cache entry %s is no manifest: %w", key, errdefs.ErrDataLoss)
 	}
-	return c.keep(manifest.MediaType, b), nil
-}
-
-// keep holds a manifest in memory.
-func (c *Cache) keep(mediaType string, b []byte) ocispec.Descriptor {
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.made[desc.Digest] = b
-	return desc
-}
-
-func (c *Cache) kept(d digest.Digest) ([]byte, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b, ok := c.made[d]
-	return b, ok
+	return c.small.Keep(manifest.MediaType, b), nil
 }
 
 // Fetch implements image.Fetcher.
 func (c *Cache) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	if b, ok := c.kept(desc.Digest); ok {
-		return io.NopCloser(bytes.NewReader(b[min(offset, int64(len(b))):])), nil
+	if body, ok := c.small.Open(desc.Digest, offset); ok {
+		return body, nil
 	}
 	address, err := c.find(ctx, blobKey(desc.Digest))
 	if err != nil {
@@ -209,7 +191,7 @@ func (c *Cache) Fetch(ctx context.Context, desc ocispec.Descriptor, offset int64
 
 // Exists implements image.Target.
 func (c *Cache) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	if _, ok := c.kept(desc.Digest); ok || desc.MediaType == ocispec.MediaTypeImageManifest {
+	if _, ok := c.small.Kept(desc.Digest); ok || desc.MediaType == ocispec.MediaTypeImageManifest {
 		return ok, nil
 	}
 	_, err := c.find(ctx, blobKey(desc.Digest))
@@ -221,21 +203,14 @@ func (c *Cache) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, erro
 
 // Push implements image.Target.
 func (c *Cache) Push(ctx context.Context, desc ocispec.Descriptor, open image.Opener) (err error) {
+	if desc.MediaType == ocispec.MediaTypeImageManifest {
+		return c.small.Read(ctx, desc, open, maxManifest)
+	}
 	body, err := open(ctx, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	if desc.MediaType == ocispec.MediaTypeImageManifest {
-		b, err := io.ReadAll(io.LimitReader(body, maxManifest))
-		if err == nil && digest.FromBytes(b) != desc.Digest {
-			err = fmt.Errorf("manifest %s has other bytes: %w", desc.Digest, errdefs.ErrDataLoss)
-		}
-		if err == nil {
-			c.keep(desc.MediaType, b)
-		}
-		return err
-	}
 	err = c.put(ctx, blobKey(desc.Digest), desc, body)
 	if errdefs.IsAlreadyExists(err) {
 		return nil
@@ -245,7 +220,7 @@ func (c *Cache) Push(ctx context.Context, desc ocispec.Descriptor, open image.Op
 
 // Tag implements image.Target.
 func (c *Cache) Tag(ctx context.Context, desc ocispec.Descriptor, ref string) error {
-	b, ok := c.kept(desc.Digest)
+	b, ok := c.small.Kept(desc.Digest)
 	if !ok {
 		return fmt.Errorf("manifest %s: %w", desc.Digest, errdefs.ErrNotFound)
 	}

@@ -249,32 +249,6 @@ func Summarize(ctx context.Context, tx *sql.Tx, images ...digest.Digest) (map[di
 	return list, nil
 }
 
-// With lists up to limit images that have a vulnerability, by its ID, after one of them.
-func With(ctx context.Context, tx *sql.Tx, id string, after digest.Digest, limit int) ([]digest.Digest, error) {
-	return digests(ctx, tx, "SELECT DISTINCT image FROM scan_findings WHERE id = $1 AND image > $2 ORDER BY image LIMIT $3", id, after.String(), int64(limit))
-}
-
-// WithPackage lists up to limit images that have a package, of one version or of any (""), after one of them.
-func WithPackage(ctx context.Context, tx *sql.Tx, name, version string, after digest.Digest, limit int) ([]digest.Digest, error) {
-	return digests(ctx, tx, `SELECT DISTINCT image FROM scan_packages WHERE name = $1 AND (version = $2 OR $2 = '') AND image > $3 ORDER BY image LIMIT $4`,
-		name, version, after.String(), int64(limit))
-}
-
-func digests(ctx context.Context, tx *sql.Tx, query string, args ...any) (list []digest.Digest, err error) {
-	err = sqldb.Each(ctx, tx, query, args, func(rows *sql.Rows) error {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return err
-		}
-		list = append(list, digest.Digest(text))
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find images: %w", err)
-	}
-	return list, nil
-}
-
 // clean takes out what PostgreSQL has no place for in a text.
 func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "?") }
 
