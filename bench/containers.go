@@ -30,7 +30,7 @@ func containersGroup() group {
 		steps: []step{
 			{
 				name: "run-host", title: "run --rm true, in the host's network", verb: "run", repeat: 5, args: run, check: noContainers,
-				goals: []goal{bareGoal(1.3), ratioGoal(2)},
+				goals: []goal{bareGoal(1.5), ratioGoal(2)},
 			}, {
 				name: "run-bridge", title: "run --rm true, with a network of its own on the default bridge", verb: "run-bridge", repeat: 3,
 				args: run, check: noContainers, goals: []goal{ratioGoal(2)},
@@ -39,7 +39,7 @@ func containersGroup() group {
 				args: run, check: noContainers, tools: managers, goals: []goal{ratioGoal(2)},
 			}, {
 				name: "at-once", title: fmt.Sprintf("%d times run --rm true at once, in the host's network", atOnce), verb: "run", args: run,
-				count: atOnce, procs: atOnce, check: noContainers, goals: []goal{bareGoal(1.3), ratioGoal(2)},
+				count: atOnce, procs: atOnce, check: noContainers, goals: []goal{bareGoal(1.5), ratioGoal(2)},
 			}, {
 				name: "idle", title: fmt.Sprintf("Start of %d containers that stay, one after the other, and the memory of what looks after each", idleContainers),
 				verb: "start", args: idle, count: idleContainers, stays: true, check: wantContainers(idleContainers),

@@ -22,7 +22,7 @@ devices:
     deviceNodes: [{path: /dev/zero-one, hostPath: /dev/loop-control, permissions: r}]
     mounts: [{hostPath: DIR/lib, containerPath: /usr/lib/zero, options: [ro, bind]}]
     env: [ONE=1]
-    hooks: [{hookName: createRuntime, path: /bin/sh, args: [sh, -c, "echo hooked >DIR/hooked"]}]
+    hooks: [{hookName: createRuntime, path: /bin/sh, args: [sh, -c, cat >DIR/hooked]}]
 - name: two
   containerEdits: {env: [TWO=2]}
 - name: free

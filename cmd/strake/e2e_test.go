@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"strake/internal/usertest"
 )
 
 // A Debian root file system becomes an image; a real application is built on
@@ -12,6 +14,10 @@ import (
 func TestDebianApplication(t *testing.T) {
 	w := newWorld(t)
 	w.strake("a", "import", "--change", `CMD ["bash"]`, w.debianTar(), "debian:bookworm")
+	if usertest.IDs(t) == 1 { // apt becomes another user to download
+		w.write("one/Dockerfile", "FROM debian:bookworm\nRUN echo 'APT::Sandbox::User \"root\";' >/etc/apt/apt.conf.d/sandbox\n")
+		w.strake("a", "build", "-t", "debian:bookworm", "one")
+	}
 	w.write("app/Dockerfile", `FROM debian:bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
 WORKDIR /srv

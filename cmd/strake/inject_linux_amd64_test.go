@@ -62,6 +62,11 @@ func injectWrapper(args []string) error {
 		unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW},
 		unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_USER_NOTIF})
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if os.Geteuid() != 0 { // who may not filter calls of programs that would gain rights
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("no new privileges: %w", err)
+		}
+	}
 	const waitKillable = 1 << 5 // so that the runtime's signals do not repeat a call
 	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|waitKillable, uintptr(unsafe.Pointer(&fprog)))

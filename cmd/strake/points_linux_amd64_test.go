@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"strake/internal/usertest"
 )
 
 // faultCase is a command that is interrupted at each of its points.
@@ -34,6 +36,9 @@ func faultPoints(t *testing.T, total int) []int {
 // -9, the one that fails with EIO, the first on a full disk. After each the store
 // is undamaged, no image is lost, and the same command succeeds.
 func TestKillPoints(t *testing.T) {
+	if usertest.IDs(t) > 1 {
+		usertest.NeedRoot(t, "to filter the calls of newuidmap")
+	}
 	w := newWorld(t)
 	w.busybox("src")
 	w.write("app/Dockerfile", "FROM busybox\nCOPY a /a\nRUN cat /a > /b\n")

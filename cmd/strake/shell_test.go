@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"strake/internal/usertest"
 )
 
 // screen is a terminal with a shell in it, whose prompt is "ready> ".
@@ -51,6 +53,7 @@ func (s *screen) restored() {
 // and secrets as the command had them, alone on the terminal, and nothing of it
 // afterwards but the step's failure.
 func TestShellOnError(t *testing.T) {
+	usertest.NeedIDs(t)
 	w := newWorld(t)
 	w.busybox("a")
 	w.write("app/Dockerfile", `FROM busybox AS other

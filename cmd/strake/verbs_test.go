@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"strake/internal/usertest"
 )
 
 // TestCopyBesidePeers copies what skopeo made, and has skopeo read what copy
@@ -93,6 +95,7 @@ func TestSearchByDocker(t *testing.T) {
 // TestPullWithoutRoom: on a disk that is too small, a pull says so and fetches
 // nothing.
 func TestPullWithoutRoom(t *testing.T) {
+	usertest.NeedRoot(t, "to mount a disk")
 	w := newWorld(t)
 	h := w.hub()
 	big := w.path("big.tar")

@@ -330,8 +330,9 @@ func writeExtents(f *os.File, extents []Extent, off int64, p []byte) error {
 	return nil
 }
 
-// describe gives a file, or a directory, its owner, attributes, mode and time,
-// in the order that none undoes another.
+// describe gives a file, or a directory, its owner, attributes, time and mode,
+// in the order that none undoes another: an ordinary user cannot reach "." of
+// a directory whose mode forbids it.
 func (x *extractor) describe(fd int, base string, n *Inode) error {
 	if !x.opts.Squash {
 		uid, gid := x.opts.owner(n)
@@ -346,12 +347,15 @@ func (x *extractor) describe(fd int, base string, n *Inode) error {
 			return fmt.Errorf("set attribute %q: %w", a.Name, err)
 		}
 	}
+	if err := setTime(fd, base, timespec(n.ModTime)); err != nil {
+		return err
+	}
 	if n.Mode&TypeMask != TypeSymlink {
 		if err := chmod(fd, base, n.Mode&0o7777); err != nil {
 			return fmt.Errorf("set mode: %w", err)
 		}
 	}
-	return setTime(fd, base, timespec(n.ModTime))
+	return nil
 }
 
 // chmod never follows a symlink, even one that has just taken the file's place.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"strake/internal/engine"
@@ -63,7 +64,7 @@ func runAttach(ctx context.Context, s *session, opts attachCommandOptions) error
 	switch {
 	case errors.Is(err, engine.ErrDetached):
 		return errors.New("read escape sequence") // docker's text
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errdefs.IsConflict(err): // docker's client says itself what is not running
 		return err
 	case err != nil:
 		return fromEngine(err)

@@ -94,6 +94,7 @@ func runDiskUsage(ctx context.Context, s *session, opts dfOptions) error {
 		rows = append(rows, usageRow{kind: "Other", total: usage.OtherFiles, size: usage.Other})
 	}
 	return listing[usageRow]{
+		docker: "*formatter.diskUsageImagesContext", // whatever the row
 		fields: []field[usageRow]{
 			{"Type", "TYPE", func(r usageRow) string { return r.kind }},
 			{"TotalCount", "TOTAL", func(r usageRow) string { return strconv.Itoa(r.total) }},

@@ -58,12 +58,15 @@ func runExec(ctx context.Context, s *session, opts execOptions) error {
 		}
 		opts.Env = append(opts.Env, e)
 	}
-	if opts.interactive && opts.Terminal && !opts.Detach && !isTerminal(s.In) {
-		return errors.New("the input device is not a TTY")
-	}
 	env, err := s.contained(ctx)
 	if err != nil {
 		return err
+	}
+	if opts.interactive && opts.Terminal && !opts.Detach && !isTerminal(s.In) {
+		if _, err := engine.FindContainer(ctx, env, opts.Ref); err != nil {
+			return fromEngine(err)
+		}
+		return errors.New("the input device is not a TTY")
 	}
 	if !opts.Detach {
 		a, err := s.attach(attachOptions{tty: opts.Terminal, stdin: opts.interactive, keys: opts.detachKeys})

@@ -102,6 +102,20 @@ func (l listing[T]) write(out io.Writer, format string, items []T) error {
 	return err
 }
 
+// validate fails where a format is no template or does not fit a record, as
+// docker's ps does before it asks for containers.
+func (l listing[T]) validate(format string) error {
+	tmpl, err := template.New("").Funcs(templateFuncs()).Parse(format)
+	if err != nil {
+		return fmt.Errorf("failed to parse template: %w", err)
+	}
+	var none T
+	if err := tmpl.Option("missingkey=error").Execute(io.Discard, l.record(none)); err != nil {
+		return fmt.Errorf("failed to execute template: %s", l.templateError(err))
+	}
+	return nil
+}
+
 // format writes items to out.
 func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 	switch format {
@@ -122,7 +136,7 @@ func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 	}
 	for _, item := range items {
 		if err := tmpl.Execute(rows, l.record(item)); err != nil {
-			return l.templateError(err)
+			return fmt.Errorf("template parsing error: %s", l.templateError(err))
 		}
 		rows.WriteByte('\n')
 	}
@@ -134,9 +148,8 @@ func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 	for _, f := range l.fields {
 		headers[f.name] = f.header
 	}
-	if err := tmpl.Funcs(headerFuncs()).Execute(tw, headers); err != nil {
-		return fmt.Errorf("template parsing error: %w", err)
-	}
+	// As in docker a header that its template does not fit ends where it fails: rows, where there are any, tell why.
+	_ = tmpl.Funcs(headerFuncs()).Execute(tw, headers)
 	fmt.Fprintln(tw)
 	if _, err := rows.WriteTo(tw); err != nil {
 		return err
@@ -145,12 +158,12 @@ func (l listing[T]) format(out *bytes.Buffer, format string, items []T) error {
 }
 
 // templateError words an error as docker does, whose records are structs.
-func (l listing[T]) templateError(err error) error {
+func (l listing[T]) templateError(err error) string {
 	text := err.Error()
 	if before, key, ok := strings.Cut(text, "map has no entry for key "); ok && l.docker != "" {
 		text = before + "can't evaluate field " + strings.Trim(key, `"`) + " in type " + l.docker
 	}
-	return fmt.Errorf("template parsing error: %s", text)
+	return text
 }
 
 // writeTable prints the default table. No template is involved: a list of

@@ -64,15 +64,18 @@ func runPs(ctx context.Context, s *session, opts psOptions) error {
 	if opts.format == "" && !opts.quiet {
 		opts.format = env.Credentials.PsFormat()
 	}
-	list.Size = opts.size || !opts.quiet && (strings.Contains(opts.format, ".Size") || opts.format == "json")
-	found, err := engine.ListContainers(ctx, env, list)
-	if err != nil {
-		return fromEngine(err)
-	}
 	table := listing[container.Summary]{
 		docker: "*formatter.ContainerContext", fields: containerFields(!opts.noTrunc),
 		columns: []string{"ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"},
 		labels:  func(c container.Summary) map[string]string { return c.Labels },
+	}
+	if err := table.validate(opts.format); err != nil {
+		return err
+	}
+	list.Size = opts.size || !opts.quiet && (strings.Contains(opts.format, ".Size") || opts.format == "json")
+	found, err := engine.ListContainers(ctx, env, list)
+	if err != nil {
+		return fromEngine(err)
 	}
 	if opts.size {
 		table.columns = append(table.columns, "Size")

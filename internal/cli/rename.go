@@ -26,15 +26,18 @@ func newRenameCommand(s *session) *cobra.Command {
 
 func runRename(ctx context.Context, s *session, ref, name string) error {
 	ref, name = strings.TrimSpace(ref), strings.TrimSpace(name)
-	if ref == "" || name == "" {
-		return errors.New("Error: Neither old nor new names may be empty")
+	switch {
+	case ref == "":
+		return errors.New("failed to rename container: invalid container name or ID: value is empty")
+	case strings.TrimPrefix(name, "/") == "":
+		return errors.New("failed to rename container: new name cannot be blank")
 	}
 	env, err := s.engine(ctx)
 	if err != nil {
 		return err
 	}
 	if err := engine.RenameContainer(ctx, env, ref, name); err != nil {
-		return fmt.Errorf("%w\nfailed to rename container named %s", fromEngine(err), ref)
+		return fmt.Errorf("failed to rename container: %w", fromEngine(err))
 	}
 	return nil
 }

@@ -57,11 +57,11 @@ func runRun(ctx context.Context, s *session, opts runOptions) (code int, err err
 		return 0, err
 	}
 	if config.OpenStdin && config.Tty && !opts.detach && !isTerminal(s.In) {
-		return 0, errors.New("the input device is not a TTY")
+		return 0, statusError{code: exitFailure, err: errors.New("the input device is not a TTY")}
 	}
 	if opts.detach {
 		if len(opts.flags.attach) > 0 {
-			return 0, errors.New("conflicting options: cannot specify both --attach and --detach")
+			return 0, statusError{code: exitFailure, err: errors.New("conflicting options: cannot specify both --attach and --detach")}
 		}
 		config.AttachStdin, config.AttachStdout, config.AttachStderr, config.StdinOnce = false, false, false, false
 	}

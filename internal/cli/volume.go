@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/moby/moby/api/types/volume"
 	"github.com/spf13/cobra"
@@ -106,15 +103,6 @@ func runVolumeList(ctx context.Context, s *session, format string, filters map[s
 	return volumeListing("Driver", "Name").write(s.Out, format, list)
 }
 
-// labelText prints labels as docker's lists do.
-func labelText(labels map[string]string) string {
-	list := make([]string, 0, len(labels))
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		list = append(list, key+"="+labels[key])
-	}
-	return strings.Join(list, ",")
-}
-
 // volumeListing prints volumes; what only a measurement tells, df does.
 func volumeListing(columns ...string) listing[volume.Volume] {
 	unknown := func(volume.Volume) string { return "N/A" }
@@ -132,7 +120,7 @@ func volumeListing(columns ...string) listing[volume.Volume] {
 			{"Name", "VOLUME NAME", func(v volume.Volume) string { return v.Name }},
 			{"Scope", "SCOPE", func(v volume.Volume) string { return v.Scope }},
 			{"Mountpoint", "MOUNTPOINT", func(v volume.Volume) string { return v.Mountpoint }},
-			{"Labels", "LABELS", func(v volume.Volume) string { return labelText(v.Labels) }},
+			{"Labels", "LABELS", func(v volume.Volume) string { return labelsText(v.Labels) }},
 			{"Links", "LINKS", ofUsage(measured, func(u *volume.UsageData) string { return fmt.Sprint(u.RefCount) })},
 			{"Size", "SIZE", ofUsage(measured, func(u *volume.UsageData) string { return bytesOf(u.Size) })},
 			{"Availability", "AVAILABILITY", unknown},

@@ -406,7 +406,7 @@ func (m *Monitor) running() (*executor.Process, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.process == nil {
-		return nil, errorText{fmt.Sprintf("Container %s is not running", m.record().ID), errdefs.ErrConflict}
+		return nil, errorText{fmt.Sprintf("container %s is not running", m.record().ID), errdefs.ErrConflict}
 	}
 	return m.process, nil
 }

@@ -303,7 +303,7 @@ func (m server) freeze(ctx context.Context, pause bool) error {
 	case !pause && !paused:
 		return errorText{fmt.Sprintf("Container %s is not paused", c.ID), errdefs.ErrConflict}
 	case pause && m.killed:
-		return errorText{fmt.Sprintf("Container %s is not running", c.ID), errdefs.ErrConflict}
+		return errorText{fmt.Sprintf("container %s is not running", c.ID), errdefs.ErrConflict}
 	case pause:
 		err = p.Pause(ctx)
 	default:

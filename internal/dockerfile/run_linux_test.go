@@ -23,6 +23,7 @@ import (
 	"strake/internal/progress"
 	"strake/internal/rootfs"
 	"strake/internal/store"
+	"strake/internal/usertest"
 )
 
 // machine is a store with one base image, and what runs commands.
@@ -217,6 +218,7 @@ RUN rm /app/out
 `
 
 func TestRun(t *testing.T) {
+	usertest.NeedIDs(t)
 	m := newMachine(t)
 	first, err := m.build(t.Context(), runSource, Options{})
 	if err != nil {

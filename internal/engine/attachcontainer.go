@@ -19,9 +19,9 @@ func AttachContainer(ctx context.Context, env *Env, opts StartOptions) (StartRes
 	case containertypes.StateRunning:
 		return attachContainer(ctx, env, c, opts)
 	case containertypes.StatePaused:
-		return conflict("You cannot attach to a paused container, unpause it first")
+		return conflict("cannot attach to a paused container, unpause it first")
 	case containertypes.StateRestarting:
-		return conflict("You cannot attach to a restarting container, wait until it is running")
+		return conflict("cannot attach to a restarting container, wait until it is running")
 	}
-	return conflict("You cannot attach to a stopped container, start it first")
+	return conflict("cannot attach to a stopped container, start it first")
 }

@@ -119,9 +119,14 @@ func commitLayer(ctx context.Context, env *Env, c *Container) (files layer.Files
 		return files, err
 	}
 	defer closing(&err, w.close)
+	changes, err := w.changes(ctx)
+	if err != nil {
+		return files, err
+	}
+	changed := slices.ContainsFunc(changes, func(c layer.Change) bool { return c.Path == mountedIn })
 	return env.Store.WriteLayer(ctx, func(out io.Writer) error {
 		tar := archive.NewWriter(out, archive.WriterOptions{})
-		diff := layer.DiffOptions{Stub: w.stub}
+		diff := layer.DiffOptions{Stub: w.stub, Skip: func(name string) bool { return name == mountedIn && !changed }}
 		if userns.IDs() == 1 {
 			diff.Owner = w.lower.Owner
 		}

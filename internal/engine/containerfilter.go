@@ -102,7 +102,13 @@ func simpleTest(name string, values []string) (containerTest, error) {
 	case "publish", "expose":
 		return matchPorts(name == "publish"), check(func(v string) error { _, err := network.ParsePortRange(v); return err })
 	case "is-task":
-		return func(_ *Container, v string) bool { return v == "false" || v == "0" }, nil // there is no swarm
+		noTask := func(_ *Container, v string) bool { return v == "false" || v == "0" } // there is no swarm
+		for _, v := range values {
+			if v != "true" && v != "1" && v != "false" && v != "0" {
+				return nil, messageError{fmt.Sprintf("invalid filter 'is-task=%v'", values), errdefs.ErrInvalidArgument}
+			}
+		}
+		return noTask, nil
 	case "isolation":
 		return func(_ *Container, v string) bool { return v == "default" || v == "" }, nil // of Windows
 	}

@@ -62,7 +62,7 @@ func mountAll(ctx context.Context, env *Env, table *container.Table, c *Containe
 		if err != nil {
 			return nil, errors.Join(err, undo())
 		}
-		spec.Mounts = append(spec.Mounts, executor.Mount{Type: "tmpfs", Source: "tmpfs", Target: target, Options: list})
+		spec.Mounts = append(spec.Mounts, executor.Mount{Type: "tmpfs", Source: "tmpfs", Target: target, Options: list, Stays: true})
 	}
 	slices.SortStableFunc(spec.Mounts, func(a, b executor.Mount) int { // outer ones first
 		return strings.Count(filepath.Clean(a.Target), "/") - strings.Count(filepath.Clean(b.Target), "/")
@@ -99,7 +99,7 @@ func (m *mounting) memory(ctx context.Context, table *container.Table, c *Contai
 
 // mount makes the source of the i-th mount.
 func (m *mounting) mount(ctx context.Context, i int, p containertypes.MountPoint, spec mounttypes.Mount) (executor.Mount, error) {
-	out := executor.Mount{Type: "bind", Source: p.Source, Target: p.Destination, Options: []string{"rbind"}}
+	out := executor.Mount{Type: "bind", Source: p.Source, Target: p.Destination, Options: []string{"rbind"}, Stays: true}
 	var err error
 	switch spec.Type {
 	case mounttypes.TypeTmpfs:
@@ -116,7 +116,7 @@ func (m *mounting) mount(ctx context.Context, i int, p containertypes.MountPoint
 			}
 		}
 		options, err = tmpfsOptions(options)
-		return executor.Mount{Type: "tmpfs", Source: "tmpfs", Target: p.Destination, Options: options}, err
+		return executor.Mount{Type: "tmpfs", Source: "tmpfs", Target: p.Destination, Options: options, Stays: true}, err
 	case mounttypes.TypeVolume:
 		out.Source, err = m.volume(ctx, i, spec)
 	case mounttypes.TypeImage:

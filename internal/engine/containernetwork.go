@@ -35,12 +35,14 @@ func joinNetworks(ctx context.Context, env *Env, table *container.Table, c *Cont
 	if mode.IsContainer() {
 		return func() error { return nil }, joinContainer(ctx, table, spec, mode.ConnectedContainer(), others)
 	}
-	// It may have been connected to others since the monitor was started.
-	now, err := table.Locked(ctx, c.ID)
-	if err != nil {
-		return nil, err
+	if !mode.IsHost() {
+		// It may have been connected to others since the monitor was started.
+		now, err := table.Locked(ctx, c.ID)
+		if err != nil {
+			return nil, err
+		}
+		c.Spec.Endpoints = now.Spec.Endpoints
 	}
-	c.Spec.Endpoints = now.Spec.Endpoints
 	m := memberOf(c)
 	closeNS := func() error { return nil }
 	if mode.IsHost() {

@@ -30,14 +30,27 @@ const minMemory = 6 << 20
 type kernelLimits map[string]bool
 
 // readKernelLimits looks at the cgroups, of either version, that this user can make.
-func readKernelLimits() kernelLimits {
+func readKernelLimits() kernelLimits { return limitsWith(executor.UnifiedControllers()) }
+
+// limitsOf are those that a container has which runs: a command elsewhere may be able to make other cgroups, or none.
+func limitsOf(c *Container) kernelLimits {
+	if c.State.Running() && c.State.Pid > 0 {
+		if controllers, ok := executor.ControllersOf(c.State.Pid); ok {
+			return limitsWith(controllers)
+		}
+	}
+	return readKernelLimits()
+}
+
+// limitsWith are the limits of cgroups with these controllers where they are of version 2 alone.
+func limitsWith(controllers []string) kernelLimits {
 	k := kernelLimits{}
 	if executor.UnifiedCgroups() {
 		of := map[string][]string{
 			"memory": {"memory", "swap", "reservation"}, "cpu": {"shares", "cfs"}, "cpuset": {"cpuset"}, "pids": {"pids"},
 			"io": {"weight", "weight device", "read bps", "write bps", "read iops", "write iops"},
 		}
-		for _, controller := range executor.UnifiedControllers() {
+		for _, controller := range controllers {
 			for _, limit := range of[controller] {
 				k[limit] = true
 			}

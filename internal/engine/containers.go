@@ -56,5 +56,5 @@ func FindContainer(ctx context.Context, env *Env, ref string) (*Container, error
 
 // notRunning is docker's error for a container that has no process.
 func notRunning(c *Container) error {
-	return messageError{"Container " + c.ID + " is not running", errdefs.ErrConflict}
+	return messageError{"container " + c.ID + " is not running", errdefs.ErrConflict}
 }

@@ -47,6 +47,9 @@ func CreateContainer(ctx context.Context, env *Env, opts CreateOptions) (id stri
 
 // createContainer makes a container. With hold, nobody else starts it as long as the lock is not closed.
 func createContainer(ctx context.Context, env *Env, opts CreateOptions, hold bool) (*Container, *os.File, error) {
+	if err := checkContainer(opts); err != nil {
+		return nil, nil, err
+	}
 	img, err := use(ctx, env, opts.Ref, opts.Platform)
 	if err != nil {
 		return nil, nil, err
@@ -89,6 +92,9 @@ func createContainer(ctx context.Context, env *Env, opts CreateOptions, hold boo
 		warn = func(string) {}
 	}
 	if err := completeHost(ctx, table, c, warn); err != nil {
+		return nil, nil, err
+	}
+	if err := checkLinks(ctx, table, c.Spec.HostConfig); err != nil {
 		return nil, nil, err
 	}
 	if err := resolveMounts(ctx, env, table, c); err != nil {

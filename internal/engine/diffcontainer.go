@@ -19,9 +19,7 @@ func DiffContainer(ctx context.Context, env *Env, ref string) (changes []contain
 		return nil, err
 	}
 	defer closing(&err, w.close)
-	// The directory of the files that are mounted is there, as docker has it, whether the image has it or not.
-	const mountedIn = "etc"
-	list, err := layer.UpperChanges(ctx, w.upper, w.lower, func(name string) bool { return name == mountedIn || w.stub(name) })
+	list, err := w.changes(ctx)
 	if err != nil {
 		return nil, err
 	}

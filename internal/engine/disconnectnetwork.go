@@ -28,10 +28,14 @@ func DisconnectNetwork(ctx context.Context, env *Env, opts DisconnectNetworkOpti
 	}
 	all := networks(env)
 	nw, err := all.Find(ctx, opts.Network)
-	if err != nil {
+	gone := errdefs.IsNotFound(err) && (opts.Force || !c.State.Running())
+	switch {
+	case gone:
+		nw.Name = opts.Network // a container that was to join it names it still
+	case err != nil:
 		return err
 	}
-	if c.State.Running() {
+	if c.State.Running() && !gone {
 		m := memberOf(c)
 		m.Namespace = namespaceOf(c)
 		before, after, err := all.Disconnect(ctx, m, nw.ID)
@@ -53,7 +57,7 @@ func DisconnectNetwork(ctx context.Context, env *Env, opts DisconnectNetworkOpti
 			}
 		}
 		if !found {
-			return messageError{fmt.Sprintf("container %s is not connected to network %s", c.ID, nw.Name), errdefs.ErrPermissionDenied}
+			return messageError{fmt.Sprintf("container %s is not connected to the network %s", c.ID, nw.Name), errdefs.ErrPermissionDenied}
 		}
 		return nil
 	})

@@ -123,6 +123,9 @@ func networksAbility() Ability {
 
 func limitsAbility() Ability {
 	f := Ability{Name: "limits", OK: readKernelLimits().any(), Detail: "of memory, processors and processes, and pause, by cgroups"}
+	if executor.MayDelegate() {
+		f.Detail = "of memory, processors and processes, by cgroups that the user's systemd gives to containers that have limits; pause of those"
+	}
 	if !f.OK {
 		f.Detail, f.Unlock = "none, and no pause: this user may make no cgroups; stats adds up processes", "root"
 		if executor.UnifiedCgroups() {

@@ -11,6 +11,7 @@ package engine
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -29,6 +30,7 @@ type Env struct {
 	Credentials *remote.Config // where Login keeps what Remote uses
 	Settings    Settings       // of Strake's own configuration file
 	Version     string         // Strake's
+	Log         *slog.Logger   // told what a process that nobody waits for cannot tell anybody else; nil drops it
 }
 
 // Image is one image of the store.

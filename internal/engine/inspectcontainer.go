@@ -8,6 +8,8 @@ import (
 	containertypes "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
+
+	"strake/internal/executor"
 )
 
 // InspectContainer describes a container as docker does, with its sizes if size is set.
@@ -31,6 +33,11 @@ func InspectContainer(ctx context.Context, env *Env, ref string, size bool) (con
 			"MergedDir": filepath.Join(dir, "rootfs"), "UpperDir": filepath.Join(dir, "upper"), "WorkDir": filepath.Join(dir, "work"),
 		}},
 	}
+	if resp.HostConfig.Runtime == "" {
+		host := *c.Spec.HostConfig
+		host.Runtime = defaultRuntime()
+		resp.HostConfig = &host
+	}
 	if resp.Mounts == nil {
 		resp.Mounts = []containertypes.MountPoint{}
 	}
@@ -45,6 +52,15 @@ func InspectContainer(ctx context.Context, env *Env, ref string, size bool) (con
 		resp.SizeRw, resp.SizeRootFs = &rw, &all
 	}
 	return resp, nil
+}
+
+// defaultRuntime is the name of the runtime of containers that name none; "" where there is none.
+func defaultRuntime() string {
+	path, err := executor.FindRuntime()
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(path)
 }
 
 // inspectState is docker's description of a state.

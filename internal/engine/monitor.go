@@ -61,7 +61,14 @@ func Monitor(ctx context.Context, env *Env) (err error) {
 	m := &container.Monitor{
 		Table: table, Container: c, Lock: lock, Runtime: runc, Release: runc.Close,
 		Prepare: func(ctx context.Context, c *Container) (container.Prepared, error) {
-			return prepareContainer(ctx, env, table, c)
+			p, err := prepareContainer(ctx, env, table, c)
+			<-runtime.ready
+			if err == nil && p.Spec.Isolation.Resources != nil {
+				if err = runc.Delegate(ctx); err != nil {
+					err = errors.Join(err, p.Undo())
+				}
+			}
+			return p, err
 		},
 	}
 	return m.Run(ctx, first)
@@ -83,7 +90,8 @@ func newWarmRuntime(ctx context.Context) *warmRuntime {
 	w.runc = runc
 	go func() {
 		defer close(w.ready)
-		_ = runc.Ready(ctx) // Start tries again, and says why not
+		_ = runc.Ready(ctx)             // Start tries again, and says why not
+		_ = runc.DelegateWhereKept(ctx) // what it is for (pause, precise figures of use) says why not
 	}()
 	return w
 }

@@ -32,6 +32,11 @@ func networks(env *Env) *network.Networks {
 			}
 			return store.WriteEvent(ctx, tx, store.Event{Type: "network", Action: action, Actor: nw.ID, Attributes: attributes})
 		},
+		Log: func(text string) {
+			if env.Log != nil {
+				env.Log.Warn(text)
+			}
+		},
 		// A container's monitor holds the lock of its directory.
 		Alive: func(_ context.Context, id string) bool {
 			held, err := flock.Held(filepath.Join(root, "containers", id), flock.Shared)

@@ -27,7 +27,7 @@ type OpenOptions struct {
 // configuration is read, before a verb needs them.
 func Open(ctx context.Context, opts OpenOptions) (*Env, error) {
 	config := &remote.Config{Dir: opts.Config}
-	env := &Env{Credentials: config, Version: opts.Version}
+	env := &Env{Credentials: config, Version: opts.Version, Log: opts.Log}
 	registries := remote.Options{Credentials: config.Get, UserAgent: "strake/" + opts.Version, Insecure: opts.Insecure, Log: opts.Log}
 	if !opts.NoStore {
 		var err error

@@ -21,7 +21,8 @@ type RunOptions struct {
 
 	// Created, when not nil, is told the ID before the process starts.
 	Created func(id string) error
-	// Launched, when not nil, is called when nothing of Env is needed any more, while the process starts.
+	// Launched, when not nil, is called when what is attached has started and nothing of Env is needed any more. The monitor has the
+	// database open then: who closes it last writes it back, and waits for the disk.
 	Launched func()
 }
 

@@ -72,14 +72,15 @@ func runMonitored(ctx context.Context, env *Env, c *Container, lock *os.File, op
 	if err != nil {
 		return StartResult{}, err
 	}
-	if opts.launched != nil {
-		opts.launched()
-	}
 	defer func() { _ = conn.Close() }() // all is said
 	if opts.Attach == nil {
 		return StartResult{}, startError(conn.AwaitStart(ctx))
 	}
-	code, err := conn.Attach(ctx, signalling(ctx, env, c, *opts.Attach))
+	streams := signalling(ctx, env, c, *opts.Attach)
+	if opts.launched != nil {
+		streams.Started = opts.launched
+	}
+	code, err := conn.Attach(ctx, streams)
 	return StartResult{ExitCode: code}, startError(err)
 }
 

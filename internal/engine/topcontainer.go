@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -25,7 +26,7 @@ func TopContainer(ctx context.Context, env *Env, ref string, args []string) (con
 	case c.State.Status == containertypes.StateRestarting:
 		return containertypes.TopResponse{}, messageError{"Container " + c.ID + " is restarting, wait until the container is running", errdefs.ErrConflict}
 	case !c.State.Running():
-		return containertypes.TopResponse{}, messageError{"container " + c.ID + " is not running", errdefs.ErrConflict}
+		return containertypes.TopResponse{}, notRunning(c)
 	}
 	pids, err := processesOf(c.State.Pid)
 	if err != nil {
@@ -38,7 +39,8 @@ func TopContainer(ctx context.Context, env *Env, ref string, args []string) (con
 	cmd := exec.CommandContext(ctx, "ps", args...)
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
-		return containertypes.TopResponse{}, messageError{fmt.Sprintf("ps: %v: %s", err, strings.TrimSpace(said.String())), errdefs.ErrInvalidArgument}
+		why, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n") // what follows is how ps is used
+		return containertypes.TopResponse{}, messageError{"ps: " + cmp.Or(why, err.Error()), errdefs.ErrInvalidArgument}
 	}
 	return parsePs(out.String(), pids)
 }

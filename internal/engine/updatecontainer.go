@@ -34,7 +34,7 @@ func UpdateContainer(ctx context.Context, env *Env, ref string, update container
 	if err := mergeResources(&merged, update.Resources); err != nil {
 		return cannot(err)
 	}
-	if err := completeResources(&merged, readKernelLimits(), warn); err != nil {
+	if err := completeResources(&merged, limitsOf(c), warn); err != nil {
 		return err
 	}
 	limits, err := linuxResources(merged)

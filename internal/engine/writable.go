@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,29 +34,35 @@ func openWritable(ctx context.Context, env *Env, c *Container) (w *writable, err
 
 func (w *writable) close() error { return w.layers.Close() }
 
-// containerStubs knows where the runtime and the configuration mount, and, while the container runs, where something is mounted.
+// mountedIn is the directory of the files that are mounted: it is there, as docker has it, whether the image has it or not.
+const mountedIn = "etc"
+
+// changes are what the container did to the files of its image.
+func (w *writable) changes(ctx context.Context) ([]layer.Change, error) {
+	return layer.UpperChanges(ctx, w.upper, w.lower, func(name string) bool { return name == mountedIn || w.stub(name) })
+}
+
+// containerStubs knows where the runtime mounts, and, while the container runs, where something is mounted; not where the configuration
+// mounts, which docker shows and keeps in images.
 func containerStubs(c *Container) func(name string) bool {
 	known := map[string]bool{
 		"dev": true, "proc": true, "sys": true, "etc/hosts": true, "etc/hostname": true, "etc/resolv.conf": true, "run/.containerenv": true,
 	}
-	add := func(target string) { known[strings.TrimPrefix(path.Clean("/"+target), "/")] = true }
+	place := func(target string) string { return strings.TrimPrefix(path.Clean("/"+target), "/") }
+	var shown []string
 	for _, m := range c.Spec.Mounts {
-		add(m.Destination)
+		shown = append(shown, place(m.Destination))
 	}
 	for target := range c.Spec.HostConfig.Tmpfs {
-		add(target)
-	}
-	for _, bind := range c.Spec.HostConfig.Binds {
-		if parts := strings.Split(bind, ":"); len(parts) > 1 {
-			add(parts[1])
-		}
+		shown = append(shown, place(target))
 	}
 	if c.State.Running() && c.State.Pid > 0 {
 		for _, target := range mountPoints(c.State.Pid) {
-			add(target)
+			if at := place(target); at != "" && !slices.Contains(shown, at) {
+				known[at] = true
+			}
 		}
 	}
-	delete(known, "")
 	return func(name string) bool { return known[name] }
 }
 

@@ -23,10 +23,13 @@ import (
 // cgroups for that long: the runtime and all its children are born there. An owner's containers share their cgroups but those of
 // devices, by which the processes of one are found; a container that Start starts has all of them to itself.
 
+// cgroupPrefix begins the names of containers' cgroups.
+const cgroupPrefix = "strake-"
+
 // cgroupName names a container's cgroup by its owner's directory and its ID, and the owner's own for the ID "". It lies at the top
 // unless asked otherwise, so that nothing is left when it is removed.
 func cgroupName(ownerDir, id string) string {
-	name := "strake-" + filepath.Base(ownerDir)
+	name := cgroupPrefix + filepath.Base(ownerDir)
 	if id != "" {
 		name += "-" + id
 	}

@@ -18,3 +18,17 @@ func TestOwnCgroup(t *testing.T) {
 		}
 	}
 }
+
+func TestContainerCgroup(t *testing.T) {
+	for text, want := range map[string]string{
+		"0::/strake-ABC-id\n": "/strake-ABC-id",
+		"0::/user.slice/a.service/strake-ABC-id/init.scope\n": "/user.slice/a.service/strake-ABC-id",
+		"0::/user.slice/a.service/strake\n":                   "",
+		"0::/../strake-ABC-id\n":                              "",
+		"0::/\n":                                              "",
+	} {
+		if got := containerCgroup(text); got != want {
+			t.Errorf("container's cgroup of %q: %q, want %q", text, got, want)
+		}
+	}
+}

@@ -144,6 +144,9 @@ func (e *execution) run(started func()) (unix.WaitStatus, error) {
 		}
 		return err
 	}, started)
+	if w, ok := e.cmd.Stderr.(*os.File); ok && err != nil {
+		_ = w.Close() // it may not have been started
+	}
 	pid := 0
 	if e.detached {
 		if err == nil {

@@ -20,7 +20,9 @@ import (
 type Executor interface {
 	// Run runs the process of spec and returns its exit code, 128 + n if signal n ended it. A container that could not be
 	// started gives a *StartError. Cancelling ctx kills every process of the container; the error is then ctx's cause. When
-	// Run returns nothing of the container is left but what its process wrote to Rootfs and Mounts. Runs may be concurrent.
+	// Run returns nothing of the container is left but what its process wrote to Rootfs and Mounts. Runs may be concurrent. A
+	// step with a limit of memory that failed after the kernel had killed a process of it for that is syscall.ENOMEM, beside
+	// the exit code.
 	Run(ctx context.Context, spec Spec) (exitCode int, err error)
 }
 
@@ -75,6 +77,7 @@ type Mount struct {
 	Source  string   // path on the host of a bind mount
 	Target  string   // absolute path in the container; made if missing
 	Options []string // as of runtime-spec: "rbind", "ro", "size=65536k"...
+	Stays   bool     // Target, made where it was missing, stays there
 }
 
 // Limit is a resource limit, as setrlimit has it; -1 is none.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,7 +23,7 @@ import (
 func (i *Isolation) apply(config *specs.Spec) error {
 	config.Process.NoNewPrivileges, config.Process.ApparmorProfile = i.NoNewPrivileges, i.AppArmor
 	config.Process.User.Umask = i.Umask
-	if i.OOMScore != 0 || isProtected() {
+	if i.OOMScore != 0 {
 		config.Process.OOMScoreAdj = &i.OOMScore
 	}
 	config.Annotations = maps.Clone(i.Annotations)
@@ -62,10 +63,21 @@ func Protect() {
 	_ = os.WriteFile(oomScoreFile, []byte(strconv.Itoa(protectedScore)), 0) // it is there
 }
 
-// isProtected reports whether what this process starts is, unless it is told otherwise.
-func isProtected() bool {
-	text, err := os.ReadFile(oomScoreFile)
-	return err == nil && strings.HasPrefix(string(text), "-")
+// unprotecting is held while this process gives its protection up.
+var unprotecting sync.Mutex
+
+// unprotected calls start, which starts a process, while this one is not protected: the other inherits that, and crun 1.8 ignores a score of 0.
+func unprotected(start func() error) (err error) {
+	unprotecting.Lock()
+	defer unprotecting.Unlock()
+	if text, err := os.ReadFile(oomScoreFile); err != nil || strings.TrimSpace(string(text)) != strconv.Itoa(protectedScore) {
+		return start()
+	}
+	if err := os.WriteFile(oomScoreFile, []byte("0"), 0); err != nil { // it is there
+		return err
+	}
+	defer Protect()
+	return start()
 }
 
 // setSysctls sets what belongs to the container's namespaces, and the domain name, for which older runtimes have no other way.

@@ -46,12 +46,13 @@ func stop(pid int) {
 
 // childrenOf returns the children of all threads of a process, those that ended and are not reaped too.
 func childrenOf(pid int) (children []int) {
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	tasks := fmt.Sprintf("/proc/%d/task", pid)
+	threads, err := os.ReadDir(tasks) // filepath.Glob would list the directory of each thread, too, whose entries the kernel then makes
 	if err != nil {
 		return nil
 	}
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
+	for _, thread := range threads {
+		text, err := os.ReadFile(filepath.Join(tasks, thread.Name(), "children"))
 		if err != nil {
 			continue // the thread has ended
 		}

@@ -101,7 +101,7 @@ func (p *Process) start() (err error) {
 	} else if err := setStreams(cmd, x.spec.Stdin, x.spec.Stdout, x.spec.Stderr); err != nil {
 		return err
 	}
-	if err := x.inside(func() error { return x.start(cmd) }); err != nil {
+	if err := x.inside(func() error { return unprotected(func() error { return x.start(cmd) }) }); err != nil {
 		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
 	}
 	received := make(chan error, 1)
@@ -159,7 +159,7 @@ func (p *Process) reap(pid int) {
 // run starts a command by start in the container's mount namespace and waits for it; started is called between, if it is not nil.
 func (p *Process) run(cmd *exec.Cmd, start func() error, started func()) error {
 	p.mu.Lock()
-	err := p.x.inside(start)
+	err := p.x.inside(func() error { return unprotected(start) })
 	if err == nil {
 		p.children[cmd.Process.Pid] = true
 	}
@@ -372,8 +372,8 @@ func SetSize(terminal *os.File, size Size) error {
 
 // Pause stops all processes of the container, Resume lets them go on. Without cgroups it fails with errdefs.ErrFailedPrecondition.
 func (p *Process) Pause(context.Context) error {
-	if p.x.runc.cgroups == cgroupNone {
-		return fmt.Errorf("pausing a container needs a cgroup, and this user may make none: %w", errdefs.ErrFailedPrecondition)
+	if err := p.x.runc.checkCgroups("pausing a container"); err != nil {
+		return err
 	}
 	return p.command("pause", p.x.spec.ID)
 }
@@ -383,6 +383,9 @@ func (p *Process) Resume(context.Context) error { return p.command("resume", p.x
 
 // Update changes the container's limits.
 func (p *Process) Update(resources *specs.LinuxResources) (err error) {
+	if err := p.x.runc.checkCgroups("changing the limits of a container that runs"); err != nil {
+		return err
+	}
 	data, err := json.Marshal(resources)
 	if err != nil {
 		return fmt.Errorf("update: %w", err)
@@ -412,15 +415,18 @@ func (p *Process) command(args ...string) error {
 // oomKilled reports whether the kernel killed a process of the container for want of memory.
 func (x *run) oomKilled() bool {
 	dir := filepath.Join(x.runc.place.inner(x.spec.CgroupParent), cgroupName(x.owner.dir, x.spec.ID))
-	for _, file := range []string{cgroupRoot + "/memory" + dir + "/memory.oom_control", cgroupRoot + dir + "/memory.events"} {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(text)) {
-			if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok && n != "0" {
-				return true
-			}
+	return countsKill(cgroupRoot+"/memory"+dir+"/memory.oom_control") || countsKill(cgroupRoot+dir+"/memory.events")
+}
+
+// countsKill reports whether a file of a cgroup, which may not be there, counts a process that the kernel killed for want of memory.
+func countsKill(file string) bool {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok && n != "0" {
+			return true
 		}
 	}
 	return false

@@ -130,10 +130,14 @@ func (r *Runc) Run(ctx context.Context, spec Spec) (int, error) {
 			run.cgroup = filepath.Join(n.devices, cgroupName(own.dir, spec.ID))
 		}
 	}
+	run.memory = watchMemory(run)
 	if err := run.inside(func() error { return run.prepare(ctx) }); err != nil {
 		return 0, errors.Join(err, run.cleanUp(ctx))
 	}
 	code, err := run.execute(ctx)
+	if run.memory != nil && run.memory.verdict(code != 0) && err == nil {
+		err = unix.ENOMEM
+	}
 	if cleanErr := run.cleanUp(ctx); cleanErr != nil {
 		err = errors.Join(err, cleanErr)
 	}
@@ -244,7 +248,8 @@ type run struct {
 	stubs  stubMaker
 	cgroup string   // made for the container, in its owner's nursery; "" = it has more than that
 	alone  *nursery // the container's own; nil = the runtime makes its cgroups
-	killed bool     // the runtime was, or failed: it may not have cleaned up
+	memory *memoryWatch
+	killed bool // the runtime was, or failed: it may not have cleaned up
 
 	process *specs.Process // as the runtime is told
 }
@@ -330,7 +335,7 @@ func (x *run) makeStubs(mounts []Mount) error {
 		if err := x.stubs.make(m.Target, isDir); err != nil && !errors.Is(err, unix.EROFS) {
 			return err
 		}
-		if x.spec.AsStep && (m.Target == "/dev" || m.Target == "/proc" || m.Target == "/sys") {
+		if m.Stays || x.spec.AsStep && (m.Target == "/dev" || m.Target == "/proc" || m.Target == "/sys") {
 			x.stubs.stubs = x.stubs.stubs[:made]
 		}
 	}
@@ -384,6 +389,9 @@ func (x *run) cleanUp(ctx context.Context) error {
 	}
 	if x.alone != nil {
 		failed = append(failed, x.owner.cleaned(x.alone.close(ctx)))
+	}
+	if x.memory != nil {
+		failed = append(failed, x.owner.cleaned(x.memory.close(ctx)))
 	}
 	return errors.Join(failed...)
 }

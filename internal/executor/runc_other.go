@@ -26,6 +26,9 @@ var _ Executor = (*Runc)(nil)
 // UnifiedControllers returns none.
 func UnifiedControllers() []string { return nil }
 
+// ControllersOf returns none.
+func ControllersOf(int) (controllers []string, ok bool) { return nil, false }
+
 // NewRunc fails.
 func NewRunc(RuncOptions) (*Runc, error) { return nil, errLinux }
 
@@ -37,3 +40,12 @@ func (*Runc) Reap(context.Context) error { return errLinux }
 
 // Close does nothing.
 func (*Runc) Close() error { return nil }
+
+// MayDelegate reports false.
+func MayDelegate() bool { return false }
+
+// Delegate fails.
+func (*Runc) Delegate(context.Context) error { return errLinux }
+
+// DelegateWhereKept fails.
+func (*Runc) DelegateWhereKept(context.Context) error { return errLinux }

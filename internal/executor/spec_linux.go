@@ -200,6 +200,9 @@ func (x *run) newConfig(a account, mounts []Mount) (*specs.Spec, error) {
 	}
 	if x.runc.cgroups != cgroupNone && x.cgroup == "" && x.alone == nil {
 		config.Linux.CgroupsPath = path.Join(x.runc.place.inner(s.CgroupParent), cgroupName(x.owner.dir, s.ID))
+		if x.memory != nil && x.memory.outer != "" {
+			config.Linux.CgroupsPath = path.Join(x.memory.outer, "step")
+		}
 	}
 	if x.runc.cgroups == cgroupUnified {
 		config.Linux.Namespaces = append(config.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})

@@ -64,10 +64,10 @@ type super struct {
 	whiteouts  bool // there are some
 }
 
-// The volume name tells whether there are whiteouts.
+// The volume name tells whether there are whiteouts. It has 16 bytes, and Linux 6.1 refuses an image where the last of them is not zero.
 const (
 	plainVolume    = "strake-layer"
-	whiteoutVolume = "strake-whiteouts" // 16 bytes at most
+	whiteoutVolume = "strake-whiteout"
 )
 
 func (s *super) devices() int {

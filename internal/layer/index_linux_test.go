@@ -47,6 +47,16 @@ func TestFSTest(t *testing.T) {
 	}
 }
 
+// TestVolumeNames: Linux 6.1 mounts no index whose volume name does not end with a zero.
+func TestVolumeNames(t *testing.T) {
+	for _, whiteouts := range []bool{false, true} {
+		s := super{whiteouts: whiteouts}
+		if name := s.encode()[superOffset+64:][:16]; name[15] != 0 {
+			t.Errorf("volume name %q", name)
+		}
+	}
+}
+
 // TestIndependentReader has another implementation of EROFS read an index. It does
 // not know the address space in which data is found; the kernel's does.
 func TestIndependentReader(t *testing.T) {

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func (l *Layer) checkSuper() error {
 		return damaged("cut short")
 	}
 	l.tarBlock = le.Uint32(sb[36:])
-	l.whiteouts = string(sb[64:80]) == whiteoutVolume
+	l.whiteouts = bytes.HasPrefix(sb[64:80], []byte(whiteoutVolume)) // indexes of before have one letter more
 	return nil
 }
 

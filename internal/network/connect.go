@@ -103,11 +103,7 @@ func (n *Networks) Disconnect(ctx context.Context, m Member, ref string) (before
 // change calls fn with the lock, the state and the namespace of a container, and makes
 // the rules follow.
 func (n *Networks) change(ctx context.Context, m Member, fn func(st *state, ns *os.File) error) (before, after Names, err error) {
-	err = n.locked(ctx, func() (err error) {
-		st, err := n.known(ctx)
-		if err != nil {
-			return err
-		}
+	err = n.locked(ctx, func(st *state) (err error) {
 		if !slices.ContainsFunc(st.sandboxes, func(b sandbox) bool { return b.id == m.ID }) {
 			return refuse(errdefs.ErrFailedPrecondition, "container %s is not running", m.ID)
 		}
@@ -116,16 +112,16 @@ func (n *Networks) change(ctx context.Context, m Member, fn func(st *state, ns *
 			return fmt.Errorf("enter network namespace: %w", err)
 		}
 		defer func() { err = errors.Join(err, ns.Close()) }()
-		if before, err = namesOf(m, st.of(m.ID), &st); err != nil {
+		if before, err = namesOf(m, st.of(m.ID), st); err != nil {
 			return err
 		}
-		if err := fn(&st, ns); err != nil {
+		if err := fn(st, ns); err != nil {
 			return err
 		}
-		if after, err = namesOf(m, st.of(m.ID), &st); err != nil {
+		if after, err = namesOf(m, st.of(m.ID), st); err != nil {
 			return err
 		}
-		return n.enforceState(st)
+		return n.enforceState(*st)
 	})
 	return before, after, err
 }
@@ -155,11 +151,7 @@ func (n *Networks) MayConnect(ctx context.Context, m Member, ref string, want *n
 
 // Rename gives a running container another name, by which others find it, too.
 func (n *Networks) Rename(ctx context.Context, id, name string) error {
-	return n.locked(ctx, func() error {
-		st, err := n.read(ctx)
-		if err != nil {
-			return err
-		}
+	return n.locked(ctx, func(st *state) error {
 		old := st.nameOf(id)
 		if old == "" {
 			return nil // it does not run

@@ -28,11 +28,7 @@ func (n *Networks) Create(ctx context.Context, req network.CreateRequest) (id st
 	if err != nil {
 		return "", err
 	}
-	err = n.locked(ctx, func() error {
-		s, err := n.known(ctx)
-		if err != nil {
-			return err
-		}
+	err = n.locked(ctx, func(s *state) error {
 		if slices.ContainsFunc(s.networks, func(o network.Network) bool { return o.Name == nw.Name }) {
 			return refuse(errdefs.ErrAlreadyExists, "network with name %s already exists", nw.Name)
 		}
@@ -194,12 +190,10 @@ func assign(nw *network.Network, want *network.IPAM, others []network.Network) e
 	return nil
 }
 
-// known is the state with the predefined networks, which are made when they lack.
-// Where they may, the caller holds the lock.
-func (n *Networks) known(ctx context.Context) (state, error) {
-	s, err := n.read(ctx)
-	if err != nil || len(s.networks) > 0 {
-		return s, err
+// predefine makes the predefined networks where they lack, under the lock.
+func (n *Networks) predefine(ctx context.Context, s *state) error {
+	if len(s.networks) > 0 {
+		return nil
 	}
 	bridge := network.Network{Name: nameBridge, Driver: driverBridge, Options: map[string]string{
 		"com.docker.network.bridge.default_bridge": "true", optionICC: "true", optionMasquerade: "true", optionHostIP: "0.0.0.0",
@@ -213,19 +207,18 @@ func (n *Networks) known(ctx context.Context) (state, error) {
 		}
 		if nw.Driver == driverBridge {
 			if err := assign(&nw, nil, nil); err != nil {
-				return s, err
+				return err
 			}
 		}
 		s.networks = append(s.networks, nw)
 	}
-	err = writing(n.opts.DB.Update(ctx, func(tx *sql.Tx) error {
+	return writing(n.opts.DB.Update(ctx, func(tx *sql.Tx) error {
 		var errs []error
 		for _, nw := range s.networks {
 			errs = append(errs, insertNetwork(ctx, tx, nw))
 		}
 		return errors.Join(errs...)
 	}))
-	return s, err
 }
 
 // moveDefault gives the default network other addresses where, since it got its own and

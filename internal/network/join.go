@@ -65,14 +65,12 @@ func (n *Networks) Join(ctx context.Context, m Member) (_ *Sandbox, err error) {
 		}
 		defer func() { err = errors.Join(err, ns.Close()) }()
 	}
-	err = n.locked(ctx, func() error {
-		// A row of an earlier life of the same container counts for nothing.
-		if err := n.forget(ctx, []string{m.ID}); err != nil {
-			return err
-		}
-		st, err := n.known(ctx)
-		if err != nil {
-			return err
+	err = n.locked(ctx, func(st *state) error {
+		if st.has(m.ID) { // of an earlier life of the same container, which counts for nothing
+			st.drop([]string{m.ID})
+			if err := n.forget(ctx, []string{m.ID}); err != nil {
+				return err
+			}
 		}
 		if err := n.join(ctx, s, st, ns); err != nil {
 			return errors.Join(err, n.forget(context.WithoutCancel(ctx), []string{m.ID}), n.enforce(context.WithoutCancel(ctx)))
@@ -86,11 +84,11 @@ func (n *Networks) Join(ctx context.Context, m Member) (_ *Sandbox, err error) {
 }
 
 // join does Join's work, under the lock.
-func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) error {
-	if err := n.moveDefault(ctx, &st); err != nil {
+func (n *Networks) join(ctx context.Context, s *Sandbox, st *state, ns *os.File) error {
+	if err := n.moveDefault(ctx, st); err != nil {
 		return err
 	}
-	list, err := newEndpoints(&st, s.member)
+	list, err := newEndpoints(st, s.member)
 	if err != nil {
 		return err
 	}
@@ -101,12 +99,12 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) 
 			return err
 		}
 		s.serve = append(s.serve, names)
-		if err := s.enterRoom(ctx, &st, list); err != nil {
+		if err := s.enterRoom(ctx, st, list); err != nil {
 			return err
 		}
 		row.dnsUDP, row.dnsTCP = names.udp, names.tcp
 	}
-	via, out := gateway(list, &st)
+	via, out := gateway(list, st)
 	if out {
 		var served []service
 		row.ports, served, err = n.publish(ctx, s.member, st.byID(via.network), st.sandboxes)
@@ -128,11 +126,11 @@ func (n *Networks) join(ctx context.Context, s *Sandbox, st state, ns *os.File) 
 	}
 	st.sandboxes, st.endpoints = append(st.sandboxes, row), append(st.endpoints, list...)
 	if ns != nil {
-		if err := n.wire(&st, list, ns, row); err != nil {
+		if err := n.wire(st, list, ns, row); err != nil {
 			return err
 		}
 	}
-	s.Names, err = namesOf(s.member, list, &st)
+	s.Names, err = namesOf(s.member, list, st)
 	return err
 }
 
@@ -340,12 +338,8 @@ func freeInterface(have []endpoint) string {
 // with the namespace.
 func (s *Sandbox) Close(ctx context.Context) error {
 	err := s.stop()
-	return errors.Join(err, s.networks.locked(ctx, func() error {
-		st, readErr := s.networks.read(ctx)
-		if readErr != nil {
-			return readErr
-		}
-		s.networks.forgetFlows(&st, s.id)
+	return errors.Join(err, s.networks.locked(ctx, func(st *state) error {
+		s.networks.forgetFlows(st, s.id)
 		err := s.networks.note(ctx, func(tx *sql.Tx) error {
 			errs := []error{forgetOne(ctx, tx, s.id)}
 			for _, e := range st.of(s.id) {
@@ -358,7 +352,8 @@ func (s *Sandbox) Close(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return s.networks.enforce(ctx)
+		st.drop([]string{s.id})
+		return s.networks.enforceState(*st)
 	}))
 }
 

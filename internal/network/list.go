@@ -46,10 +46,7 @@ func (n *Networks) current(ctx context.Context) (s state, err error) {
 	if err != nil || len(s.networks) > 0 {
 		return s, err
 	}
-	err = n.locked(ctx, func() error {
-		s, err = n.known(ctx)
-		return err
-	})
+	err = n.locked(ctx, func(st *state) error { s = *st; return nil })
 	return s, err
 }
 

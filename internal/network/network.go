@@ -123,9 +123,9 @@ func refuse(kind error, format string, args ...any) error {
 	return refusal{kind, fmt.Sprintf(format, args...)}
 }
 
-// locked calls fn with the lock of the store's networks, the rows of dead containers
-// dropped before.
-func (n *Networks) locked(ctx context.Context, fn func() error) (err error) {
+// locked calls fn with the lock of the store's networks and all rows, those of dead containers
+// dropped before and the predefined networks made.
+func (n *Networks) locked(ctx context.Context, fn func(st *state) error) (err error) {
 	f, err := os.OpenFile(filepath.Join(n.opts.Root, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("lock networks: %w", err)
@@ -134,43 +134,47 @@ func (n *Networks) locked(ctx context.Context, fn func() error) (err error) {
 	if err := flock.Wait(ctx, f, flock.Exclusive); err != nil {
 		return fmt.Errorf("lock networks: %w", err)
 	}
-	if err := n.reap(ctx); err != nil {
+	st, err := n.read(ctx)
+	if err != nil {
 		return err
 	}
-	return fn()
+	if err := n.reap(ctx, &st); err != nil {
+		return err
+	}
+	if err := n.predefine(ctx, &st); err != nil {
+		return err
+	}
+	return fn(&st)
 }
 
 // Reap drops what containers have left behind that died with nobody to clean up. It
 // writes nothing where there is nothing to drop.
 func (n *Networks) Reap(ctx context.Context) error {
-	dead, err := n.dead(ctx)
-	if err != nil || len(dead) == 0 {
+	all, err := n.sandboxes(ctx)
+	if err != nil || len(n.dead(ctx, all)) == 0 {
 		return err
 	}
-	return n.locked(ctx, func() error { return n.enforce(ctx) })
+	return n.locked(ctx, func(st *state) error { return n.enforceState(*st) })
 }
 
-// reap drops the rows of dead containers, under the lock.
-func (n *Networks) reap(ctx context.Context) error {
-	dead, err := n.dead(ctx)
-	if err != nil || len(dead) == 0 {
-		return err
+// reap drops the rows of dead containers, also from st, under the lock.
+func (n *Networks) reap(ctx context.Context, st *state) error {
+	dead := n.dead(ctx, st.sandboxes)
+	if len(dead) == 0 {
+		return nil
 	}
+	st.drop(dead)
 	return n.forget(ctx, dead)
 }
 
-// dead lists the sandboxes whose containers are dead.
-func (n *Networks) dead(ctx context.Context) (ids []string, err error) {
-	all, err := n.sandboxes(ctx)
-	if err != nil {
-		return nil, err
-	}
+// dead lists those of the sandboxes whose containers are dead.
+func (n *Networks) dead(ctx context.Context, all []sandbox) (ids []string) {
 	for _, s := range all {
 		if !n.opts.Alive(ctx, s.id) {
 			ids = append(ids, s.id)
 		}
 	}
-	return ids, nil
+	return ids
 }
 
 // newID returns a new ID of a network or an endpoint.

@@ -14,11 +14,7 @@ import (
 // Remove removes a network that no running container is attached to, and returns
 // which it was.
 func (n *Networks) Remove(ctx context.Context, ref string) (removed network.Network, err error) {
-	err = n.locked(ctx, func() error {
-		s, err := n.known(ctx)
-		if err != nil {
-			return err
-		}
+	err = n.locked(ctx, func(s *state) error {
 		nw, err := s.find(ref)
 		if err != nil {
 			return err
@@ -38,11 +34,7 @@ func (n *Networks) Remove(ctx context.Context, ref string) (removed network.Netw
 
 // Prune removes the networks without endpoints that match accepts, and returns them.
 func (n *Networks) Prune(ctx context.Context, match func(network.Network) bool) (removed []network.Network, err error) {
-	err = n.locked(ctx, func() error {
-		s, err := n.known(ctx)
-		if err != nil {
-			return err
-		}
+	err = n.locked(ctx, func(s *state) error {
 		for _, nw := range s.networks {
 			if !predefined(nw) && len(s.active(nw.ID)) == 0 && match(nw) {
 				removed = append(removed, nw)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -138,13 +137,8 @@ func (s *Sandbox) leaveLost(ctx context.Context, st *state) error {
 		return nil
 	}
 	n.opts.Log(fmt.Sprintf("the keeper of the networks was killed, and these containers have none until they are restarted: %s", strings.Join(names, ", ")))
-	if err := n.forget(ctx, ids); err != nil {
-		return err
-	}
-	lost := func(id string) bool { return slices.Contains(ids, id) }
-	st.sandboxes = slices.DeleteFunc(st.sandboxes, func(o sandbox) bool { return lost(o.id) })
-	st.endpoints = slices.DeleteFunc(st.endpoints, func(e endpoint) bool { return lost(e.container) })
-	return nil
+	st.drop(ids)
+	return n.forget(ctx, ids)
 }
 
 // startKeeper makes a room and starts its keeper, which is ready then.

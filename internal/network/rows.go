@@ -55,6 +55,18 @@ func (s *state) of(container string) []endpoint {
 	return list
 }
 
+// has reports whether there is a row of a container.
+func (s *state) has(container string) bool {
+	return slices.ContainsFunc(s.sandboxes, func(o sandbox) bool { return o.id == container }) ||
+		slices.ContainsFunc(s.endpoints, func(e endpoint) bool { return e.container == container })
+}
+
+// drop removes the rows of containers.
+func (s *state) drop(containers []string) {
+	s.sandboxes = slices.DeleteFunc(s.sandboxes, func(o sandbox) bool { return slices.Contains(containers, o.id) })
+	s.endpoints = slices.DeleteFunc(s.endpoints, func(e endpoint) bool { return slices.Contains(containers, e.container) })
+}
+
 // rows reads and writes the tables.
 type rows struct{ db *sqldb.DB }
 

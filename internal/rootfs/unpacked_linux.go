@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -62,7 +63,11 @@ func (u *Unpacked) Mount(ctx context.Context, o MountOptions) (*Mounted, error) 
 
 // lowers returns the directories of a chain, the top one first, and gives m the locks that keep them there.
 func (u *Unpacked) lowers(ctx context.Context, m *Mounted, chain []layer.Files) (lower []string, err error) {
-	layers, err := layer.OpenChain(chain)
+	names := slices.Clone(chain) // what is in the layers, which needs no open files
+	for i := range names {
+		names[i].Tar, names[i].Side = "", ""
+	}
+	layers, err := layer.OpenChain(names)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +103,7 @@ func statOf(fsys fs.ReadLinkFS, name string) (*layer.Stat, error) {
 	return st, nil
 }
 
-// use returns the directory of a chain's top layer and a lock that keeps it there. Of the open layers the last is the top one.
+// use returns the directory of a chain's top layer and a lock that keeps it there. Of the layers, open for their names, the last is the top one.
 func (u *Unpacked) use(ctx context.Context, chain []layer.Files, layers []*layer.Layer) (string, *os.File, error) {
 	for {
 		tree, err := u.unpack(ctx, chain, layers)
@@ -147,15 +152,15 @@ func (u *Unpacked) unpack(ctx context.Context, chain []layer.Files, layers []*la
 		if lock == nil {
 			continue // finished or given up by another process
 		}
-		if err := u.extract(ctx, layers, lock, partial, final); err != nil {
+		if err := u.extract(ctx, chain[len(chain)-1], layers, lock, partial, final); err != nil {
 			return "", errors.Join(err, os.RemoveAll(partial), lock.Close())
 		}
 		return final, lock.Close()
 	}
 }
 
-// extract fills the directory partial, which lock locks, and gives it its final name when it is whole and on disk.
-func (u *Unpacked) extract(ctx context.Context, layers []*layer.Layer, lock *os.File, partial, final string) error {
+// extract fills the directory partial, which lock locks, with the top layer and gives it its final name when it is whole and on disk.
+func (u *Unpacked) extract(ctx context.Context, top layer.Files, layers []*layer.Layer, lock *os.File, partial, final string) error {
 	left, err := os.ReadDir(partial)
 	if err != nil {
 		return err
@@ -168,7 +173,7 @@ func (u *Unpacked) extract(ctx context.Context, layers []*layer.Layer, lock *os.
 	if err := os.Chmod(partial, 0o755); err != nil { //nolint:gosec // the root of an image, in a directory that is closed
 		return err
 	}
-	if err := Extract(ctx, layers[len(layers)-1].Files(), partial); err != nil {
+	if err := Extract(ctx, top, partial); err != nil {
 		return err
 	}
 	if err := overlayMarks(ctx, layers, partial); err != nil {

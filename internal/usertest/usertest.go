@@ -63,10 +63,23 @@ func NeedRoot(t testing.TB, what string) {
 	}
 }
 
+// IDs returns how many user ids a program has that a test starts; 0 is all of them, root's.
+func IDs(t testing.TB) int {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return userns.IDs()
+	}
+	plan, err := userns.NewPlan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan.IDs()
+}
+
 // NeedIDs skips a test that gives files to several users where the user has one id.
 func NeedIDs(t testing.TB) {
 	t.Helper()
-	if userns.IDs() == 1 {
+	if IDs(t) == 1 {
 		t.Skip("needs ids beside the user's own")
 	}
 }

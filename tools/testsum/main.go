@@ -211,7 +211,7 @@ func (s *summary) skip(n name) {
 	s.skipped++
 	reason := ""
 	for _, line := range s.output[n] {
-		if m := logLine.FindStringSubmatch(line); m != nil {
+		if m := logLine.FindStringSubmatch(line); m != nil && !strings.HasPrefix(m[1], "WORK=") { // testscript's log follows its reason
 			reason = strings.TrimSpace(m[1])
 		}
 	}
