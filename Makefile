@@ -23,16 +23,22 @@ TIMEOUT ?= 45m
 # The packages with a test file that matches a pattern, as ./internal/...
 testing = $(shell grep -rlE --include='*_test.go' '$(1)' internal cmd tools | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help quickstart build runtime packages test test-user test-vm race lint generate fuzz bench bench-hub golden docs check soak conformance clean
+.PHONY: help quickstart build programs runtime packages test test-user test-vm race lint generate fuzz bench bench-hub golden docs check soak conformance clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-quickstart: build ## Build, make a base image, build, run, push, pull and run examples/hello
+quickstart: programs ## Build, make a base image, build, run, push, pull and run examples/hello
 	@examples/quickstart.sh
 
-build: runtime ## Build static bin/strake, bin/strake-bake and bin/strake-hub (and bin/runc where no runtime is in PATH)
+build: programs bin/strake-policy ## Build static bin/strake, bin/strake-bake, bin/strake-policy and bin/strake-hub (and bin/runc where no runtime is in PATH)
+
+programs: runtime
 	@for name in strake strake-bake strake-hub; do $(GOBUILD) -o bin/$$name ./cmd/$$name; done
+
+bin/strake-policy: $(wildcard cmd/strake-policy/*) $(wildcard internal/sourcepolicy/*.go) # A module of its own, of a hundred others
+	@cd cmd/strake-policy && $(GOBUILD) -o ../../$@ .
+	@touch $@
 
 runtime: # An OCI runtime: the system's, or one that is built from the pinned version
 	@command -v runc >/dev/null || command -v crun >/dev/null || [ -x bin/runc ] || tools/runc/build bin/runc
@@ -67,9 +73,11 @@ conformance: packages bin/buildkitd bin/buildx bin/versitygw $(AZURITE) bin/clie
 	@STRAKE_BUILDKIT=$(CURDIR)/bin go test -count=1 -timeout 2h $(call testing,"strake/internal/conformance")
 	@STRAKE_CLIENTS=$(CURDIR)/bin/clients go test -count=1 -run '^TestBuiltClients$$' -v ./cmd/strake-hub
 	@STRAKE_BUILDX=$(CURDIR)/bin/buildx go test -count=1 -run '^TestBuildxPrints$$' -v ./cmd/strake-bake
+	@cd cmd/strake-policy && go test -count=1 -v ./...
 
 lint: bin/golangci-lint ## Check style with the pinned golangci-lint
 	@bin/golangci-lint run ./...
+	@cd cmd/strake-policy && ../../bin/golangci-lint run ./...
 
 bin/golangci-lint: tools/lint/go.mod
 	@cd tools/lint && go build -trimpath -ldflags '-s -w' -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

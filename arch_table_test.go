@@ -19,7 +19,7 @@ type place struct {
 }
 
 // all is every package of the layers 1 to 4 that the command line is made of.
-const all = "archive attest azblob bucketcache build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs s3cache scan scandb secret sign sqldb sshagent store userns vuln volume"
+const all = "archive attest azblob bake bucketcache build container content dockerfile executor flock gha image layer layout mount network progress reference registry remote rootfs s3cache scan scandb secret sign sourcepolicy sqldb sshagent store userns vuln volume"
 
 // packages is the package table of ARCHITECTURE.md: the packages in internal/.
 var packages = map[string]place{
@@ -36,25 +36,28 @@ var packages = map[string]place{
 	"progress":  {1, ""},
 	"reference": {1, ""},
 	"userns":    {1, "flock"},
+	"systemd":   {1, ""},
 	"fault":     {1, ""},
 	"seal":      {1, ""},
 	"bake":      {1, ""},
 	"azblob":    {1, ""},
 	"s3cache":   {1, ""},
 
+	"sourcepolicy": {1, ""},
+
 	"layer":       {2, "archive"},
 	"bucketcache": {2, "image"},
 	"s3":          {2, "content"},
 	"pgdb":        {2, "sqldb"},
 	"jobs":        {2, "sqldb"},
-	"executor":    {2, "flock mount userns"},
+	"executor":    {2, "flock mount systemd userns"},
 	"gha":         {2, "azblob image"},
 	"layout":      {2, "archive content image reference"},
 	"remote":      {2, "address image reference registry"},
 
 	"rootfs":    {3, "archive flock layer mount userns"},
 	"store":     {3, "archive content flock image layer reference sqldb userns"},
-	"build":     {3, "address archive content executor image layer progress rootfs secret userns"},
+	"build":     {3, "address archive content executor image layer progress rootfs secret sourcepolicy userns"},
 	"container": {3, "executor flock layer rootfs sqldb"},
 	"network":   {3, "flock sqldb userns"},
 	"volume":    {3, "archive flock layer mount sqldb userns"},
@@ -131,6 +134,10 @@ var importers = map[string]string{
 	"github.com/go-jose/go-jose/v4": "gate",
 	"github.com/minio/minio-go/v7":  "s3",
 	"github.com/aws/aws-sdk-go-v2":  "s3cache",
+
+	"github.com/aws/aws-sdk-go-v2/credentials": "s3cache",
+
+	"github.com/containerd/stargz-snapshotter/estargz": "archive",
 
 	"github.com/docker/buildx":              "bakefile",
 	"github.com/hashicorp/hcl/v2":           "bakefile",

@@ -11,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"strake/internal/cli"
+	"strake/internal/conformance"
 )
 
 var update = flag.Bool("update", false, "rewrite what the scripts expect")
@@ -71,5 +72,12 @@ func TestBuildxPrints(t *testing.T) {
 
 // TestBuilds: targets are built.
 func TestBuilds(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/build", Setup: setup, UpdateScripts: *update})
+	testscript.Run(t, testscript.Params{Dir: "testdata/build", Setup: setup, UpdateScripts: *update, Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		"serve": conformance.ServeFiles,
+	}})
+}
+
+// TestPolicies: what needs the program that evaluates policies.
+func TestPolicies(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/policy", Setup: conformance.WithPolicies(t, setup)})
 }

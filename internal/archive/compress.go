@@ -37,6 +37,8 @@ const (
 	chunksHeld = 4         // of them, at most, ahead of the reader
 )
 
+const gzipLevel = 4 // where none is given
+
 // Detect tells a stream's compression by its first bytes, of which it needs 6.
 func Detect(head []byte) Compression {
 	switch {
@@ -325,7 +327,7 @@ func Compress(w io.Writer, c Compression, level int) (io.WriteCloser, error) {
 		return nopWriteCloser{w}, nil
 	case Gzip:
 		if level == 0 {
-			level = 4
+			level = gzipLevel
 		}
 		z, err := pgzip.NewWriterLevel(w, level)
 		if err == nil {

@@ -35,6 +35,8 @@ const (
 	TypeProvenance = "https://slsa.dev/provenance/v1"
 	TypeSPDX       = "https://spdx.dev/Document"
 
+	typeProvenance02 = "https://slsa.dev/provenance/v0.2"
+
 	typeManifest    = "application/vnd.docker.attestation.manifest.v1+json"
 	statementFormat = "https://in-toto.io/Statement/v1"
 	predicateKey    = "in-toto.io/predicate-type"

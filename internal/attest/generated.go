@@ -21,11 +21,19 @@ const (
 // Generated reads the statements that a generator of SBOMs wrote: every file of a
 // directory is one, of TypeSPDX. That of core, named core.spdx.json or alike, comes
 // first, the others in the order of their names. Nothing is believed of the files:
-// what is no regular file, too large or no statement fails.
+// what is no regular file, too large or no statement fails, and so does a directory that is none.
+// One that is not there has no statements.
 func Generated(files fs.FS, dir, core string) ([]Predicate, error) {
-	entries, err := fs.ReadDir(files, dir)
+	info, err := fs.Lstat(files, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("the generator's /%s is no directory", dir)
+	}
+	var entries []fs.DirEntry
+	if err == nil {
+		entries, err = fs.ReadDir(files, dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read what the generator wrote: %w", err)

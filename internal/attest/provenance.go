@@ -99,6 +99,7 @@ type ProvenanceOptions struct {
 	Full         bool   // build arguments, labels, the Dockerfile; else none of them
 	BuilderID    string // a URI
 	Reproducible bool   // the user says that the build is
+	SLSA02       bool   // in SLSA's version 0.2; else 1
 }
 
 type predicate struct {
@@ -119,11 +120,13 @@ type predicate struct {
 		ResolvedDependencies []dependency `json:"resolvedDependencies,omitempty"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
-		Builder struct {
-			ID string `json:"id"`
-		} `json:"builder"`
+		Builder  builder  `json:"builder"`
 		Metadata metadata `json:"metadata"`
 	} `json:"runDetails"`
+}
+
+type builder struct {
+	ID string `json:"id"`
 }
 
 type request struct {
@@ -144,18 +147,20 @@ type dependency struct {
 }
 
 type metadata struct {
-	InvocationID string    `json:"invocationId"`
-	StartedOn    time.Time `json:"startedOn"`
-	FinishedOn   time.Time `json:"finishedOn"`
-	BuildKit     struct {
-		Source *source `json:"source,omitempty"`
-	} `json:"buildkit_metadata"`
-	Hermetic     bool `json:"buildkit_hermetic,omitempty"`
+	InvocationID string           `json:"invocationId"`
+	StartedOn    time.Time        `json:"startedOn"`
+	FinishedOn   time.Time        `json:"finishedOn"`
+	BuildKit     buildKitMetadata `json:"buildkit_metadata"`
+	Hermetic     bool             `json:"buildkit_hermetic,omitempty"`
 	Completeness struct {
 		Request              bool `json:"request"`
 		ResolvedDependencies bool `json:"resolvedDependencies"`
 	} `json:"buildkit_completeness"`
 	Reproducible bool `json:"buildkit_reproducible,omitempty"`
+}
+
+type buildKitMetadata struct {
+	Source *source `json:"source,omitempty"`
 }
 
 type source struct {
@@ -168,9 +173,22 @@ type sourceInfo struct {
 	Data     []byte `json:"data"`
 }
 
-// Provenance makes SLSA's predicate (version 1) of a build.
+// Provenance makes SLSA's predicate of a build.
 func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
-	var p predicate
+	p := newPredicate(b, opts)
+	said, kind := any(p), TypeProvenance
+	if opts.SLSA02 {
+		said, kind = p.in02(), typeProvenance02
+	}
+	out, err := json.Marshal(said)
+	if err != nil {
+		return Predicate{}, fmt.Errorf("provenance: %w", err)
+	}
+	return Predicate{Type: kind, JSON: out}, nil
+}
+
+func newPredicate(b Build, opts ProvenanceOptions) *predicate {
+	p := &predicate{}
 	def, meta := &p.BuildDefinition, &p.RunDetails.Metadata
 	def.BuildType = buildType
 	def.ExternalParameters.ConfigSource.Path = b.Dockerfile
@@ -208,11 +226,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 	p.RunDetails.Builder.ID = opts.BuilderID
 	meta.InvocationID, meta.StartedOn, meta.FinishedOn = b.Invocation, b.Started.UTC(), b.Finished.UTC()
 	meta.Reproducible = opts.Reproducible
-	out, err := json.Marshal(p)
-	if err != nil {
-		return Predicate{}, fmt.Errorf("provenance: %w", err)
-	}
-	return Predicate{Type: TypeProvenance, JSON: out}, nil
+	return p
 }
 
 // addRequest adds what the user asked for, without secrets.

@@ -38,6 +38,8 @@ type Request struct {
 	FileRelative bool              // paths are relative to the file, not to the working directory
 	Vars         map[string]string // before those of the environment
 	Builtin      map[string]string // that no file changes
+	Origin       string            // the repository or archive that the paths are in; "": this machine
+	Foreign      bool              // files are another's: those of compose read no further files here
 
 	List    bool     // no target is resolved
 	Targets []string // names or patterns of targets and groups
@@ -93,7 +95,8 @@ type Target struct {
 	Description string
 	Linked      bool // it is only a context of others
 
-	Context    string // a directory or an address
+	Origin     string // as in the request
+	Context    string // a directory, an address, or a directory of Origin: OriginScheme and its path
 	Dockerfile string // likewise; a relative one is in the context or below the working directory
 	Inline     string // the Dockerfile itself
 	Contexts   map[string]string
@@ -123,27 +126,34 @@ type Target struct {
 	Entitlements     []string
 	Resources        []string
 
-	Call   string
-	Policy bool // one is asked for
+	Call string
+
+	Policies []string
 
 	Define json.RawMessage // as in Answer.Print
 }
 
-// defaultFiles are looked for where no file is named, and all that are there are read.
-var defaultFiles = []string{
+// Here begins a path that is of the working directory, wherever the files are from.
+const Here = "cwd://"
+
+// OriginScheme begins a context that is a directory of Target.Origin: origin:DIR.
+const OriginScheme = "origin:"
+
+// DefaultFiles are looked for where no file is named, and all that are there are read.
+var DefaultFiles = []string{
 	"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml",
 	"docker-bake.json", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.override.hcl",
 }
 
-// maxFile bounds a bake file, in bytes.
-const maxFile = 16 << 20
+// MaxFile bounds a bake file, in bytes.
+const MaxFile = 16 << 20
 
-// ReadFiles reads the files of these names, or those of defaultFiles that are there. The
+// ReadFiles reads the files of these names, or those of DefaultFiles that are there. The
 // name - is standard input.
 func ReadFiles(names []string, stdin io.Reader) (files []File, err error) {
 	implied := len(names) == 0
 	if implied {
-		names = defaultFiles
+		names = DefaultFiles
 	}
 	for _, name := range names {
 		f := File{Name: name}
@@ -173,9 +183,9 @@ func readFile(name string) (b []byte, err error) {
 }
 
 func readAll(r io.Reader, name string) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+	b, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
+	if err == nil && len(b) > MaxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", name, MaxFile)
 	}
 	return b, err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -62,8 +63,8 @@ type Wants struct {
 	files       int // how many of them are of files
 }
 
-// Missing looks for what is not granted.
-func (p *Privileges) Missing(a Answer) (Wants, error) {
+// Missing looks for what is not granted. Remote says that the files are another's.
+func (p *Privileges) Missing(a Answer, remote bool) (Wants, error) {
 	var w Wants
 	need := Privileges{devices: map[string]bool{}, read: map[string]bool{}, write: map[string]bool{}}
 	for _, t := range a.Targets {
@@ -88,7 +89,11 @@ func (p *Privileges) Missing(a Answer) (Wants, error) {
 	if need.deletes && !p.deletes {
 		ask("Deleting stale files from local output destinations", "buildx.local.delete")
 	}
-	if fsChecks() {
+	checks, err := fsChecks(remote)
+	if err != nil {
+		return w, err
+	}
+	if checks {
 		before := len(w.Allow)
 		if need.ssh && !p.ssh {
 			ask("Forwarding default SSH agent socket", "ssh")
@@ -101,10 +106,22 @@ func (p *Privileges) Missing(a Answer) (Wants, error) {
 	return w, nil
 }
 
-// fsChecks reports whether paths are looked at.
-func fsChecks() bool {
-	v := strings.ToLower(os.Getenv("BUILDX_BAKE_ENTITLEMENTS_FS"))
-	return v != "0" && v != "f" && v != "false"
+// fsChecks reports whether paths are looked at. Of the two variables that say so, the first is for the files of others alone.
+func fsChecks(remote bool) (checks bool, err error) {
+	checks = true
+	for _, name := range []string{"BAKE_ALLOW_REMOTE_FS_ACCESS", "BUILDX_BAKE_ENTITLEMENTS_FS"} {
+		allow := name == "BAKE_ALLOW_REMOTE_FS_ACCESS"
+		value := os.Getenv(name)
+		if value == "" || allow && !remote {
+			continue
+		}
+		on, err := strconv.ParseBool(value)
+		if err != nil {
+			return false, fmt.Errorf("failed to parse %s value %q: %w", name, value, err)
+		}
+		checks = on != allow
+	}
+	return checks, nil
 }
 
 // OfFiles reports whether any is about paths.
@@ -171,7 +188,7 @@ func (p *Privileges) add(t Target) {
 		if strings.HasPrefix(path, "oci-layout://") {
 			path, _, _ = strings.Cut(strings.TrimPrefix(path, "oci-layout://"), "@")
 			path, _, _ = strings.Cut(path, ":")
-		} else if strings.Contains(path, "://") || strings.HasPrefix(path, "target:") || strings.HasPrefix(path, "docker-image:") || t.remote(path) {
+		} else if strings.Contains(path, "://") || strings.HasPrefix(path, "target:") || strings.HasPrefix(path, "docker-image:") || strings.HasPrefix(path, OriginScheme) && t.Origin != "" || t.remote(path) {
 			continue
 		}
 		p.read[path] = true

@@ -15,6 +15,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -61,11 +62,11 @@ func answer(req bake.Request) (a bake.Answer, err error) {
 	for _, name := range slices.Sorted(maps.Keys(targets)) {
 		t := targets[name]
 		t.withEpoch()
-		where, err := t.place()
+		where, err := t.place(req.Origin)
 		if err != nil {
 			return a, err
 		}
-		if a.Targets[name], err = t.told(where); err != nil {
+		if a.Targets[name], err = t.told(where, req.Origin); err != nil {
 			return a, err
 		}
 	}
@@ -90,7 +91,7 @@ func printed(targets map[string]*target, groups map[string]*group) ([]byte, erro
 }
 
 // told is a target as the flags of build say it.
-func (t *target) told(where places) (bake.Target, error) {
+func (t *target) told(where places, origin string) (bake.Target, error) {
 	define, err := json.Marshal(t)
 	if err != nil {
 		return bake.Target{}, err
@@ -112,13 +113,13 @@ func (t *target) told(where places) (bake.Target, error) {
 	}
 	told := bake.Target{
 		Description: t.Description, Linked: t.linked,
-		Context: *t.Context, Dockerfile: where.dockerfile, Inline: text(t.DockerfileInline), Contexts: where.contexts,
+		Origin: origin, Context: where.context, Dockerfile: where.dockerfile, Inline: text(t.DockerfileInline), Contexts: where.contexts,
 		Args: values(t.Args), Labels: values(t.Labels), Tags: t.Tags, Stage: text(t.Target), Platforms: t.Platforms,
 		Outputs: t.Outputs.flags(), CacheFrom: t.CacheFrom.flags(), CacheTo: t.CacheTo.flags(), Attest: t.Attest.flags(), Annotations: t.Annotations,
 		Pull: t.Pull != nil && *t.Pull, NoCache: t.NoCache != nil && *t.NoCache, NoCacheFilter: t.NoCacheFilter,
 		Network: text(t.NetworkMode), ShmSize: text(t.ShmSize), Secrets: t.Secrets.flags(), SSH: t.SSH.flags(),
 		Ulimits: t.Ulimits, Entitlements: t.Entitlements, Resources: t.Resources.flags(),
-		Call: text(t.Call), Policy: t.Policy.asked(), Define: define,
+		Call: text(t.Call), Policies: t.Policy.flags(), Define: define,
 	}
 	t.tellPlaces(&told)
 	hosts := values(t.ExtraHosts)
@@ -134,6 +135,10 @@ func (t *target) tellPlaces(told *bake.Target) {
 		if isRemote(path) {
 			told.Remote = append(told.Remote, path)
 		}
+	}
+	inOrigin := told.Origin != "" && strings.HasPrefix(told.Context, bake.OriginScheme)
+	if (inOrigin || isRemote(told.Context)) && !filepath.IsAbs(told.Dockerfile) {
+		told.Remote = append(told.Remote, told.Dockerfile) // it is in the context
 	}
 	told.Reads, told.Writes = ofLocal(t.CacheFrom, "src"), ofLocal(t.CacheTo, "dest")
 	for _, out := range t.Outputs {
@@ -155,6 +160,7 @@ func (t *target) tellPlaces(told *bake.Target) {
 		told.Reads = append(told.Reads, k.Paths...)
 		told.Agent = told.Agent || len(k.Paths) == 0
 	}
+	told.Agent = told.Agent || len(t.SSH) == 0 && told.Context != told.Origin && bySSH(told.Context)
 }
 
 // listed are the targets and groups that are not private, in the order of their names.

@@ -21,14 +21,14 @@ import (
 )
 
 // isCompose tells whether a file is one of compose, and why it is none.
-func isCompose(f bake.File, vars map[string]string) (bool, error) {
+func isCompose(f bake.File, req bake.Request) (bool, error) {
 	name := strings.ToLower(f.Name)
 	if strings.HasSuffix(name, ".json") || strings.HasSuffix(name, ".hcl") {
 		return false, nil
 	}
-	env, err := composeEnv(vars)
+	env, err := composeEnv(req.Vars)
 	if err == nil {
-		_, err = loadCompose([]types.ConfigFile{{Content: f.Data}}, env, func(o *loader.Options) {
+		_, err = loadCompose([]types.ConfigFile{{Content: f.Data}}, env, req.Foreign, func(o *loader.Options) {
 			o.SkipConsistencyCheck = true // several files may make sense together
 		})
 	}
@@ -73,8 +73,24 @@ func composeEnv(vars map[string]string) (map[string]string, error) {
 	return env, nil
 }
 
-// loadCompose reads what builds need of compose files.
-func loadCompose(files []types.ConfigFile, env map[string]string, options ...func(*loader.Options)) (*types.Project, error) {
+// noFiles has the compose files of others name no files of this machine.
+type noFiles struct{}
+
+// Accept is loader.ResourceLoader's.
+func (noFiles) Accept(string) bool { return true }
+
+// Load is loader.ResourceLoader's.
+func (noFiles) Load(_ context.Context, path string) (string, error) { return "", refusedFile(path) }
+
+// Dir is loader.ResourceLoader's.
+func (noFiles) Dir(path string) string { return path }
+
+func refusedFile(path string) error {
+	return fmt.Errorf("%s: compose files of a repository or a server name no other files", path)
+}
+
+// loadCompose reads what builds need of compose files. Foreign ones are another's: no file of this machine is read for them.
+func loadCompose(files []types.ConfigFile, env map[string]string, foreign bool, options ...func(*loader.Options)) (*types.Project, error) {
 	details := types.ConfigDetails{ConfigFiles: files, Environment: env}
 	raw, err := loader.LoadModelWithContext(context.Background(), details, append([]func(*loader.Options){func(o *loader.Options) {
 		name := env[consts.ComposeProjectName]
@@ -83,6 +99,9 @@ func loadCompose(files []types.ConfigFile, env map[string]string, options ...fun
 		}
 		o.SetProjectName(name, false)
 		o.SkipNormalization, o.SkipValidation = true, true
+		if foreign {
+			o.ResourceLoaders = append(o.ResourceLoaders, noFiles{})
+		}
 	}}, options...)...)
 	if err != nil {
 		return nil, err
@@ -95,6 +114,9 @@ func loadCompose(files []types.ConfigFile, env map[string]string, options ...fun
 			all, isMap := service.(map[string]any)
 			if service != nil && !isMap {
 				continue
+			}
+			if _, ok := all["env_file"]; ok && foreign {
+				return nil, refusedFile("env_file of " + name)
 			}
 			for _, field := range []string{"image", "build", "environment", "env_file"} {
 				if v, ok := all[field]; ok {
@@ -121,8 +143,8 @@ func loadCompose(files []types.ConfigFile, env map[string]string, options ...fun
 }
 
 // parseCompose makes a target of each service that is built, and a group of all.
-func parseCompose(files []bake.File, vars map[string]string) (*config, error) {
-	env, err := composeEnv(vars)
+func parseCompose(files []bake.File, req bake.Request) (*config, error) {
+	env, err := composeEnv(req.Vars)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +152,7 @@ func parseCompose(files []bake.File, vars map[string]string) (*config, error) {
 	for _, f := range files {
 		given = append(given, types.ConfigFile{Filename: f.Name, Content: f.Data})
 	}
-	project, err := loadCompose(given, env)
+	project, err := loadCompose(given, env, req.Foreign)
 	if err != nil {
 		return nil, err
 	}

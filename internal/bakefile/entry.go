@@ -190,9 +190,14 @@ func parseCache(in string) (caches, error) {
 		}
 	}
 	if e.Type == "" {
-		return nil, fmt.Errorf("type required for %q", in)
+		return nil, e.untyped()
 	}
 	return caches{e}, nil
+}
+
+// untyped is the error of a cache without a type. It has no values, which may be credentials.
+func (e *entry) untyped() error {
+	return fmt.Errorf("type required for a cache with %s", strings.Join(slices.Sorted(maps.Keys(e.Attrs)), ", "))
 }
 
 func parseCaches(in []string) (caches, error) {
@@ -233,8 +238,7 @@ func (c *caches) FromCtyValue(in cty.Value, p cty.Path) error {
 			return err
 		}
 		if e.Type == "" {
-			b, _ := json.Marshal(e.Attrs) // of strings
-			return fmt.Errorf("type required for %q", string(b))
+			return e.untyped()
 		}
 		*c = append(*c, e)
 		return nil

@@ -36,7 +36,7 @@ func parse(req bake.Request) (*parsed, error) {
 		return nil, err
 	}
 	if len(composes) > 0 {
-		from, err := parseCompose(composes, req.Vars)
+		from, err := parseCompose(composes, req)
 		if err != nil {
 			return nil, fmt.Errorf("failed to parse compose file: %w", err)
 		}
@@ -60,7 +60,7 @@ func parse(req bake.Request) (*parsed, error) {
 // sortFiles tells files of compose from others, by their names or by what they hold.
 func sortFiles(req bake.Request) (composes []bake.File, hcls []*hcl.File, err error) {
 	for _, f := range req.Files {
-		is, composeErr := isCompose(f, req.Vars)
+		is, composeErr := isCompose(f, req)
 		if is {
 			if composeErr != nil {
 				return nil, nil, composeErr

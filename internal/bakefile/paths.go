@@ -2,6 +2,7 @@ package bakefile
 
 import (
 	"errors"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
+	"strake/internal/bake"
 	"strake/internal/dockerfile"
 )
 
@@ -132,8 +134,7 @@ func under(base, p string) string {
 	return filepath.Join(base, p)
 }
 
-// here begins a path that is of the working directory, wherever the files are from.
-const here = "cwd://"
+const here = bake.Here
 
 // isRemote reports whether a path is the address of a repository or of a file.
 func isRemote(p string) bool {
@@ -144,14 +145,22 @@ func isRemote(p string) bool {
 	return is && err == nil
 }
 
+// bySSH reports whether an address is of a repository that is fetched by SSH.
+func bySSH(p string) bool {
+	git, is, err := dockerfile.ParseGit(p)
+	return is && err == nil && (strings.HasPrefix(git.Remote, "ssh://") || !strings.Contains(git.Remote, "://"))
+}
+
 // places are where a target's context and Dockerfile are.
 type places struct {
+	context    string
 	dockerfile string
 	contexts   map[string]string
 }
 
-// place settles the paths of a target, and cleans its context.
-func (t *target) place() (p places, err error) {
+// place settles the paths of a target, and makes its context what is printed. Where origin is not "", they are paths in that
+// repository or archive.
+func (t *target) place(origin string) (p places, err error) {
 	context, file := *t.Context, *t.Dockerfile
 	if context == "-" {
 		return p, errors.New("context from stdin not allowed in bake")
@@ -159,31 +168,82 @@ func (t *target) place() (p places, err error) {
 	if file == "-" {
 		return p, errors.New("dockerfile from stdin not allowed in bake")
 	}
-	if local, ok := strings.CutPrefix(context, here); ok {
-		context = path.Clean(local)
-	} else if !isRemote(context) {
-		context = path.Clean(context)
-	}
-	switch local, ok := strings.CutPrefix(file, here); {
+	local := origin == ""
+	switch at, ok := strings.CutPrefix(context, here); {
 	case ok:
-		if file, err = filepath.Abs(path.Clean(local)); err != nil {
-			return p, err
-		}
-	case isRemote(file):
+		p.context, local = path.Clean(at), true
+		t.Context = &p.context
+	case isRemote(context):
+		p.context, local = context, false
+	case local:
+		p.context = path.Clean(context)
+		t.Context = &p.context
 	default:
-		if file = path.Clean(file); !isRemote(context) && !filepath.IsAbs(file) {
-			file = filepath.Join(context, file)
+		shown := withSubdir(origin, context)
+		p.context, t.Context = inOrigin(origin, context), &shown
+	}
+	if p.dockerfile, err = placeDockerfile(file, p.context, local); err != nil {
+		return p, err
+	}
+	if local && origin != "" && t.DockerfileInline == nil && !strings.HasPrefix(file, here) && !isRemote(file) {
+		if _, err := os.Stat(p.dockerfile); err == nil { // it would be taken for the one beside the definition
+			return p, errors.New("reading a dockerfile for a remote build invocation is currently not supported")
 		}
 	}
-	p.dockerfile, p.contexts = file, map[string]string{}
+	p.contexts = map[string]string{}
 	for k, v := range t.Contexts {
 		if local, ok := strings.CutPrefix(v, here); ok {
 			v = path.Clean(local)
+		} else if origin != "" && !isRemote(v) && !strings.HasPrefix(v, "target:") && !strings.HasPrefix(v, "docker-image:") {
+			v = inOrigin(origin, v)
 		}
 		p.contexts[k] = v
 	}
-	t.Context = &context
 	return p, t.placeOutputs()
+}
+
+// placeDockerfile is where the Dockerfile of a context is; local says that the context is a directory here.
+func placeDockerfile(file, context string, local bool) (string, error) {
+	if at, ok := strings.CutPrefix(file, here); ok {
+		return filepath.Abs(path.Clean(at))
+	}
+	if isRemote(file) {
+		return file, nil
+	}
+	if file = path.Clean(file); local && !filepath.IsAbs(file) {
+		file = filepath.Join(context, file)
+	}
+	return file, nil
+}
+
+// inOrigin is a directory of the repository or archive that defines the target, as a context of a build. All of a repository is its
+// address.
+func inOrigin(origin, dir string) string {
+	if _, is, err := dockerfile.ParseGit(origin); is && err == nil && path.Clean(dir) == "." {
+		return origin
+	}
+	return bake.OriginScheme + path.Clean(dir)
+}
+
+// withSubdir is a directory of a repository as an address, which is what is printed; of an archive it is that of the archive.
+func withSubdir(origin, dir string) string {
+	dir = path.Clean(dir)
+	git, is, err := dockerfile.ParseGit(origin)
+	if !is || err != nil || dir == "." {
+		return origin
+	}
+	if git.Subdir != "" {
+		dir = path.Join(git.Subdir, dir)
+	}
+	address, fragment, given := strings.Cut(origin, "#")
+	if u, err := url.Parse(origin); !given && err == nil && u.Query().Has("subdir") {
+		q := u.Query()
+		q.Set("subdir", dir)
+		u.RawQuery = q.Encode()
+		return u.String()
+	}
+	ref, _, _ := strings.Cut(fragment, ":")
+	return address + "#" + ref + ":" + dir
 }
 
 // placeOutputs writes - for an archive that goes to standard output.

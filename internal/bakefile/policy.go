@@ -137,7 +137,30 @@ func (p policies) ToCtyValue() cty.Value {
 	})
 }
 
-// asked reports whether anything of a policy is to be done.
-func (p policies) asked() bool {
-	return slices.ContainsFunc(p, func(one policy) bool { return !one.Disabled })
+// flags are the policies as values of --policy.
+func (p policies) flags() (list []string) {
+	for _, one := range p {
+		var fields []string
+		for _, f := range one.Files {
+			fields = append(fields, "filename="+f.Filename)
+		}
+		for key, set := range map[string]bool{"reset": one.Reset, "disabled": one.Disabled} {
+			if set {
+				fields = append(fields, key+"=true")
+			}
+		}
+		if one.Strict != nil {
+			fields = append(fields, "strict="+strconv.FormatBool(*one.Strict))
+		}
+		if one.LogLevel != nil {
+			fields = append(fields, "log-level="+*one.LogLevel)
+		}
+		for i, f := range fields {
+			if strings.ContainsAny(f, ",\"\n") {
+				fields[i] = `"` + strings.ReplaceAll(f, `"`, `""`) + `"`
+			}
+		}
+		list = append(list, strings.Join(fields, ","))
+	}
+	return list
 }

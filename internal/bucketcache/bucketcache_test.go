@@ -97,6 +97,34 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestLargeList: a list that grows too large by the descriptors of its layers could not be read again, and is not written.
+func TestLargeList(t *testing.T) {
+	for over, is := range map[int]error{0: nil, 1: errdefs.ErrInvalidArgument} {
+		var bucket mem
+		c := bucket.cache()
+		layer := push(t, c, ocispec.MediaTypeImageLayer, []byte("layer"))
+		blobs, err := json.Marshal([]ocispec.Descriptor{layer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, tail, added := `{"records":"`, `"}`, `"blobs":`+string(blobs)+`,`
+		text := strings.Repeat("x", image.MaxConfigSize-len(head)-len(tail)-len(added)+over)
+		m, err := json.Marshal(ocispec.Manifest{
+			MediaType: ocispec.MediaTypeImageManifest, Config: push(t, c, listType, []byte(head+text+tail)), Layers: []ocispec.Descriptor{layer},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Tag(t.Context(), push(t, c, ocispec.MediaTypeImageManifest, m), "a"); !errors.Is(err, is) {
+			t.Errorf("%d bytes too many: %v, want %v", over, err, is)
+		}
+		_, err = bucket.cache().Resolve(t.Context(), "a")
+		if is == nil && err != nil || is != nil && !errdefs.IsNotFound(err) {
+			t.Errorf("%d bytes too many: read %v", over, err)
+		}
+	}
+}
+
 // TestHostileList: a list that names nonsense has no blobs, and one that is none is an error.
 func TestHostileList(t *testing.T) {
 	var bucket mem

@@ -36,6 +36,9 @@ type Image struct {
 	Layers   []digest.Digest    // diffIDs, bottom first
 	Config   []byte             // the image config, as it is stored
 	Manifest ocispec.Descriptor // of the platform's manifest
+	// Ref is the name of the image that the policy put in the place of the one that was
+	// asked for; "" is that one.
+	Ref string
 }
 
 // Images finds base images.
@@ -187,6 +190,9 @@ type Options struct {
 	// steps in the cache too; more than once if several do. It is called by several
 	// goroutines at once.
 	Fetched func(Fetched)
+
+	// Policy, when not nil, decides over what the build reads.
+	Policy Policy
 
 	// Connect is the command that is Connect with the arguments HOST and PORT: git and
 	// ssh reach servers by it. Where it is nil, git speaks HTTP alone.

@@ -295,6 +295,7 @@ type scanner struct {
 	keeps     bool                           // some pattern begins with "!"
 	want      [][]string                     // components of the paths to read; nil: all
 	linked    atomic.Bool                    // a wanted path is, or leads through, a symlink
+	count     atomic.Int64                   // what was found
 	group     *errgroup.Group
 }
 
@@ -338,13 +339,14 @@ func (s *scanner) scan(ctx context.Context) ([]node, []fileStat, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2 * runtime.NumCPU())
 	s.group = g
+	s.count.Store(0)
 	var top []scanned
 	g.Go(func() error { return s.dir(ctx, ".", s.want, patternmatcher.MatchInfo{}, &top) })
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
-	files := make([]node, 0, 1024)
-	stats := make([]fileStat, 0, 1024)
+	files := make([]node, 0, s.count.Load())
+	stats := make([]fileStat, 0, s.count.Load())
 	flatten(top, &files, &stats)
 	return files, stats, nil
 }
@@ -352,7 +354,8 @@ func (s *scanner) scan(ctx context.Context) ([]node, []fileStat, error) {
 // flatten appends what is kept, and the directories that lead to it.
 func flatten(found []scanned, files *[]node, stats *[]fileStat) bool {
 	kept := false
-	for _, f := range found {
+	for i := range found {
+		f := &found[i]
 		at := len(*files)
 		*files = append(*files, f.node)
 		*stats = append(*stats, f.stat)
@@ -423,6 +426,7 @@ func (s *scanner) dir(ctx context.Context, dir string, want [][]string, parent p
 		}
 		found = append(found, sc)
 	}
+	s.count.Add(int64(len(found)))
 	*out = found
 	return nil
 }

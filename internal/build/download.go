@@ -57,6 +57,10 @@ type fetched struct {
 // it is read, or now if its sum is not known otherwise: from the checksum, or
 // from the server, which says that it did not change.
 func (w *Work) download(ctx context.Context, u URL) (memTree, error) {
+	u, err := u.admit(ctx, w)
+	if err != nil {
+		return memTree{}, err
+	}
 	d := &download{solver: w.solver, url: u, log: w.Log}
 	t := memTree{node: node{path: lexical(u.Name), mode: 0o600}}
 	t.opener = func() (io.ReadCloser, error) { return d.open(ctx) }

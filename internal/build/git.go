@@ -44,27 +44,39 @@ type gitRef struct {
 // Prepare is Op's. The result depends on the commit, which the repository is
 // asked for unless the Ref or the Checksum is one.
 func (g *Git) Prepare(ctx context.Context, w *Work) (Step, error) {
-	if strings.Trim(g.Checksum, "0123456789abcdefABCDEF") != "" {
-		return Step{}, fmt.Errorf("invalid checksum %s for Git URL, expected hex commit hash", g.Checksum)
-	}
-	dir, err := w.solver.opts.Store.TempDir(ctx)
+	g, err := g.admit(ctx, w)
 	if err != nil {
 		return Step{}, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // git wrote nothing there, and the lease's scratch goes with it
-	auth, err := gitAuthorization(w.solver, g.Remote)
+	auth, ref, err := g.find(ctx, w)
 	if err != nil {
 		return Step{}, err
-	}
-	ref, err := g.resolve(ctx, &gitRun{Git: g, dir: dir, connect: w.solver.opts.Connect, auth: auth})
-	if err != nil {
-		return Step{}, fmt.Errorf("failed to load cache key: %w", err)
 	}
 	w.fetched(Fetched{URI: g.URI(), Commit: ref.commit})
 	return Step{
 		Inputs: []Input{{Name: "commit", Value: g.key(ref)}},
 		Make:   func(ctx context.Context, out io.Writer) error { return g.make(ctx, w, auth, ref, out) },
 	}, nil
+}
+
+// find finds the commit, and with what the repository is asked.
+func (g *Git) find(ctx context.Context, w *Work) (auth authorization, ref gitRef, err error) {
+	if strings.Trim(g.Checksum, "0123456789abcdefABCDEF") != "" {
+		return auth, ref, fmt.Errorf("invalid checksum %s for Git URL, expected hex commit hash", g.Checksum)
+	}
+	dir, err := w.solver.opts.Store.TempDir(ctx)
+	if err != nil {
+		return auth, ref, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // git wrote nothing there, and the lease's scratch goes with it
+	if auth, err = gitAuthorization(w.solver, g.Remote); err != nil {
+		return auth, ref, err
+	}
+	ref, err = g.resolve(ctx, &gitRun{Git: g, dir: dir, connect: w.solver.opts.Connect, auth: auth})
+	if err != nil {
+		return auth, ref, fmt.Errorf("failed to load cache key: %w", err)
+	}
+	return auth, ref, nil
 }
 
 // URI names the repository and the ref as BuildKit's provenance has it, without

@@ -47,6 +47,8 @@ type LazyContextOptions struct {
 	// patterns of "<Dockerfile>.dockerignore" win over ".dockerignore".
 	Dockerfile string
 	Index      ContextStore // may be nil
+	// Name is the context's, for the policy: "" is context.
+	Name string
 	// Label is how the steps begin that load it: "" is "[internal] ".
 	Label string
 }
@@ -59,7 +61,11 @@ func (s *Solver) LazyContext(opts LazyContextOptions) *LazyContext {
 	}
 	l.ignores = sync.OnceValues(func() ([]string, error) {
 		p := s.Begin(l.label + "load .dockerignore")
-		patterns, err := l.patterns(p)
+		err := s.opts.Policy.AdmitLocal(context.Background(), cmp.Or(opts.Name, "context"))
+		var patterns []string
+		if err == nil {
+			patterns, err = l.patterns(p)
+		}
 		return patterns, p.End(context.Background(), err)
 	})
 	l.matcher = sync.OnceValues(func() (*patternmatcher.PatternMatcher, error) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -263,6 +264,9 @@ func (r *Run) outcome(ctx context.Context, code int, err error) error {
 	}
 	if se := (*executor.StartError)(nil); errors.As(err, &se) {
 		return &ExitError{Args: r.Args, Code: se.Code, Err: se}
+	}
+	if code != 0 && errors.Is(err, syscall.ENOMEM) {
+		return &ExitError{Args: r.Args, Code: code, Err: fmt.Errorf("exit code: %d: %w", code, err)}
 	}
 	return err
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +37,7 @@ type bakeOptions struct {
 
 	progress     string
 	metadataFile string
+	policies     []string
 }
 
 func newBakeCommand(s *session) *cobra.Command {
@@ -45,6 +45,8 @@ func newBakeCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bake [OPTIONS] [TARGET...]",
 		Short: "Build from a file",
+		Long: "Build the targets of bake files: those of the working directory, or, where the first argument is the address of a git repository,\n" +
+			"of an archive or of a file, those that are there. A second address is BAKE_CMD_CONTEXT.",
 		RunE: func(cmd *cobra.Command, targets []string) error {
 			for name, value := range map[string]bool{"no-cache": opts.noCache, "pull": opts.pull} {
 				if cmd.Flags().Changed(name) {
@@ -66,6 +68,7 @@ func newBakeCommand(s *session) *cobra.Command {
 	flags.StringVar(&opts.call, "call", "build", `Set method for evaluating build ("check", "outline", "targets")`)
 	flags.BoolVar(&opts.check, "check", false, `Shorthand for "--call=check"`)
 	flags.StringArrayVar(&opts.allow, "allow", nil, "Allow build to access specified resources")
+	flags.StringArrayVar(&opts.policies, "policy", nil, `Global policy evaluation options (format: "[disabled=true|false][,strict=true|false][,log-level=level]")`)
 	flags.BoolVar(&opts.print, "print", false, "Print the options without building")
 	flags.StringVar(&opts.list, "list", "", "List targets or variables")
 	flags.BoolVar(&opts.noCache, "no-cache", false, "Do not use cache when building the image")
@@ -84,8 +87,24 @@ func runBake(ctx context.Context, s *session, opts bakeOptions, targets []string
 	if err != nil {
 		return fmt.Errorf("ERROR: %w", err)
 	}
-	req, err := opts.request(ctx, s, targets)
+	noPolicy, err := bakePolicies(opts.policies)
 	if err != nil {
+		return fmt.Errorf("ERROR: %w", err)
+	}
+	if noPolicy {
+		opts.policies = nil
+	}
+	from, targets := bakeOrigin(targets)
+	req, err := opts.request(targets, from.context)
+	if err != nil {
+		return fmt.Errorf("ERROR: %w", err)
+	}
+	if from.address != "" {
+		if _, err := s.contained(ctx); err != nil {
+			return err
+		}
+	}
+	if err := opts.define(ctx, s, from.address, &req); err != nil {
 		return fmt.Errorf("ERROR: %w", err)
 	}
 	answer, err := bake.Ask(ctx, req)
@@ -99,7 +118,13 @@ func runBake(ctx context.Context, s *session, opts bakeOptions, targets []string
 		_, err := s.Out.Write(answer.Print)
 		return err
 	}
-	if err := opts.checkPrivileges(s, answer); err != nil {
+	for name, t := range answer.Targets {
+		if noPolicy {
+			t.Policies = []string{"disabled=true"}
+			answer.Targets[name] = t
+		}
+	}
+	if err := opts.checkPrivileges(s, answer, req.Foreign); err != nil {
 		return err
 	}
 	return opts.bakeTargets(ctx, s, call, answer)
@@ -113,17 +138,14 @@ func (o bakeOptions) asked() (buildCall, error) {
 	return parseCall(o.call)
 }
 
-// request is what the flags ask of the files.
-func (o bakeOptions) request(ctx context.Context, s *session, targets []string) (req bake.Request, err error) {
-	if len(targets) > 0 && engine.IsRemote(targets[0]) {
-		return req, fmt.Errorf("bake files of %s are not read: fetch them first", targets[0])
-	}
+// request is what the flags ask of the files. The directory of the command, context, is "cwd://" or an address.
+func (o bakeOptions) request(targets []string, context string) (req bake.Request, err error) {
 	if len(targets) == 0 {
 		targets = []string{"default"}
 	}
 	req = bake.Request{
 		Targets: targets, Set: o.overrides(), List: o.list != "", Vars: map[string]string{},
-		Builtin: map[string]string{"BAKE_CMD_CONTEXT": "cwd://", "BAKE_LOCAL_PLATFORM": engine.LocalPlatform()},
+		Builtin: map[string]string{"BAKE_CMD_CONTEXT": context, "BAKE_LOCAL_PLATFORM": engine.LocalPlatform()},
 	}
 	for _, v := range o.vars {
 		key, value, ok := strings.Cut(v, "=")
@@ -143,22 +165,7 @@ func (o bakeOptions) request(ctx context.Context, s *session, targets []string) 
 			return req, fmt.Errorf("failed to parse %s value %q: %w", relative, v, err)
 		}
 	}
-	names := o.files
-	if named, ok := os.LookupEnv("BUILDX_BAKE_FILE"); ok && len(names) == 0 {
-		for _, name := range strings.Split(named, cmp.Or(os.Getenv("BUILDX_BAKE_PATH_SEPARATOR"), string(filepath.ListSeparator))) {
-			if name = strings.TrimSpace(name); name != "" {
-				names = append(names, name)
-			}
-		}
-	}
-	for i, name := range names {
-		names[i] = strings.TrimPrefix(name, "cwd://")
-	}
-	req.Files, err = bake.ReadFiles(names, s.input(ctx))
-	if err == nil && len(req.Files) == 0 {
-		err = errors.New("couldn't find a bake definition")
-	}
-	return req, err
+	return req, nil
 }
 
 // overrides are --set, and the flags that stand for it.
@@ -169,6 +176,9 @@ func (o bakeOptions) overrides() []string {
 	}
 	if o.load {
 		set = append(set, "*.load=true")
+	}
+	for _, value := range o.policies {
+		set = append(set, "*.policy+="+value)
 	}
 	for kind, value := range map[string]string{"sbom": o.sbom, "provenance": o.provenance} {
 		if value == "" {
@@ -191,13 +201,13 @@ func bakeError(err error) error {
 	return fmt.Errorf("%sERROR: %w", engine.Excerpt(f.File, f.Source, f.First, f.Last), err)
 }
 
-// checkPrivileges fails where the files ask for what is not allowed.
-func (o bakeOptions) checkPrivileges(s *session, answer bake.Answer) error {
+// checkPrivileges fails where the files, which may be another's, ask for what is not allowed.
+func (o bakeOptions) checkPrivileges(s *session, answer bake.Answer, foreign bool) error {
 	granted, err := bake.ParsePrivileges(o.allow)
 	if err != nil {
 		return fmt.Errorf("ERROR: %w", err)
 	}
-	missing, err := granted.Missing(answer)
+	missing, err := granted.Missing(answer, foreign)
 	if err != nil {
 		return fmt.Errorf("ERROR: %w", err)
 	}
@@ -284,7 +294,7 @@ func targetOptions(t bake.Target) buildOptions {
 		target: t.Stage, platforms: t.Platforms, noCache: t.NoCache, pull: t.Pull, annotations: t.Annotations,
 		outputs: t.Outputs, cacheFrom: t.CacheFrom, cacheTo: t.CacheTo, attests: t.Attest,
 		buildRunOptions: buildRunOptions{network: t.Network, addHosts: t.ExtraHosts, secrets: t.Secrets, ssh: t.SSH, resources: t.Resources},
-		allow:           t.Entitlements,
+		allow:           t.Entitlements, policies: t.Policies,
 	}
 	if !t.NoCache {
 		opts.noStages = t.NoCacheFilter
@@ -298,9 +308,6 @@ func targetOptions(t bake.Target) buildOptions {
 // targetBuild turns a target into a build.
 func targetBuild(ctx context.Context, s *session, t bake.Target) (engine.BuildOptions, error) {
 	opts := targetOptions(t)
-	if t.Policy {
-		return engine.BuildOptions{}, errors.New("the attribute policy is not supported")
-	}
 	for _, text := range t.Ulimits {
 		if err := opts.ulimits.Set(text); err != nil {
 			return engine.BuildOptions{}, err
@@ -312,6 +319,10 @@ func targetBuild(ctx context.Context, s *session, t bake.Target) (engine.BuildOp
 		}
 	}
 	build, err := buildInput(ctx, s, opts)
+	build.Origin = t.Origin
+	if strings.HasPrefix(t.Context, bake.OriginScheme) || strings.EqualFold(gitHost(t.Context), gitHost(t.Origin)) {
+		build.Run.Secrets = append(build.Run.Secrets, gitSecrets(t.Origin)...)
+	}
 	if t.Inline != "" {
 		build.Source = []byte(t.Inline)
 	}
@@ -373,7 +384,7 @@ func (o bakeOptions) build(ctx context.Context, s *session, env *engine.Env, bui
 	}
 	tellBaked(s, o, results, err)
 	if failed := (*engine.BuildError)(nil); errors.As(err, &failed) {
-		return nil, fmt.Errorf("%sERROR: %w", failed.Excerpt, err)
+		return nil, fmt.Errorf("%s%sERROR: %w", policyLines(err), failed.Excerpt, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ERROR: %w", err)

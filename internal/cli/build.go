@@ -46,6 +46,8 @@ type buildOptions struct {
 
 	cacheFrom, cacheTo []string
 
+	policies []string
+
 	squash, verify   bool
 	attests          []string
 	provenance, sbom string
@@ -86,6 +88,7 @@ func newBuildCommand(s *session) *cobra.Command {
 	flags.BoolVar(&opts.explain, "explain", false, "Say why each step was not in the cache")
 	flags.StringVar(&opts.shell, "shell-on-error", "", "Open a shell in the step whose RUN fails")
 	flags.Lookup("shell-on-error").NoOptDefVal = stageShell
+	flags.StringArrayVar(&opts.policies, "policy", nil, `Policy configuration (format: "filename=path[,filename=path][,reset=true|false][,disabled=true|false][,strict=true|false][,log-level=level]")`)
 	flags.StringArrayVarP(&opts.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	flags.StringArrayVar(&opts.annotations, "annotation", nil, "Add annotation to the image")
 	flags.StringArrayVar(&opts.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "device", "buildx.local.delete")`)
@@ -203,12 +206,15 @@ func (o buildOptions) asked() (buildCall, error) {
 func buildInput(ctx context.Context, s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
 		Context: opts.context, Dockerfile: opts.file, Stdin: s.input(ctx), Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, StopAt: opts.stopAt, NoCache: opts.noCache, Pull: opts.pull,
-		Squash: opts.squash, Verify: opts.verify,
+		Squash: opts.squash, Verify: opts.verify, SourcePolicy: os.Getenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"),
 		BuildArgs: map[string]string{}, Labels: map[string]string{},
 	}
 	allow := slices.DeleteFunc(slices.Clone(opts.allow), func(e string) bool { return e == allowDelete })
 	var err error
 	if build.Run, err = opts.run(allow, s.warn); err != nil {
+		return build, err
+	}
+	if build.Policies, err = parsePolicies(opts.policies); err != nil {
 		return build, err
 	}
 	for _, list := range opts.noStages {
@@ -255,5 +261,5 @@ func buildError(err error) error {
 	if !errors.As(err, &failed) {
 		return fmt.Errorf("ERROR: failed to build: %w", err)
 	}
-	return fmt.Errorf("%sERROR: failed to build: failed to solve: %w", failed.Excerpt, err)
+	return fmt.Errorf("%s%sERROR: failed to build: failed to solve: %w", policyLines(err), failed.Excerpt, err)
 }

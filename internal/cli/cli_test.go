@@ -25,6 +25,7 @@ import (
 	"strake/internal/executor"
 	"strake/internal/hub"
 	"strake/internal/registry"
+	"strake/internal/userns"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -131,7 +132,7 @@ func TestScriptsOfRunc(t *testing.T) {
 		t.Skip("needs runc")
 	}
 	params := scripts()
-	for _, name := range []string{"containerend", "containerlife", "containerupdate", "terminal"} {
+	for _, name := range []string{"buildlimits", "containerend", "containerlife", "containerupdate", "terminal"} {
 		params.Files = append(params.Files, filepath.Join("testdata", name+".txtar"))
 	}
 	params.Setup = func(env *testscript.Env) error {
@@ -153,7 +154,7 @@ func scripts() testscript.Params {
 			"flip":    flip,
 			"nowhere": nowhere,
 			"fill":    fill,
-			"serve":   serve,
+			"serve":   conformance.ServeFiles,
 			"actions": actions,
 			"operate": operate,
 		},
@@ -203,11 +204,16 @@ func removeContainers(env *testscript.Env) {
 	}
 }
 
-// condition tells what a script may need: root, runtime; where an ordinary user has no user namespace, scripts that need the latter fail.
+// condition tells what a script may need: root, runtime, systemd to ask for cgroups; where an ordinary user has no user namespace, scripts that need the latter fail.
 func condition(name string) (bool, error) {
 	switch name {
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "cgroups": // some, at least
+		return os.Geteuid() == 0 || len(executor.UnifiedControllers()) > 0, nil
+	case "ids":
+		plan, err := userns.NewPlan()
+		return os.Geteuid() == 0 || plan.IDs() > 1, err
 	case "runtime":
 		for _, runtime := range []string{"runc", "crun"} {
 			if _, err := exec.LookPath(runtime); err == nil {
@@ -215,6 +221,8 @@ func condition(name string) (bool, error) {
 			}
 		}
 		return false, nil
+	case "systemd":
+		return os.Geteuid() != 0 && executor.MayDelegate(), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
@@ -282,16 +290,10 @@ type deferrer struct{ *testscript.TestScript }
 // Cleanup calls f when the script ends.
 func (d deferrer) Cleanup(f func()) { d.Defer(f) }
 
-// serve serves a directory over HTTP and stores the address in a variable: serve VARIABLE DIR.
-func serve(ts *testscript.TestScript, _ bool, args []string) {
-	files := http.FileServer(http.Dir(ts.MkAbs(args[1])))
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(args) > 2 && r.Header.Get("Authorization") != args[2] {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		files.ServeHTTP(w, r)
-	}))
-	ts.Defer(srv.Close)
-	ts.Setenv(args[0], srv.Listener.Addr().String())
+// TestScriptsOfPolicy: what needs the program that evaluates policies.
+func TestScriptsOfPolicy(t *testing.T) {
+	params := scripts()
+	params.Dir = filepath.Join("testdata", "policy")
+	params.Setup = conformance.WithPolicies(t, setup)
+	testscript.Run(t, params)
 }

@@ -175,6 +175,10 @@ func builders(build node, index []node) []node {
 		{names: "imagetools", about: "Commands to work on images in registry", subs: index},
 		{names: "inspect", make: newInspectBuilderCommand},
 		{names: "ls", make: newListBuildersCommand},
+		{names: "policy", about: "Commands for working with build policies", subs: []node{
+			{names: "eval", make: newPolicyEvalCommand},
+			{names: "test", make: newPolicyTestCommand},
+		}},
 		{names: "prune", make: newBuilderPruneCommand},
 		{names: "rm", make: newRemoveBuilderCommand},
 		{names: "stop", make: newStopBuilderCommand},

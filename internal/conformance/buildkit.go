@@ -204,15 +204,6 @@ func (k *BuildKit) Build(t *testing.T, c *DockerfileCase) (built Built) {
 	return built
 }
 
-// Provenance builds a case and returns what is said of how it was made: SLSA's predicate.
-func (k *BuildKit) Provenance(t *testing.T, c *DockerfileCase, mode string) json.RawMessage {
-	said := k.Said(t, c, "attest:provenance=mode="+mode)
-	if len(said) == 0 {
-		t.Fatal("nothing is said")
-	}
-	return said[0]
-}
-
 // Said builds a case with options of its frontend and returns the predicates of the statements about it, in the order of their blobs.
 func (k *BuildKit) Said(t *testing.T, c *DockerfileCase, opts ...string) []json.RawMessage {
 	out := filepath.Join(t.TempDir(), "out")
@@ -225,6 +216,15 @@ func (k *BuildKit) Said(t *testing.T, c *DockerfileCase, opts ...string) []json.
 		t.Fatalf("%v\n%s", err, text)
 	}
 	return Predicates(t, out)
+}
+
+// Cached builds a case with more arguments of buildctl, about caches, and returns what it says.
+func (k *BuildKit) Cached(t *testing.T, c *DockerfileCase, args ...string) string {
+	text, err := k.ctl(append(c.arguments(), args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return string(text)
 }
 
 // Predicates are those of the statements in an OCI layout, in the order of their blobs.

@@ -43,6 +43,7 @@ type DockerfileCase struct {
 	Secrets    map[string]string // files by ID
 	Call       string            // "check", "outline" or "targets" in place of a build
 	Root       bool              // it runs commands
+	IDs        bool              // it has files of several users, or commands: an ordinary user with one id makes something else of it
 	Differs    string            // why Strake is known to differ; "" if it does not
 
 	archive *txtar.Archive
@@ -121,6 +122,8 @@ func (c *DockerfileCase) set(t *testing.T, line string) {
 		c.Dockerfile = rest
 	case "call":
 		c.Call = rest
+	case "ids":
+		c.IDs = true
 	case "differs":
 		c.Differs = rest
 	case "symlink": // PATH TARGET

@@ -55,13 +55,19 @@ func TestRealWorld(t *testing.T) {
 		if w.peer == nil && !c.quick {
 			continue
 		}
-		t.Run(c.name, func(t *testing.T) { w.try(t, c, i%2 == 0) })
+		t.Run(c.name, func(t *testing.T) {
+			if c.ids {
+				usertest.NeedIDs(t)
+			}
+			w.try(t, c, i%2 == 0)
+		})
 	}
 }
 
 // realCase is a folder with a Dockerfile, and what NAME.case beside it says:
 //
 //	quick             make test builds it
+//	ids               files of several users, which an ordinary user with one id has not
 //	generate N        N files in the context, generated/D/I.txt, a thousand in each D
 //	varies REGEXP     paths whose contents are not the same in two builds
 //	ignore REGEXP     paths that are not the same in two builds
@@ -71,6 +77,7 @@ func TestRealWorld(t *testing.T) {
 type realCase struct {
 	name     string
 	quick    bool
+	ids      bool
 	generate int
 	varies   []*regexp.Regexp
 	ignore   []*regexp.Regexp
@@ -100,6 +107,8 @@ func readRealCase(t *testing.T, file string) *realCase {
 		case "", "#":
 		case "quick":
 			c.quick = true
+		case "ids":
+			c.ids = true
 		case "generate":
 			c.generate, err = strconv.Atoi(rest)
 			ok(t, err)

@@ -5,9 +5,7 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -51,15 +49,8 @@ type s3Server struct {
 	alive     io.Closer // its end ends the server
 }
 
-// s3Program finds versitygw, where make puts it or in PATH.
-func s3Program() (string, error) {
-	_, file, _, _ := runtime.Caller(0)
-	program := filepath.Join(filepath.Dir(file), "../../bin/versitygw")
-	if _, err := os.Stat(program); err == nil {
-		return program, nil
-	}
-	return exec.LookPath("versitygw")
-}
+// s3Program finds the server.
+func s3Program() (string, error) { return builtProgram("versitygw") }
 
 func newS3() (*s3Server, error) {
 	program, err := s3Program()

@@ -166,7 +166,7 @@ func (s *stage) begin(lint *linter.Linter) {
 	if s.asked != nil && len(s.from.img.Layers) > 0 {
 		s.checkBase(lint, s.BaseName, *s.asked)
 	}
-	title := "FROM " + s.from.name
+	title := "FROM " + cmp.Or(s.from.img.Ref, s.from.name)
 	if d := s.from.img.Manifest.Digest; d != "" {
 		title += "@" + d.String()
 	}

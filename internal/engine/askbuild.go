@@ -30,10 +30,23 @@ func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string)
 	if err != nil {
 		return BuildAnswer{}, err
 	}
+	given, err := opts.Run.open()
+	if err != nil {
+		return BuildAnswer{}, err
+	}
 	opts.linked = unbuilt(opts.Contexts)
-	bases := &baseImages{env: env}
-	solver := build.NewSolver(build.Options{Store: env.Store, Missed: bases.hold, Progress: opts.Progress})
+	police, err := newPolicing(opts)
+	if err != nil {
+		return BuildAnswer{}, err
+	}
+	opts.policy = police.policy()
+	bases := &baseImages{env: env, policy: opts.policy}
+	solver := build.NewSolver(build.Options{Store: env.Store, Policy: opts.policy, Missed: bases.hold, Progress: opts.Progress, Connect: connectGit, Secrets: given.secrets})
 	defer closing(&err, solver.Close)
+	defer closing(&err, police.close)
+	if err := police.start(ctx, solver); err != nil {
+		return BuildAnswer{}, solving(err)
+	}
 	input, err := openInput(ctx, env, solver, &opts)
 	if err != nil {
 		return BuildAnswer{}, err

@@ -21,13 +21,15 @@ import (
 	"strake/internal/image"
 	"strake/internal/layout"
 	"strake/internal/reference"
+	"strake/internal/sourcepolicy"
 )
 
 // baseImages finds the images that a build starts from. They are leased when the
 // first step misses the cache: a build that finds all of its steps only reads,
 // and that its image is whole is proved when it is named.
 type baseImages struct {
-	env *Env
+	env    *Env
+	policy build.Policy
 
 	mu   sync.Mutex
 	used []attest.Material
@@ -35,8 +37,88 @@ type baseImages struct {
 	ids  []digest.Digest // found before
 }
 
-// Resolve implements build.Images.
+// Resolve implements build.Images. Where there is a policy it is asked twice, as BuildKit
+// does: for what is named, and for what that is now, by its digest.
 func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (build.Image, error) {
+	if b.policy == nil {
+		found, err := b.resolve(ctx, ref, platform, pull)
+		return b.use(found, err)
+	}
+	name, err := b.admitImage(ctx, ref, platform)
+	if denied := (*build.PolicyError)(nil); errors.As(err, &denied) {
+		err = fmt.Errorf("could not resolve image due to policy: %w", denied.Err)
+	}
+	if err != nil {
+		return build.Image{}, err
+	}
+	found, err := b.resolve(ctx, name, platform, pull)
+	for times := 0; err == nil && !strings.Contains(name, "@"); times++ {
+		pinned := name + "@" + found.material.Digest.String()
+		other, denied := b.admitImage(ctx, pinned, platform)
+		if times == maxRenamed {
+			denied = &build.PolicyError{Err: fmt.Errorf("too many conversions of %q", ref)}
+		}
+		if denied != nil {
+			return build.Image{}, denied
+		}
+		if other == pinned {
+			break
+		}
+		name = other
+		found, err = b.resolve(ctx, name, platform, pull)
+	}
+	if err != nil {
+		return build.Image{}, err
+	}
+	if name != ref {
+		found.image.Ref = name
+	}
+	return b.use(found, nil)
+}
+
+// maxRenamed is how often a policy may put another image in the place of one that was resolved.
+const maxRenamed = 10
+
+// admitImage asks the policy about an image, and returns the name of the one to use.
+func (b *baseImages) admitImage(ctx context.Context, ref string, platform ocispec.Platform) (string, error) {
+	src := sourcepolicy.Source{Identifier: ref, Platform: &platform}
+	if !strings.HasPrefix(ref, layoutScheme) {
+		src.Identifier = sourcepolicy.SchemeImage + "://" + ref
+		src.Learn = func(ctx context.Context, now sourcepolicy.Source) (sourcepolicy.Facts, error) {
+			found, err := b.resolve(ctx, now.Rest(), platform, false)
+			return sourcepolicy.Facts{Image: &sourcepolicy.ImageFacts{Digest: found.material.Digest.String(), Config: found.image.Config}}, err
+		}
+	}
+	got, err := b.policy.Admit(ctx, src)
+	if err != nil || got.Identifier == src.Identifier {
+		return ref, err
+	}
+	if src.Scheme() == sourcepolicy.SchemeLayout {
+		return "", &build.PolicyError{Err: fmt.Errorf("source %q cannot be converted", src.Identifier)}
+	}
+	named, err := reference.Parse(got.Rest())
+	if err != nil {
+		return "", &build.PolicyError{Err: fmt.Errorf("%q: %w", got.Identifier, err)}
+	}
+	return named.OrLatest().String(), nil
+}
+
+// foundImage is an image that is here, and what the provenance says of it.
+type foundImage struct {
+	image    build.Image
+	material attest.Material
+}
+
+// use keeps an image that was found for the provenance.
+func (b *baseImages) use(found foundImage, err error) (build.Image, error) {
+	if err == nil {
+		b.add(found.material)
+	}
+	return found.image, err
+}
+
+// resolve finds an image, or pulls it.
+func (b *baseImages) resolve(ctx context.Context, ref string, platform ocispec.Platform, pull bool) (foundImage, error) {
 	if where, ok := strings.CutPrefix(ref, layoutScheme); ok {
 		return b.fromLayout(ctx, where, platform)
 	}
@@ -45,17 +127,17 @@ func (b *baseImages) Resolve(ctx context.Context, ref string, platform ocispec.P
 		img, err = b.lone(ctx, ref)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		return build.Image{}, err
+		return foundImage{}, err
 	}
 	if pull || err != nil {
 		pulled, err := Pull(ctx, b.env, PullOptions{Ref: ref, Platforms: []string{platforms.Format(platform)}, Lone: true})
 		if err != nil {
-			return build.Image{}, err
+			return foundImage{}, err
 		}
 		img = pulled.Image
 	}
-	b.note(ref, img)
-	return b.read(ctx, img.Manifest)
+	read, err := b.read(ctx, img.Manifest)
+	return foundImage{read, materialOf(ref, img)}, err
 }
 
 // lone finds an image for another platform than was asked for that its registry has for no other: as for BuildKit it is the base,
@@ -94,44 +176,44 @@ const layoutScheme = "oci-layout://"
 
 // fromLayout takes an image of a layout in, DIR[:TAG][@DIGEST], without a name:
 // this process's lease keeps it.
-func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocispec.Platform) (build.Image, error) {
+func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocispec.Platform) (foundImage, error) {
 	dir, dgst, pinned := strings.Cut(where, "@")
 	dir, tag, _ := strings.Cut(dir, ":")
 	ref := cmp.Or(dgst, tag, "latest")
 	if pinned {
 		if err := digest.Digest(dgst).Validate(); err != nil {
-			return build.Image{}, fmt.Errorf("oci-layout reference %q: %w", where, err)
+			return foundImage{}, fmt.Errorf("oci-layout reference %q: %w", where, err)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err != nil {
-		return build.Image{}, fmt.Errorf("oci-layout reference %q could not be resolved: %w", where, err)
+		return foundImage{}, fmt.Errorf("oci-layout reference %q could not be resolved: %w", where, err)
 	}
 	source, err := layout.Open(dir)
 	if err != nil {
-		return build.Image{}, err
+		return foundImage{}, err
 	}
 	root, err := source.Resolve(ctx, ref)
 	if err != nil {
-		return build.Image{}, fmt.Errorf("oci-layout reference %q could not be resolved: %w", where, err)
+		return foundImage{}, fmt.Errorf("oci-layout reference %q could not be resolved: %w", where, err)
 	}
 	if err := image.CopyGraph(ctx, source, b.env.Store, root, image.CopyOptions{Select: image.Select(platform)}); err != nil {
-		return build.Image{}, copyError(err)
+		return foundImage{}, copyError(err)
 	}
 	named := root.Digest
 	const deepest = 8
 	for depth := 0; image.IsIndex(root.MediaType); depth++ {
 		index, _, err := image.ReadIndex(ctx, b.env.Store, root)
 		if err != nil {
-			return build.Image{}, err
+			return foundImage{}, err
 		}
 		chosen, err := image.Select(platform)(index)
 		if err != nil || len(chosen) == 0 || depth == deepest {
-			return build.Image{}, errors.Join(fmt.Errorf("oci-layout reference %q has no image for %s", where, platforms.Format(platform)), err)
+			return foundImage{}, errors.Join(fmt.Errorf("oci-layout reference %q has no image for %s", where, platforms.Format(platform)), err)
 		}
 		root = chosen[0]
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
-		return build.Image{}, fmt.Errorf("oci-layout reference %q: %w", where, err)
+		return foundImage{}, fmt.Errorf("oci-layout reference %q: %w", where, err)
 	}
 	name := filepath.Base(dir)
 	if tag != "" || !pinned {
@@ -140,8 +222,8 @@ func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocis
 	if pinned {
 		name += "@" + dgst
 	}
-	b.add(attest.Material{Ref: name, Layout: true, Platform: platform, Digest: named})
-	return b.read(ctx, root)
+	read, err := b.read(ctx, root)
+	return foundImage{read, attest.Material{Ref: name, Layout: true, Platform: platform, Digest: named}}, err
 }
 
 // names lists the images that are here, as they are written; none where that fails.
@@ -167,9 +249,9 @@ func (b *baseImages) add(m attest.Material) {
 	b.used = append(b.used, m)
 }
 
-// note keeps an image for the provenance: under the digest that its repository has
+// materialOf is an image for the provenance: under the digest that its repository has
 // it by, where it came from one.
-func (b *baseImages) note(ref string, img Image) {
+func materialOf(ref string, img Image) attest.Material {
 	m := attest.Material{Ref: familiar(ref), Platform: img.Platform(), Digest: img.Manifest.Digest}
 	if named, err := reference.Parse(ref); err == nil {
 		for _, repo := range img.RepoDigests {
@@ -178,7 +260,7 @@ func (b *baseImages) note(ref string, img Image) {
 			}
 		}
 	}
-	b.add(m)
+	return m
 }
 
 // materials are the images that were found and what was fetched, each once, in the

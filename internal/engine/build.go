@@ -38,6 +38,8 @@ type BuildOptions struct {
 	// Contexts are further contexts by name: a directory, a URL as for Context,
 	// docker-image://REF or oci-layout://DIR[:TAG|@DIGEST].
 	Contexts map[string]string
+	// Origin, when not "", is the address of the repository or archive that defines the build: contexts may be directories of it (bake.OriginScheme).
+	Origin string
 
 	Names     []string // what the image is called; with tags or latest
 	Target    string
@@ -56,6 +58,12 @@ type BuildOptions struct {
 	Squash  bool // one layer above the base image
 	Verify  bool // build again, without the cache, and fail where anything differs
 
+	// SourcePolicy is a file with rules on what the build reads (package sourcepolicy); ""
+	// is none.
+	SourcePolicy string
+	// Policies are in Rego, beside <Dockerfile>.rego.
+	Policies []BuildPolicy
+
 	CacheFrom, CacheTo []Cache
 	// Attestations are what is said of the image; none says a provenance of an image
 	// that is pushed.
@@ -70,6 +78,7 @@ type BuildOptions struct {
 	Shell    *Shell               // nil: none is opened
 
 	linked map[string]builtBy // contexts that other builds make, by value
+	policy build.Policy       // nil: all that is read is admitted
 }
 
 // Shell is opened where a command fails.
@@ -95,7 +104,7 @@ type BuildResult struct {
 	// failed build too.
 	Unrecorded error
 
-	Provenance map[string]json.RawMessage // SLSA's predicate, by platform; "" where no platform was asked for
+	Provenance map[string]json.RawMessage // SLSA's predicate, version 0.2 as buildx has it, by platform; "" where no platform was asked for
 }
 
 // Warning is what a check has to say about a place in the Dockerfile.
@@ -147,12 +156,13 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	if err != nil {
 		return BuildResult{}, err
 	}
-	run := &buildRuntime{env: env}
+	run := &buildRuntime{env: env, limited: b.given.limits != nil}
 	defer closing(&err, run.close)
 	options := b.options()
 	options.Runtime, options.Missed, options.Shell = run.open, b.bases.hold, opts.Shell
 	b.solver = build.NewSolver(options)
 	defer closing(&err, b.solver.Close)
+	defer closing(&err, b.police.close)
 	if err := b.open(ctx); err != nil {
 		return BuildResult{}, err
 	}
@@ -165,6 +175,7 @@ type building struct {
 	*exporter
 	opts     BuildOptions
 	given    openedRun
+	police   *policing // nil: there are no policies
 	bases    *baseImages
 	started  time.Time
 	input    *buildInput // that was opened
@@ -206,24 +217,32 @@ func newBuilding(env *Env, opts BuildOptions) (*building, error) {
 	if err != nil {
 		return nil, err
 	}
+	police, err := newPolicing(opts)
+	if err != nil {
+		return nil, err
+	}
+	opts.policy = police.policy()
 	x := &exporter{
 		env: env, exchange: build.NewExchange(), multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch, targets: targets,
-		attest: said, sboms: map[digest.Digest][]attest.Predicate{}, write: opts.Write, result: &BuildResult{},
+		attest: said, sboms: map[string][]attest.Predicate{}, write: opts.Write, result: &BuildResult{},
 	}
-	return &building{exporter: x, opts: opts, given: given, bases: &baseImages{env: env}, started: time.Now()}, nil
+	return &building{exporter: x, opts: opts, given: given, police: police, bases: &baseImages{env: env, policy: opts.policy}, started: time.Now()}, nil
 }
 
 // options are those of the build's solver that are its own.
 func (b *building) options() build.Options {
 	return build.Options{
 		Store: b.env.Store, Exchange: b.exchange, Fetched: b.bases.fetched, Epoch: b.epoch, Progress: b.opts.Progress, Explain: b.opts.Explain,
-		Connect: connectGit, Secrets: b.given.secrets, Agents: b.given.agents, Strict: b.given.Strict,
+		Connect: connectGit, Policy: b.opts.policy, Secrets: b.given.secrets, Agents: b.given.agents, Strict: b.given.Strict,
 	}
 }
 
 // open reads the Dockerfile and finds the contexts, and the caches of others. The caller
 // closes the input unless it fails.
 func (b *building) open(ctx context.Context) (err error) {
+	if err := b.police.start(ctx, b.solver); err != nil {
+		return solving(err)
+	}
 	if b.input, err = openInput(ctx, b.env, b.solver, &b.opts); err != nil {
 		return err
 	}
@@ -391,12 +410,13 @@ func sourceDateEpoch(args map[string]string) (*time.Time, error) {
 
 // buildRuntime is what RUN needs, made when the first one needs it.
 type buildRuntime struct {
-	env  *Env
-	ns   *mount.Namespace
-	runc *executor.Runc
-	room *rootfs.Room
-	dir  string // of the room
-	made *build.Runtime
+	env     *Env
+	limited bool // commands have limits
+	ns      *mount.Namespace
+	runc    *executor.Runc
+	room    *rootfs.Room
+	dir     string // of the room
+	made    *build.Runtime
 }
 
 func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
@@ -406,6 +426,11 @@ func (r *buildRuntime) open(ctx context.Context) (*build.Runtime, error) {
 	var err error
 	if r.runc, err = executor.NewRunc(executor.RuncOptions{}); err != nil {
 		return nil, err
+	}
+	if r.limited {
+		if err := r.runc.Delegate(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if r.ns, err = mount.New(ctx); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -16,11 +17,13 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/attest"
 	"strake/internal/build"
 	"strake/internal/dockerfile"
+	"strake/internal/layer"
 	"strake/internal/scan"
 	"strake/internal/secret"
 )
@@ -133,9 +136,10 @@ func (a Attestation) provenance() (opts *attest.ProvenanceOptions, pushedOnly bo
 				return nil, false, invalid("failed to parse inline-only flag %q: %v", value, err)
 			}
 		case "version":
-			if value != "v1" {
-				return nil, false, invalid("invalid provenance SLSA version: %s: only v1 is supported", value)
+			if value != "v1" && value != "v0.2" {
+				return nil, false, invalid("invalid provenance SLSA version: %s", value)
 			}
+			opts.SLSA02 = value == "v0.2"
 		case "filename":
 		default:
 			return nil, false, invalid("provenance has no attribute %q", key)
@@ -159,12 +163,12 @@ func (x statements) predicates(ctx context.Context, b build.Built, pushed bool) 
 	if x.attest.provenance == nil || x.attest.pushedOnly && !pushed {
 		return list, nil
 	}
-	p, err := x.provenance(b.Platform, *x.attest.provenance)
+	p, err := attest.Provenance(x.madeFor(b.Platform), *x.attest.provenance)
 	return append(list, p), err
 }
 
-// provenance says how the image for a platform was built.
-func (x statements) provenance(platform ocispec.Platform, opts attest.ProvenanceOptions) (attest.Predicate, error) {
+// madeFor is what is known of how the image for a platform was built.
+func (x statements) madeFor(platform ocispec.Platform) attest.Build {
 	made := x.made
 	made.Materials = nil
 	for _, m := range x.made.Materials {
@@ -172,41 +176,60 @@ func (x statements) provenance(platform ocispec.Platform, opts attest.Provenance
 			made.Materials = append(made.Materials, m)
 		}
 	}
-	return attest.Provenance(made, opts)
+	return made
 }
 
-// sbom lists the packages in an image, once, unless a generator did.
+// sbom lists the packages in an image and in what the Dockerfile has scanned besides it, a list each, once, unless a
+// generator did.
 func (x statements) sbom(ctx context.Context, b build.Built) (list []attest.Predicate, err error) {
-	if list, ok := x.sboms[b.ID]; ok {
+	platform := platforms.FormatAll(b.Platform)
+	if list, ok := x.sboms[platform]; ok {
 		return list, nil
 	}
-	step := x.solver.Begin("generating sbom for " + platforms.FormatAll(b.Platform))
+	step := x.solver.Begin("generating sbom for " + platform)
 	defer func() { err = step.End(ctx, err) }()
-	part, err := x.part(ctx, b)
+	p, err := x.packages(ctx, step, b.ID.String(), layersOf(b))
 	if err != nil {
 		return nil, err
 	}
-	defer closing(&err, part.close)
-	packages, err := scan.Packages(part.files)
+	list = append(list, p)
+	for _, name := range slices.Sorted(maps.Keys(b.Scanned)) {
+		res, err := x.solver.Solve(ctx, b.Scanned[name])
+		if err != nil {
+			return nil, err
+		}
+		if p, err = x.packages(ctx, step, b.ID.String()+"-"+name, res.Layers); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	x.sboms[platform] = list
+	return list, nil
+}
+
+// packages is the list, called name, of the packages in a chain of layers.
+func (x statements) packages(ctx context.Context, step *build.Reporter, name string, layers []digest.Digest) (p attest.Predicate, err error) {
+	chain, err := openChain(ctx, x.env, layers)
+	if err != nil {
+		return p, err
+	}
+	defer closing(&err, chain.Close)
+	files := layer.Union(chain)
+	found, err := scan.Packages(files)
 	if errdefs.IsNotImplemented(err) {
 		step.Warn("the SBOM is not complete: %v\n", err)
 	} else if err != nil {
-		return nil, err
+		return p, err
 	}
-	distro, err := distribution(part.files)
+	distro, err := distribution(files)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	created := x.made.Finished
 	if x.epoch != nil {
 		created = *x.epoch
 	}
-	p, err := attest.SBOM(b.ID.String(), x.env.Version, distro, packages, created)
-	if err != nil {
-		return nil, err
-	}
-	x.sboms[b.ID] = []attest.Predicate{p}
-	return x.sboms[b.ID], nil
+	return attest.SBOM(name, x.env.Version, distro, found, created)
 }
 
 // distribution is the ID that os-release gives an image's system, or "".
@@ -270,9 +293,13 @@ func (x statements) tellProvenance() error {
 	if mode == "disabled" || mode == "false" || mode == "0" {
 		return nil
 	}
+	builder := ""
+	if x.attest.provenance != nil {
+		builder = x.attest.provenance.BuilderID
+	}
 	x.result.Provenance = map[string]json.RawMessage{}
 	for _, b := range x.built {
-		p, err := x.provenance(b.Platform, attest.ProvenanceOptions{Full: mode == "max"})
+		p, err := attest.Summary(x.madeFor(b.Platform), builder, mode == "max")
 		if err != nil {
 			return err
 		}
@@ -280,7 +307,7 @@ func (x statements) tellProvenance() error {
 		if x.multi {
 			key = platforms.FormatAll(b.Platform)
 		}
-		x.result.Provenance[key] = p.JSON
+		x.result.Provenance[key] = p
 	}
 	return nil
 }

@@ -29,13 +29,11 @@ func provenanceOf(t *testing.T, opts BuildOptions) (config string, locals []stri
 		Digest map[string]string
 	}
 	var said struct {
-		BuildDefinition struct {
-			ExternalParameters struct {
-				ConfigSource dependency
-				Request      struct{ Locals []struct{ Name string } }
-			}
-			ResolvedDependencies []dependency
+		Invocation struct {
+			ConfigSource dependency
+			Parameters   struct{ Locals []struct{ Name string } }
 		}
+		Materials []dependency
 	}
 	if err := json.Unmarshal(res.Provenance[""], &said); err != nil {
 		t.Fatal(err)
@@ -46,15 +44,15 @@ func provenanceOf(t *testing.T, opts BuildOptions) (config string, locals []stri
 		}
 		return text
 	}
-	def := said.BuildDefinition
 	used = map[string]string{}
-	for _, d := range def.ResolvedDependencies {
+	for _, d := range said.Materials {
 		used[d.URI] += digests(d)
 	}
-	for _, l := range def.ExternalParameters.Request.Locals {
+	for _, l := range said.Invocation.Parameters.Locals {
 		locals = append(locals, l.Name)
 	}
-	return strings.TrimSpace(def.ExternalParameters.ConfigSource.URI + " " + digests(def.ExternalParameters.ConfigSource)), locals, used
+	from := said.Invocation.ConfigSource
+	return strings.TrimSpace(from.URI + " " + digests(from)), locals, used
 }
 
 // TestProvenanceSources: what a build takes from elsewhere is told with its digest and

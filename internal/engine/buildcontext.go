@@ -82,6 +82,9 @@ func (b *buildInput) open(ctx context.Context) error {
 	if b.opts.Context == "-" {
 		return b.openStdin(ctx)
 	}
+	if b.isOrigin(b.opts.Context) {
+		return b.openOrigin(ctx)
+	}
 	if info, err := os.Stat(b.opts.Context); err == nil && info.IsDir() {
 		return b.openDir(ctx)
 	}
@@ -133,6 +136,10 @@ func remoteFile(address, name string) *build.Vertex {
 // namedContext is what a --build-context names.
 func (b *buildInput) namedContext(name, value string) (dockerfile.Context, error) {
 	label := "[context " + name + "] "
+	if b.isOrigin(value) {
+		files, err := b.originContext(value, label)
+		return dockerfile.Context{Files: files}, err
+	}
 	git, is, err := dockerfile.ParseGit(value)
 	switch {
 	case err != nil:
@@ -161,7 +168,7 @@ func (b *buildInput) namedContext(name, value string) (dockerfile.Context, error
 	if err != nil {
 		return dockerfile.Context{}, fmt.Errorf("failed to get build context %s: %w", name, err)
 	}
-	dir := b.solver.LazyContext(build.LazyContextOptions{Dir: value, Index: b.env.Store, Label: label})
+	dir := b.solver.LazyContext(build.LazyContextOptions{Dir: value, Index: b.env.Store, Name: name, Label: label})
 	b.closes, b.locals = append(b.closes, dir.Close), append(b.locals, name)
 	return dockerfile.Context{Dir: dir}, nil
 }
@@ -320,13 +327,32 @@ func (b *buildInput) readRemote(ctx context.Context) error {
 	b.name = filepath.Base(name)
 	step := b.solver.Begin("[internal] load build definition from " + b.name)
 	b.source, err = b.read(ctx, res.Layers, filepath.ToSlash(name), maxDockerfile+1)
-	if errors.Is(err, fs.ErrNotExist) && b.opts.Dockerfile == "" {
+	if errors.Is(err, fs.ErrNotExist) && name == "Dockerfile" {
 		b.source, err = b.read(ctx, res.Layers, "dockerfile", maxDockerfile+1)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("failed to read dockerfile: open %s: no such file or directory", name)
 	}
+	if err == nil {
+		err = b.refuseRemotePolicy(ctx, res.Layers, filepath.ToSlash(name)+policySuffix)
+	}
 	return step.End(ctx, err)
+}
+
+// refuseRemotePolicy fails where a policy lies beside a Dockerfile that is not here: what is
+// read for it would have to be asked about before it is known.
+func (b *buildInput) refuseRemotePolicy(ctx context.Context, layers []digest.Digest, name string) error {
+	if slices.ContainsFunc(b.opts.Policies, func(p BuildPolicy) bool { return p.Disabled || p.Reset }) {
+		return nil
+	}
+	_, err := b.read(ctx, layers, name, 1)
+	if err == nil {
+		return invalid("the policy %s of a context that is no directory here is not supported: give --policy disabled=true, or reset=true,filename=cwd://FILE", name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // readLocal reads a Dockerfile that is a file here, a URL, or standard input:
@@ -335,7 +361,7 @@ func (b *buildInput) readLocal(ctx context.Context, name string) error {
 	b.name = "Dockerfile"
 	if b.opts.Source != nil {
 		b.source = b.opts.Source
-		return nil
+		return b.opts.policy.AdmitLocal(ctx, "dockerfile")
 	}
 	if isHTTP(name) {
 		res, err := b.solver.Solve(ctx, remoteFile(name, "[internal] load remote Dockerfile"))
@@ -349,8 +375,11 @@ func (b *buildInput) readLocal(ctx context.Context, name string) error {
 	}
 	b.locals = append(b.locals, "dockerfile")
 	step := b.solver.Begin("[internal] load build definition from " + b.name)
-	var err error
-	if b.source, err = b.readFile(name); err == nil {
+	err := b.opts.policy.AdmitLocal(ctx, "dockerfile")
+	if err == nil {
+		b.source, err = b.readFile(name)
+	}
+	if err == nil {
 		step.Item(progress.Item{ID: "transferring dockerfile:", Current: int64(len(b.source)), Done: true})
 	}
 	return step.End(ctx, err)
@@ -397,7 +426,7 @@ func (b *buildInput) slot() string {
 	path := localFile(b.opts.Dockerfile)
 	switch {
 	case b.files != nil:
-		return build.Redact(b.opts.Context) + "\x00" + b.opts.Dockerfile
+		return b.opts.contextName() + "\x00" + b.opts.Dockerfile
 	case b.opts.Dockerfile == "":
 		path = filepath.Join(b.opts.Context, "Dockerfile")
 	case path == "":

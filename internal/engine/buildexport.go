@@ -29,8 +29,8 @@ type exporter struct {
 	names    []string           // as the user wrote them
 	epoch    *time.Time
 	attest   attestations
-	made     attest.Build                         // how it was built
-	sboms    map[digest.Digest][]attest.Predicate // by image
+	made     attest.Build                  // how it was built
+	sboms    map[string][]attest.Predicate // by platform
 	write    func(dest string, write func(io.Writer) error) error
 
 	result *BuildResult
@@ -111,14 +111,15 @@ func (x *exporter) assemble(ctx context.Context, step *build.Reporter, how forms
 		list = append(list, b.Platform)
 	}
 	var manifests []ocispec.Descriptor
+	var ids []digest.Digest
 	for _, b := range x.built {
-		desc, err := x.manifest(ctx, &a, b, how)
+		desc, id, err := x.manifest(ctx, &a, b, how)
 		if err != nil {
 			return a, err
 		}
 		item(step, "exporting manifest "+desc.Digest.String())
-		item(step, "exporting config "+b.ID.String())
-		manifests = append(manifests, desc)
+		item(step, "exporting config "+id.String())
+		manifests, ids = append(manifests, desc), append(ids, id)
 	}
 	said, err := statements{x}.attestManifests(ctx, &a, manifests, how)
 	if err != nil {
@@ -129,7 +130,7 @@ func (x *exporter) assemble(ctx context.Context, step *build.Reporter, how forms
 		return a, err
 	}
 	if !indexed {
-		a.root, a.config = manifests[0], x.built[0].ID
+		a.root, a.config = manifests[0], ids[0]
 		return a, nil
 	}
 	for _, desc := range said {
@@ -150,11 +151,11 @@ func (x *exporter) assemble(ctx context.Context, step *build.Reporter, how forms
 	return a, nil
 }
 
-// manifest makes the config and the manifest of one platform.
-func (x *exporter) manifest(ctx context.Context, a *assembled, b build.Built, how forms) (ocispec.Descriptor, error) {
-	layers, err := x.layers(ctx, b, how)
+// manifest makes the config and the manifest of one platform. It returns the image's ID too.
+func (x *exporter) manifest(ctx context.Context, a *assembled, b build.Built, how forms) (desc ocispec.Descriptor, id digest.Digest, err error) {
+	layers, diffIDs, err := x.layers(ctx, b, how)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return desc, "", err
 	}
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
@@ -164,22 +165,36 @@ func (x *exporter) manifest(ctx context.Context, a *assembled, b build.Built, ho
 	if how.docker {
 		m.MediaType, config = image.MediaTypeDockerManifest, image.MediaTypeDockerConfig
 	}
-	m.Config = a.add(config, b.Config)
-	desc, err := a.addJSON(m.MediaType, m)
+	built := b.Config
+	if how.estargz {
+		if built, err = replaceLayers(built, diffIDs); err != nil {
+			return desc, "", err
+		}
+	}
+	m.Config = a.add(config, built)
+	desc, err = a.addJSON(m.MediaType, m)
 	desc.Platform = &b.Platform
 	desc.Annotations = how.annotations.pick(ofManifestDescriptor, &b.Platform)
-	return desc, err
+	return desc, m.Config.Digest, err
 }
 
 // layers is how the manifest names the layers: as the tars that the store has,
-// or compressed.
-func (x *exporter) layers(ctx context.Context, b build.Built, how forms) ([]ocispec.Descriptor, error) {
+// or compressed, or as eStargz, which are others. It returns the diffIDs too.
+func (x *exporter) layers(ctx context.Context, b build.Built, how forms) ([]ocispec.Descriptor, []digest.Digest, error) {
 	layers := make([]ocispec.Descriptor, len(b.Layers))
+	diffIDs := make([]digest.Digest, len(b.Layers))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(compressAtOnce)
 	for i, l := range b.Layers {
 		g.Go(func() (err error) {
-			layers[i], err = x.layer(gctx, l, i < b.Base, how)
+			base := i < b.Base
+			if how.estargz && (!base || how.force) {
+				made, err := store.MakeEstargz(gctx, x.env.Store, l.Digest, how.recipe.Level)
+				layers[i], diffIDs[i] = made.Blob, made.DiffID
+				return err
+			}
+			diffIDs[i] = l.Digest
+			layers[i], err = x.layer(gctx, l, base, how)
 			if how.docker {
 				layers[i].MediaType = dockerLayer(layers[i].MediaType)
 			} else {
@@ -188,7 +203,7 @@ func (x *exporter) layers(ctx context.Context, b build.Built, how forms) ([]ocis
 			return err
 		})
 	}
-	return layers, g.Wait()
+	return layers, diffIDs, g.Wait()
 }
 
 // compressAtOnce is how many layers are compressed at once, as for a push.

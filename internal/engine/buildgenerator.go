@@ -69,7 +69,7 @@ func (b *building) generate(ctx context.Context) error {
 			return err
 		}
 		v.NoCache = b.opts.NoCache
-		if b.sboms[built.ID], err = b.generated(ctx, v); err != nil {
+		if b.sboms[platforms.FormatAll(built.Platform)], err = b.generated(ctx, v); err != nil {
 			return fmt.Errorf("sbom generator %s: %w", g.name, err)
 		}
 	}

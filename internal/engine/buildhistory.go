@@ -80,7 +80,7 @@ type recorder struct {
 // newRecorder makes the recorder of a build, whose journal begin makes.
 func newRecorder(opts NamedBuild, begin beginJournal) *recorder {
 	r := &recorder{steps: map[string]int{}, journal: buildJournal{begin: begin}, record: BuildRecord{
-		Ref: strings.ToLower(rand.Text())[:25], Context: build.Redact(opts.Context), Dockerfile: "Dockerfile", Target: opts.Target,
+		Ref: strings.ToLower(rand.Text())[:25], Context: opts.contextName(), Dockerfile: "Dockerfile", Target: opts.Target,
 		Created: time.Now(), Images: opts.Names,
 	}}
 	if opts.Dockerfile != "" {

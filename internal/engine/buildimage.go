@@ -36,7 +36,8 @@ func (x *exporter) exportImage(ctx context.Context, step *build.Reporter, opts i
 	var id digest.Digest // of the store's image, whose names may be another's when it is pushed
 	if opts.store && !opts.byDigest {
 		// Layers that nobody asked to be compressed stay as they are until they leave.
-		compress := !opts.push && (opts.recipe != store.Recipe{} || opts.force || x.attest.stored())
+		// An image of eStargz has an ID of its own, which is to be that of the one that is pushed.
+		compress := opts.estargz || !opts.push && (opts.recipe != store.Recipe{} || opts.force || x.attest.stored())
 		a, err := x.assemble(ctx, step, forms{imageOptions: opts, compress: compress})
 		if err == nil {
 			id, err = x.name(ctx, step, a, opts)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -33,7 +34,7 @@ type builtBy = func(context.Context, ocispec.Platform) (*build.Definition, error
 // of; contexts that lead in a circle are errdefs.ErrInvalidArgument.
 func BuildTogether(ctx context.Context, env *Env, list []NamedBuild) (results []BuildResult, err error) {
 	t := &together{builds: map[string]*oneOf{}}
-	run := &buildRuntime{env: env}
+	run := &buildRuntime{env: env, limited: slices.ContainsFunc(list, func(b NamedBuild) bool { return b.Run.Resources != nil })}
 	results = make([]BuildResult, len(list))
 	recorders := make([]*recorder, len(list))
 	for i := range list {
@@ -205,6 +206,7 @@ func (t *together) close() error {
 		if b.opened != nil {
 			errs = append(errs, b.opened.close())
 		}
+		errs = append(errs, b.police.close())
 	}
 	if t.first != nil {
 		errs = append(errs, t.first.Close())

@@ -22,7 +22,7 @@ import (
 func (b *building) verify(ctx context.Context) (err error) {
 	options := b.options()
 	options.Store, options.Exchange = unrecorded{b.env.Store}, nil
-	run := &buildRuntime{env: b.env}
+	run := &buildRuntime{env: b.env, limited: b.given.limits != nil}
 	defer closing(&err, run.close)
 	options.Runtime, options.Missed, options.Shell = run.open, b.bases.hold, b.opts.Shell
 	second := build.NewSolver(options)

@@ -114,6 +114,57 @@ func TestHostileCache(t *testing.T) {
 	}
 }
 
+// TestHostileCacheIndex is a cache whose index lies of what it lists. The steps run.
+func TestHostileCacheIndex(t *testing.T) {
+	ctxDir := t.TempDir()
+	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\n", "a": "first"} {
+		if err := os.WriteFile(filepath.Join(ctxDir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, lie := range map[string]func(*ocispec.Index){
+		"honest":              func(*ocispec.Index) {},
+		"no layers":           func(x *ocispec.Index) { x.Manifests = x.Manifests[1:] },
+		"config is big":       func(x *ocispec.Index) { x.Manifests[1].Size = image.MaxConfigSize + 1 },
+		"layer is a config":   func(x *ocispec.Index) { x.Manifests[0].MediaType = cacheConfigType },
+		"layer is a manifest": func(x *ocispec.Index) { x.Manifests[0].MediaType = ocispec.MediaTypeImageManifest },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "cache")
+			if _, err := Build(t.Context(), testEnv(t), BuildOptions{
+				Context: ctxDir, CacheTo: []Cache{{Type: "local", Attrs: map[string]string{"dest": dir, "image-manifest": "false"}}},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			cache, err := layout.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root, err := cache.Resolve(t.Context(), "latest")
+			if err != nil {
+				t.Fatal(err)
+			}
+			index, _, err := image.ReadIndex(t.Context(), cache, root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lie(&index)
+			if err := cache.Tag(t.Context(), pushJSON(t, cache, root.MediaType, index), "latest"); err != nil {
+				t.Fatal(err)
+			}
+			cached := false
+			if _, err = Build(t.Context(), testEnv(t), BuildOptions{
+				Context: ctxDir, CacheFrom: []Cache{{Type: "local", Attrs: map[string]string{"src": dir}}},
+				Progress: func(e progress.Event) {
+					cached = cached || e.State == progress.Cached && strings.Contains(e.Name, "COPY")
+				},
+			}); err != nil || cached != (name == "honest") {
+				t.Errorf("cached: %v, %v", cached, err)
+			}
+		})
+	}
+}
+
 // diffIDs are the layers of what was built.
 func diffIDs(t *testing.T, env *Env, built BuildResult) []digest.Digest {
 	t.Helper()
@@ -157,21 +208,24 @@ func lieInCache(t *testing.T, src string, lie func(*cacheConfig, *ocispec.Manife
 		t.Fatal(err)
 	}
 	lie(&config, &manifest)
-	push := func(mediaType string, v any) ocispec.Descriptor {
-		b, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		desc := image.Bytes(mediaType, b)
-		err = to.Push(ctx, desc, func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
-		if err != nil {
-			t.Fatal(err)
-		}
-		return desc
-	}
-	manifest.Config = push(cacheConfigType, config)
-	if err := to.Tag(ctx, push(root.MediaType, manifest), "latest"); err != nil {
+	manifest.Config = pushJSON(t, to, cacheConfigType, config)
+	if err := to.Tag(ctx, pushJSON(t, to, root.MediaType, manifest), "latest"); err != nil {
 		t.Fatal(err)
 	}
 	return dest
+}
+
+// pushJSON writes v as a blob of a layout.
+func pushJSON(t *testing.T, to *layout.Layout, mediaType string, v any) ocispec.Descriptor {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desc := image.Bytes(mediaType, b)
+	err = to.Push(t.Context(), desc, func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return desc
 }

@@ -129,6 +129,47 @@ func inlineCache(config []byte, layers []digest.Digest, records []build.CacheRec
 	list := newCacheConfig(inLayers(records, layers), func(id digest.Digest) cacheLayer {
 		return cacheLayer{Blob: id, Parent: noParent, Annotations: &cacheAnnotations{DiffID: id}}
 	})
+	return withInlineCache(fields, list)
+}
+
+// replaceLayers has a config name others for its layers, as many, and has the cache that is in it say which of them holds what.
+// Where they are its own the config stays as it is.
+func replaceLayers(config []byte, layers []digest.Digest) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	var rootFS ocispec.RootFS
+	err := json.Unmarshal(config, &fields)
+	if err == nil {
+		err = json.Unmarshal(fields["rootfs"], &rootFS)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("layers of the config: %w", err)
+	}
+	before := rootFS.DiffIDs
+	if slices.Equal(before, layers) {
+		return config, nil
+	}
+	rootFS.DiffIDs = layers
+	if fields["rootfs"], err = json.Marshal(rootFS); err != nil {
+		return nil, fmt.Errorf("layers of the config: %w", err)
+	}
+	var inline []byte
+	if json.Unmarshal(fields[inlineCacheKey], &inline) != nil {
+		return json.Marshal(fields) // without a cache
+	}
+	var list cacheConfig
+	if err := json.Unmarshal(inline, &list); err != nil {
+		return nil, fmt.Errorf("inline cache: %w", err)
+	}
+	for i, l := range list.Layers {
+		if at := slices.Index(before, l.Blob); at >= 0 {
+			list.Layers[i].Blob = layers[at]
+		}
+	}
+	return withInlineCache(fields, list)
+}
+
+// withInlineCache is a config of those fields and a cache.
+func withInlineCache(fields map[string]json.RawMessage, list cacheConfig) ([]byte, error) {
 	b, err := json.Marshal(list)
 	if err == nil {
 		fields[inlineCacheKey], err = json.Marshal(b)

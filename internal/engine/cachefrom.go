@@ -20,6 +20,7 @@ import (
 	"strake/internal/layout"
 	"strake/internal/reference"
 	"strake/internal/remote"
+	"strake/internal/store"
 )
 
 // Cache is one place that build cache comes from or goes to.
@@ -59,7 +60,8 @@ func ParseCaches(text string) ([]Cache, error) {
 	}
 	switch c.Type {
 	case "":
-		return nil, invalid("type required for %q", text)
+		keys := slices.Sorted(maps.Keys(c.Attrs)) // values may be credentials
+		return nil, invalid("type required for a cache with %s", strings.Join(keys, ", "))
 	case "registry", "local", "inline", "gha", "s3", "azblob":
 		return []Cache{c}, nil
 	}
@@ -176,6 +178,13 @@ func openCache(ctx context.Context, env *Env, c Cache, targets []ocispec.Platfor
 	if !image.IsIndex(root.MediaType) {
 		return cache, cache.read(ctx, root)
 	}
+	index, _, err := image.ReadIndex(ctx, cache.src, root)
+	if err != nil {
+		return nil, err
+	}
+	if at := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.MediaType == cacheConfigType }); at >= 0 {
+		return cache, cache.readList(ctx, index.Manifests[at], index.Manifests)
+	}
 	for _, platform := range orDefault(targets) {
 		manifest, err := image.FindManifest(ctx, cache.src, root, platform)
 		if errdefs.IsNotFound(err) {
@@ -244,20 +253,11 @@ func (c *importedCache) read(ctx context.Context, desc ocispec.Descriptor) error
 	if err != nil {
 		return err
 	}
+	if manifest.Config.MediaType == cacheConfigType {
+		return c.readList(ctx, manifest.Config, manifest.Layers)
+	}
 	b, err := image.ReadAll(ctx, c.src, manifest.Config, image.MaxConfigSize)
 	if err != nil {
-		return err
-	}
-	if manifest.Config.MediaType == cacheConfigType {
-		blobs := map[digest.Digest]ocispec.Descriptor{}
-		for _, d := range manifest.Layers {
-			blobs[d.Digest] = d
-		}
-		mounts, err := c.add(b, func(l cacheLayer) (ocispec.Descriptor, bool) {
-			desc, ok := blobs[l.Blob]
-			return desc, ok
-		})
-		c.addMounts(mounts, blobs)
 		return err
 	}
 	config, err := image.ParseConfig(b)
@@ -273,12 +273,30 @@ func (c *importedCache) read(ctx context.Context, desc ocispec.Descriptor) error
 		return nil //nolint:nilerr // an image without a cache
 	}
 	_, err = c.add(inline, func(l cacheLayer) (ocispec.Descriptor, bool) {
-		at := slices.Index(config.RootFS.DiffIDs, l.Annotations.DiffID)
+		at := slices.Index(config.RootFS.DiffIDs, l.Blob)
 		if at < 0 || at >= len(manifest.Layers) {
 			return ocispec.Descriptor{}, false
 		}
 		return manifest.Layers[at], true
 	})
+	return err
+}
+
+// readList adds what config lists of the blobs beside it.
+func (c *importedCache) readList(ctx context.Context, config ocispec.Descriptor, beside []ocispec.Descriptor) error {
+	b, err := image.ReadAll(ctx, c.src, config, image.MaxConfigSize)
+	if err != nil {
+		return err
+	}
+	blobs := map[digest.Digest]ocispec.Descriptor{}
+	for _, d := range beside {
+		blobs[d.Digest] = d
+	}
+	mounts, err := c.add(b, func(l cacheLayer) (ocispec.Descriptor, bool) {
+		desc, ok := blobs[l.Blob]
+		return desc, ok
+	})
+	c.addMounts(mounts, blobs)
 	return err
 }
 
@@ -305,8 +323,12 @@ func (c *importedCache) Fetch(ctx context.Context, key digest.Digest) (build.Cac
 	if err := image.CopyGraph(ctx, c.src, c.env.Store, step.blob, image.CopyOptions{}); err != nil {
 		return found, fmt.Errorf("layer %s: %w", step.diffID, copyError(err))
 	}
-	if _, err := c.env.Store.Layer(ctx, step.diffID); err != nil {
+	_, err = c.env.Store.Layer(ctx, step.diffID)
+	if errdefs.IsNotFound(err) {
+		err = store.OpenEstargz(ctx, c.env.Store, step.blob.Digest, step.diffID)
+	}
+	if errdefs.IsNotFound(err) {
 		return found, fmt.Errorf("blob %s does not hold the layer %s: %w", step.blob.Digest, step.diffID, errdefs.ErrFailedPrecondition)
 	}
-	return found, nil
+	return found, err
 }

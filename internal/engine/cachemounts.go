@@ -155,7 +155,7 @@ func (s *cacheSource) Fetch(ctx context.Context, desc ocispec.Descriptor, offset
 type mountWriter struct {
 	cacheWriter
 	step *build.Reporter
-	form imageOptions
+	form cacheForm
 	dir  string
 	src  *cacheSource
 }

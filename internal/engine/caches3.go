@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"os"
 	"strconv"
 	"time"
 
@@ -18,16 +17,13 @@ func (c Cache) s3() (*bucketcache.Cache, string, error) {
 		AccessKeyID: c.Attrs["access_key_id"], SecretAccessKey: c.Attrs["secret_access_key"], SessionToken: c.Attrs["session_token"],
 		Touch: 24 * time.Hour,
 	}
-	if opts.AccessKeyID == "" && opts.SecretAccessKey == "" {
-		opts.AccessKeyID, opts.SecretAccessKey, opts.SessionToken = os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")
-	}
 	switch {
 	case opts.Name == "":
 		return nil, "", invalid("s3 cache requires bucket, or AWS_BUCKET")
 	case opts.Region == "":
 		return nil, "", invalid("s3 cache requires region, or AWS_REGION")
-	case opts.AccessKeyID == "" || opts.SecretAccessKey == "":
-		return nil, "", invalid("s3 cache requires access_key_id and secret_access_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	case (opts.AccessKeyID == "") != (opts.SecretAccessKey == ""):
+		return nil, "", invalid("s3 cache requires both or none of access_key_id and secret_access_key")
 	}
 	if err := c.s3Requests(&opts); err != nil {
 		return nil, "", err

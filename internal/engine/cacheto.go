@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -26,17 +25,6 @@ func (c Cache) checkTo() (err error) {
 	case "", "min", "max":
 	default:
 		return invalid("invalid cache mode %q: neither min nor max", mode)
-	}
-	for _, key := range []string{"image-manifest", "oci-mediatypes"} {
-		if v, ok := c.Attrs[key]; ok {
-			b, err := strconv.ParseBool(v)
-			if err != nil {
-				return invalid("failed to parse %s: %v", key, err)
-			}
-			if !b {
-				return invalid("cache %s: %s=false is not supported", c, key)
-			}
-		}
 	}
 	if _, err = c.ignoresErrors(); err == nil {
 		_, err = c.form()
@@ -63,10 +51,33 @@ func (c Cache) ignoresErrors() (ignore bool, err error) {
 	return ignore, err
 }
 
-// form is how the layers of the cache are compressed.
-func (c Cache) form() (opts imageOptions, err error) {
-	err = Output{Attrs: c.Attrs}.parseCompression(&opts)
-	return opts, err
+// cacheForm is how a cache is written: how its layers are compressed, and in which of BuildKit's forms it lists them.
+type cacheForm struct {
+	imageOptions
+	index bool // an index lists the layers and the config as if they were manifests; else a manifest
+}
+
+func (c Cache) form() (form cacheForm, err error) {
+	attrs := Output{Attrs: c.Attrs}
+	if err := attrs.parseCompression(&form.imageOptions); err != nil {
+		return form, err
+	}
+	oci := true
+	if err := attrs.parseBool("oci-mediatypes", &oci); err != nil {
+		return form, err
+	}
+	manifest := oci
+	if err := attrs.parseBool("image-manifest", &manifest); err != nil {
+		return form, err
+	}
+	form.docker, form.index = !oci, !manifest
+	switch {
+	case form.docker && manifest:
+		return form, invalid("cache %s: image-manifest=true wants oci-mediatypes=true", c)
+	case form.index && c.Type != "registry" && c.Type != "local":
+		return form, invalid("%s cache has no other form: image-manifest and oci-mediatypes are true", c.Type)
+	}
+	return form, nil
 }
 
 // cacheWriter is the part of an exporter that is about the build cache.
@@ -176,20 +187,14 @@ func (x cacheWriter) send(ctx context.Context, c Cache, src *cacheSource, root o
 }
 
 // cacheManifest makes the manifest of a cache, with its layers compressed.
-func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, form imageOptions, src *cacheSource, records []build.CacheRecord) (ocispec.Descriptor, error) {
+func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, form cacheForm, src *cacheSource, records []build.CacheRecord) (ocispec.Descriptor, error) {
 	ids := recordLayers(records)
 	blobs := make([]ocispec.Descriptor, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(compressAtOnce)
 	for i, id := range ids {
 		g.Go(func() (err error) {
-			if form.plain {
-				files, err := x.env.Store.Layer(gctx, id)
-				blobs[i] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: files.Size}
-				return err
-			}
-			blobs[i], err = x.env.Store.Compress(gctx, id, store.CompressOptions{Recipe: form.recipe})
-			blobs[i].MediaType = ociLayer(blobs[i].MediaType)
+			blobs[i], err = x.cacheBlob(gctx, id, form)
 			return err
 		})
 	}
@@ -212,14 +217,49 @@ func (x cacheWriter) cacheManifest(ctx context.Context, step *build.Reporter, fo
 	if config.Size > image.MaxConfigSize {
 		return config, fmt.Errorf("the cache has %d records, which are more than a cache can list", len(records))
 	}
-	root, err := a.addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: append(blobs, src.blobs...),
-	})
+	root, err := form.list(&a, config, append(blobs, src.blobs...))
 	for _, b := range a.blobs {
 		src.made[digest.FromBytes(b.bytes)] = b.bytes
 	}
-	item(step, "writing cache image manifest "+root.Digest.String())
+	what := "writing cache image manifest "
+	if form.index {
+		what = "writing cache manifest "
+	}
+	item(step, what+root.Digest.String())
 	return root, err
+}
+
+// cacheBlob is a layer in the form that a cache is to have it in.
+func (x cacheWriter) cacheBlob(ctx context.Context, id digest.Digest, form cacheForm) (ocispec.Descriptor, error) {
+	switch {
+	case form.plain:
+		files, err := x.env.Store.Layer(ctx, id)
+		return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: files.Size}, err
+	case form.estargz:
+		made, err := store.MakeEstargz(ctx, x.env.Store, id, form.recipe.Level)
+		return made.Blob, err
+	}
+	blob, err := x.env.Store.Compress(ctx, id, store.CompressOptions{Recipe: form.recipe})
+	blob.MediaType = ociLayer(blob.MediaType)
+	return blob, err
+}
+
+// list adds what lists a cache's layers and its config.
+func (form cacheForm) list(a *assembled, config ocispec.Descriptor, layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	version := specs.Versioned{SchemaVersion: 2}
+	if !form.index {
+		return a.addJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			Versioned: version, MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: layers,
+		})
+	}
+	mediaType := ocispec.MediaTypeImageIndex
+	if form.docker {
+		mediaType = image.MediaTypeDockerManifestList
+		for i := range layers {
+			layers[i].MediaType = dockerLayer(layers[i].MediaType)
+		}
+	}
+	return a.addJSON(mediaType, ocispec.Index{Versioned: version, MediaType: mediaType, Manifests: append(layers, config)})
 }
 
 // recordLayers are the layers of records, each once.

@@ -11,11 +11,16 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"strake/internal/conformance"
+	"strake/internal/image"
+	"strake/internal/layout"
+	"strake/internal/progress"
 )
 
 var record = conformance.Record()
@@ -59,25 +64,144 @@ RUN --mount=type=secret,id=unused ["/busybox", "true"]
 			t.Fatal(err)
 		}
 	}
-	for _, mode := range []string{"min", "max"} {
-		args, labels := map[string]string{"V": "1"}, map[string]string{"l": "v"}
-		c := &conformance.DockerfileCase{
-			Dir: dir, Dockerfile: "Dockerfile", Target: "one", Args: args, Labels: labels, Secrets: map[string]string{"given": secret},
-		}
-		theirs := bytes.ReplaceAll(k.Provenance(t, c, mode), []byte(`-dev"`), []byte(`"`)) // of a language that was not released
-		t.Setenv("BUILDX_METADATA_PROVENANCE", mode)
-		res, err := Build(t.Context(), testEnv(t), BuildOptions{
-			Context: dir, Target: "one", BuildArgs: args, Labels: labels, Provenance: true, Run: BuildRun{Secrets: []Secret{{ID: "given", File: secret}}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, got := fields(t, theirs), fields(t, res.Provenance[""])
-		maps.DeleteFunc(want, func(name, _ string) bool { return unsaid.MatchString(name) })
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("mode=%s (-BuildKit +Strake):\n%s", mode, diff)
+	args, labels := map[string]string{"V": "1"}, map[string]string{"l": "v"}
+	c := &conformance.DockerfileCase{
+		Dir: dir, Dockerfile: "Dockerfile", Target: "one", Args: args, Labels: labels, Secrets: map[string]string{"given": secret},
+	}
+	for _, version := range []string{"v1", "v0.2"} {
+		for _, mode := range []string{"min", "max"} {
+			theirs := k.Said(t, c, "attest:provenance=mode="+mode+",version="+version)
+			out := filepath.Join(t.TempDir(), "out")
+			_, err := Build(t.Context(), testEnv(t), BuildOptions{
+				Context: dir, Target: "one", BuildArgs: args, Labels: labels, Run: BuildRun{Secrets: []Secret{{ID: "given", File: secret}}},
+				Attestations: []Attestation{{Type: "provenance", Attrs: map[string]string{"mode": mode, "version": version}}},
+				Outputs:      []Output{{Type: OutputOCI, Dest: out, Attrs: map[string]string{"tar": "false"}}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ours := conformance.Predicates(t, out)
+			if len(theirs) != 1 || len(ours) != 1 {
+				t.Fatalf("BuildKit said %d, Strake %d", len(theirs), len(ours))
+			}
+			want := fields(t, bytes.ReplaceAll(theirs[0], []byte(`-dev"`), []byte(`"`))) // of a language that was not released
+			maps.DeleteFunc(want, func(name, _ string) bool { return unsaid.MatchString(name) })
+			if diff := cmp.Diff(want, fields(t, ours[0])); diff != "" {
+				t.Errorf("mode=%s,version=%s (-BuildKit +Strake):\n%s", mode, version, diff)
+			}
 		}
 	}
+}
+
+// TestCacheFormsBuildKit: a cache lists its blobs as BuildKit does, in each form, and both read what the other wrote: without an error, and
+// without a hit.
+func TestCacheFormsBuildKit(t *testing.T) {
+	k := conformance.StartBuildKit(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nCOPY b /b\n", "a": "first", "b": "second"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &conformance.DockerfileCase{Dir: dir, Dockerfile: "Dockerfile"}
+	for _, form := range []map[string]string{
+		{},
+		{"image-manifest": "false"},
+		{"oci-mediatypes": "false"},
+		{"oci-mediatypes": "false", "compression": "zstd", "force-compression": "true"},
+		{"compression": "estargz", "force-compression": "true"},
+	} {
+		theirs, ours, attrs := filepath.Join(t.TempDir(), "theirs"), filepath.Join(t.TempDir(), "ours"), ""
+		to := Cache{Type: "local", Attrs: map[string]string{"dest": ours}}
+		for key, value := range form {
+			attrs += "," + key + "=" + value
+			to.Attrs[key] = value
+		}
+		k.Cached(t, c, "--no-cache", "--export-cache", "type=local,mode=max,dest="+theirs+attrs)
+		failed := false
+		_, err := Build(t.Context(), testEnv(t), BuildOptions{
+			Context: dir, CacheTo: []Cache{to}, CacheFrom: []Cache{{Type: "local", Attrs: map[string]string{"src": theirs}}},
+			Progress: func(e progress.Event) { failed = failed || e.State == progress.Failed },
+		})
+		if err != nil || failed {
+			t.Fatalf("%v: BuildKit's cache is not read: %v", form, err)
+		}
+		if diff := cmp.Diff(listed(t, theirs), listed(t, ours)); diff != "" {
+			t.Errorf("%v (-BuildKit +Strake):\n%s", form, diff)
+		}
+		if text := k.Cached(t, c, "--no-cache", "--progress", "plain", "--import-cache", "type=local,src="+ours); strings.Contains(text, "ERROR") {
+			t.Errorf("%v: BuildKit does not read the cache:\n%s", form, text)
+		}
+	}
+}
+
+// latest is what an OCI layout calls so.
+func latest(t *testing.T, dir string) (*layout.Layout, ocispec.Descriptor) {
+	t.Helper()
+	src, err := layout.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := src.Resolve(t.Context(), "latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src, root
+}
+
+// listed are the media types of a cache in a directory: of its root, of its blobs in their order.
+func listed(t *testing.T, dir string) (types []string) {
+	t.Helper()
+	src, root := latest(t, dir)
+	b, err := image.ReadAll(t.Context(), src, root, image.MaxManifestSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	children, err := image.Children(root.MediaType, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range append([]ocispec.Descriptor{root}, children...) {
+		types = append(types, d.MediaType)
+	}
+	return types
+}
+
+// TestEstargzBuildKit: layers as eStargz have BuildKit's media types and annotations, and an image that says the same of their sizes.
+func TestEstargzBuildKit(t *testing.T) {
+	k := conformance.StartBuildKit(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nCOPY b /d/b\n", "a": "first", "b": strings.Repeat("second", 1<<20)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	theirs, ours := filepath.Join(t.TempDir(), "theirs"), filepath.Join(t.TempDir(), "ours")
+	c := &conformance.DockerfileCase{Dir: dir, Dockerfile: "Dockerfile"}
+	k.Cached(t, c, "--no-cache", "--output", "type=oci,tar=false,compression=estargz,force-compression=true,dest="+theirs)
+	_, err := Build(t.Context(), testEnv(t), BuildOptions{
+		Context: dir, Outputs: []Output{{Type: OutputOCI, Dest: ours, Attrs: map[string]string{"tar": "false", "compression": "estargz", "force-compression": "true"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(described(t, theirs), described(t, ours)); diff != "" {
+		t.Errorf("(-BuildKit +Strake):\n%s", diff)
+	}
+}
+
+// described are the layers of the image in an OCI layout: their media types and the names of their annotations.
+func described(t *testing.T, dir string) (layers []string) {
+	t.Helper()
+	src, root := latest(t, dir)
+	manifest, _, err := image.ReadManifest(t.Context(), src, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range manifest.Layers {
+		layers = append(layers, l.MediaType+" "+strings.Join(slices.Sorted(maps.Keys(l.Annotations)), " "))
+	}
+	return layers
 }
 
 // TestGeneratorBuildKit: a generator of SBOMs finds the same with BuildKit and with Strake, but for what BuildKit traces it by.
@@ -155,7 +279,7 @@ func fields(t *testing.T, object []byte) map[string]string {
 	if err := json.Unmarshal(object, &value); err != nil {
 		t.Fatal(err)
 	}
-	moment := regexp.MustCompile(`[.](invocationId|startedOn|finishedOn)$`)
+	moment := regexp.MustCompile(`[.](invocationId|startedOn|finishedOn|buildInvocationID|buildStartedOn|buildFinishedOn)$`)
 	found := map[string]string{}
 	var walk func(path string, v any)
 	walk = func(path string, v any) {

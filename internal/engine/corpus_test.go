@@ -43,6 +43,9 @@ func TestCorpus(t *testing.T) {
 		if c.Root && os.Geteuid() != 0 {
 			t.Skip("needs a user namespace, and the machine gives none")
 		}
+		if c.IDs {
+			usertest.NeedIDs(t)
+		}
 		if strings.HasSuffix(t.Name(), "/run-special-files") {
 			usertest.NeedRoot(t, "to make device nodes")
 		}
@@ -61,9 +64,6 @@ func buildCase(t *testing.T, env *Env, c *conformance.DockerfileCase) (built con
 		opts.Platforms = []string{c.Platform}
 	}
 	opts.Contexts = c.Contexts
-	for id, file := range c.Secrets {
-		opts.Run.Secrets = append(opts.Run.Secrets, Secret{ID: id, File: file})
-	}
 	if c.Call != "" {
 		answer, err := AskBuild(t.Context(), env, opts, c.Call)
 		if err != nil {

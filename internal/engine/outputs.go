@@ -194,6 +194,7 @@ type imageOptions struct {
 	push, byDigest, canonical, insecure, store bool
 
 	plain       bool         // layers are not compressed
+	estargz     bool         // layers that were built here become eStargz, of the recipe's level
 	recipe      store.Recipe // of those that were built here; the zero one is as it comes
 	force       bool         // the base image's layers too
 	docker      bool         // docker's media types
@@ -227,8 +228,8 @@ func (o Output) imageOptions(names []string) (opts imageOptions, err error) {
 	if err := o.parseCompression(&opts); err != nil {
 		return opts, err
 	}
-	if opts.docker && opts.recipe.Compression == "zstd" {
-		return opts, invalid(`exporter option "compression=zstd" conflicts with "oci-mediatypes=false"`)
+	if opts.docker && (opts.estargz || opts.recipe.Compression == "zstd") {
+		return opts, invalid(`exporter option "compression=%s" conflicts with "oci-mediatypes=false"`, o.Attrs["compression"])
 	}
 	if opts.docker && opts.artifact {
 		return opts, invalid(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
@@ -260,6 +261,8 @@ func (o Output) parseCompression(opts *imageOptions) (err error) {
 	kind, level := o.Attrs["compression"], o.Attrs["compression-level"]
 	switch kind {
 	case "", "gzip", "zstd":
+	case "estargz":
+		opts.estargz, kind = true, "gzip"
 	case "uncompressed":
 		opts.plain = true
 		return nil

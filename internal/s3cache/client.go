@@ -36,6 +36,7 @@ type Bucket struct {
 	base   url.URL // of the bucket, without a slash at its end
 	http   *http.Client
 	signer *v4.Signer
+	creds  aws.CredentialsProvider
 	pause  time.Duration // before the second try
 }
 
@@ -57,9 +58,9 @@ func New(opts Options) (*Bucket, error) {
 		Proxy: http.ProxyFromEnvironment, DisableCompression: true,
 		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: time.Minute, IdleConnTimeout: 90 * time.Second,
 	}
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return &Bucket{
-		opts: opts, base: *base, pause: time.Second,
-		http:   &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		opts: opts, base: *base, pause: time.Second, http: client, creds: provider(opts, client),
 		signer: v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }),
 	}, nil
 }
@@ -75,8 +76,12 @@ type request struct {
 // do sends a request until it is answered by something else than that it be sent again. An
 // answer that tells of no success is an error.
 func (c *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
+	creds, err := c.creds.Retrieve(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for n := 1; ; n++ {
-		res, err := c.once(ctx, r)
+		res, err := c.once(ctx, r, creds)
 		again := err != nil || res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests
 		if err == nil && res.StatusCode >= 300 {
 			err = failure(r, res)
@@ -95,7 +100,7 @@ func (c *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 }
 
-func (c *Bucket) once(ctx context.Context, r request) (*http.Response, error) {
+func (c *Bucket) once(ctx context.Context, r request, creds aws.Credentials) (*http.Response, error) {
 	u := c.base
 	u.Path += "/" + r.key
 	u.RawPath = httpbinding.EscapePath(u.Path, false) // all of it, as the signature has it
@@ -110,7 +115,6 @@ func (c *Bucket) once(ctx context.Context, r request) (*http.Response, error) {
 	sum := sha256.Sum256(r.body)
 	hash := hex.EncodeToString(sum[:])
 	req.Header.Set("X-Amz-Content-Sha256", hash)
-	creds := aws.Credentials{AccessKeyID: c.opts.AccessKeyID, SecretAccessKey: c.opts.SecretAccessKey, SessionToken: c.opts.SessionToken}
 	if err := c.signer.SignHTTP(ctx, creds, req, hash, "s3", c.opts.Region, time.Now()); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}

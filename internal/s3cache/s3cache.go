@@ -21,6 +21,7 @@ type Options struct {
 	Endpoint     string // URL of the server; "" is AWS's
 	PathStyle    bool   // the bucket is in the path, not in the host
 
+	// What requests are signed with. Without an AccessKeyID it is what AWS's programs would find on this machine.
 	AccessKeyID, SecretAccessKey, SessionToken string
 
 	Touch time.Duration // objects older than this get a new time when they are used again

@@ -150,6 +150,15 @@ func findForm(ctx context.Context, db *sqldb.DB, id digest.Digest, recipe Recipe
 	return d, nil
 }
 
+// findDiffID returns the layer that a compressed form holds, or the layer itself, or fails with errdefs.ErrNotFound.
+func findDiffID(ctx context.Context, db *sqldb.DB, form digest.Digest) (id digest.Digest, err error) {
+	err = db.View(ctx, func(tx *sql.Tx) error {
+		id, err = diffID(ctx, tx, form)
+		return err
+	})
+	return id, err
+}
+
 // findRecipe tells how a compressed form was made here. It fails with
 // errdefs.ErrInvalidArgument for one that came as it is.
 func findRecipe(ctx context.Context, db *sqldb.DB, form digest.Digest) (Recipe, error) {

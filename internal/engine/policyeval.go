@@ -1,0 +1,108 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/containerd/platforms"
+
+	"strake/internal/build"
+	"strake/internal/dockerfile"
+	"strake/internal/reference"
+	"strake/internal/sourcepolicy"
+)
+
+// EvalPolicyOptions say what a policy is asked about.
+type EvalPolicyOptions struct {
+	Name     string // of the Dockerfile, for input.env
+	File     string // the policy's name, for errors
+	Policy   io.Reader
+	Source   string // docker-image://REF, a URL, a repository, or a path
+	Platform string // "" is this machine's
+	Log      func(string)
+}
+
+// EvalPolicy asks a policy about one source. What it denies is a *sourcepolicy.Denial, whose
+// messages PolicyMessages gives.
+func EvalPolicy(ctx context.Context, env *Env, opts EvalPolicyOptions) (err error) {
+	module, err := readModule(opts.Policy)
+	if err != nil {
+		return fmt.Errorf("failed to read policy file %s: %w", opts.File, err)
+	}
+	src, err := policySource(opts.Source)
+	if err != nil {
+		return err
+	}
+	platform := platforms.DefaultSpec()
+	if opts.Platform != "" {
+		if platform, err = platforms.Parse(opts.Platform); err != nil {
+			return fmt.Errorf("invalid platform %q: %w", opts.Platform, err)
+		}
+		platform = platforms.Normalize(platform)
+	}
+	solver := build.NewSolver(build.Options{Store: env.Store, Connect: connectGit})
+	defer closing(&err, solver.Close)
+	bases := &baseImages{env: env}
+	src.Platform = &platform
+	src.Learn = func(ctx context.Context, now sourcepolicy.Source) (sourcepolicy.Facts, error) {
+		if now.Scheme() != sourcepolicy.SchemeImage {
+			return build.Learn(ctx, solver, now)
+		}
+		found, err := bases.resolve(ctx, now.Rest(), platform, false)
+		return sourcepolicy.Facts{Image: &sourcepolicy.ImageFacts{Digest: found.material.Digest.String(), Config: found.image.Config}}, err
+	}
+	eval, err := sourcepolicy.Start(ctx, sourcepolicy.Begin{
+		Sets: []sourcepolicy.Set{{Files: []sourcepolicy.File{{Name: opts.File, Data: module}}, Root: ".", LogLevel: "debug"}},
+		Env:  sourcepolicy.Env{Filename: opts.Name},
+	}, opts.Log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, eval.Close)
+	_, err = eval.Apply(ctx, src, func(s sourcepolicy.Source) (sourcepolicy.Source, error) { return s, nil })
+	return err
+}
+
+// policySource is the source that a user names.
+func policySource(name string) (src sourcepolicy.Source, err error) {
+	if image, ok := strings.CutPrefix(name, sourcepolicy.SchemeImage+"://"); ok {
+		ref, err := reference.Parse(image)
+		if err != nil {
+			return src, fmt.Errorf("failed to parse image source reference: %w", err)
+		}
+		src.Identifier = sourcepolicy.SchemeImage + "://" + ref.OrLatest().String()
+		return src, nil
+	}
+	git, is, err := dockerfile.ParseGit(name)
+	switch {
+	case err != nil:
+		return src, err
+	case is:
+		return git.Source(), nil
+	case isHTTP(name):
+		src.Identifier = name
+		return src, nil
+	}
+	if _, err := os.Stat(name); err != nil {
+		return src, fmt.Errorf("invalid local path %s: %w", name, err)
+	}
+	src.Identifier = sourcepolicy.SchemeLocal + "://context"
+	return src, nil
+}
+
+// TestPolicy runs the tests of the policy NAME.rego of the working directory: those of a
+// file, or of a directory, whose names contain run. It writes their results to out and what
+// failed to errOut, and fails with an *exec.ExitError where one did.
+func TestPolicy(ctx context.Context, out, errOut io.Writer, path, name, run string) error {
+	program, err := sourcepolicy.Find()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, program, "test", path, name, run)
+	cmd.Stdout, cmd.Stderr = out, errOut
+	return cmd.Run()
+}
