@@ -302,7 +302,7 @@ func TestGitEndsWithUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	proc := "/proc/" + strings.TrimSpace(string(b))
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		stat, err := os.ReadFile(proc + "/stat")
 		if err != nil || strings.Contains(string(stat), ") Z ") {
 			break

@@ -58,7 +58,7 @@ func TestTellStarted(t *testing.T) {
 	}()
 	select {
 	case <-asked:
-	case <-time.After(2 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the monitor is held by a client that does not read")
 	}
 }

@@ -47,7 +47,7 @@ func testRateLimit(t *testing.T) {
 			if _, err := r.GetManifest(t.Context(), "a", "b"); !errdefs.IsNotFound(err) {
 				t.Errorf("%d: %v", status, err)
 			}
-			if d := time.Since(start); d < 900*time.Millisecond || d > 3*time.Second {
+			if d := time.Since(start); d < 900*time.Millisecond || d > 20*time.Second {
 				t.Errorf("%d: waited %v for %s", status, d, f())
 			}
 		}
