@@ -35,8 +35,9 @@ type Build struct {
 	Network    bool   // a step had the network
 	Language   string // version of the Dockerfile's language
 	Materials  []Material
-	Config     Material // where the Dockerfile is from; the zero Material is this machine
-	Locals     []string // names of the contexts that are directories of this machine
+	Config     Material          // where the Dockerfile is from; the zero Material is this machine
+	Locals     []string          // names of the contexts that are directories of this machine
+	VCS        map[string]string // what is known of the repository that the contexts are a checkout of, under BuildKit's names
 }
 
 // Need is a secret or an SSH agent that steps ask for.
@@ -160,7 +161,8 @@ type metadata struct {
 }
 
 type buildKitMetadata struct {
-	Source *source `json:"source,omitempty"`
+	VCS    map[string]string `json:"vcs,omitempty"`
+	Source *source           `json:"source,omitempty"`
 }
 
 type source struct {
@@ -225,7 +227,7 @@ func newPredicate(b Build, opts ProvenanceOptions) *predicate {
 	}
 	p.RunDetails.Builder.ID = opts.BuilderID
 	meta.InvocationID, meta.StartedOn, meta.FinishedOn = b.Invocation, b.Started.UTC(), b.Finished.UTC()
-	meta.Reproducible = opts.Reproducible
+	meta.Reproducible, meta.BuildKit.VCS = opts.Reproducible, b.VCS
 	return p
 }
 

@@ -243,6 +243,9 @@ func (b *building) open(ctx context.Context) (err error) {
 	if err := b.police.start(ctx, b.solver); err != nil {
 		return solving(err)
 	}
+	if err := b.addGitLabels(ctx); err != nil {
+		return err
+	}
 	if b.input, err = openInput(ctx, b.env, b.solver, &b.opts); err != nil {
 		return err
 	}
@@ -270,7 +273,7 @@ func (b *building) make(ctx context.Context) (BuildResult, error) {
 		err = b.generate(ctx)
 	}
 	if err == nil {
-		b.learn(b.file, b.bases, b.input)
+		b.learn(ctx, b.file, b.bases, b.input)
 		err = b.finish(ctx, b.opts)
 	}
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -170,7 +171,7 @@ func (x statements) predicates(ctx context.Context, b build.Built, pushed bool) 
 // madeFor is what is known of how the image for a platform was built.
 func (x statements) madeFor(platform ocispec.Platform) attest.Build {
 	made := x.made
-	made.Materials = nil
+	made.VCS, made.Materials = x.vcs(), nil
 	for _, m := range x.made.Materials {
 		if m.URI != "" || len(x.built) == 1 || platforms.OnlyStrict(platform).Match(m.Platform) || platforms.OnlyStrict(platforms.DefaultSpec()).Match(m.Platform) {
 			made.Materials = append(made.Materials, m)
@@ -324,14 +325,14 @@ func newInvocation() (string, error) {
 // knownOf begins what is known of a build.
 func knownOf(opts BuildOptions, input *buildInput, started time.Time) (attest.Build, error) {
 	id, err := newInvocation()
-	slices.Sort(input.locals)
 	return attest.Build{
-		Locals: input.locals, Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
+		Locals: slices.Sorted(maps.Keys(input.locals)), Invocation: id, Started: started, Dockerfile: input.name, Target: opts.Target, StopAt: opts.StopAt, Args: opts.BuildArgs, Labels: opts.Labels,
 	}, err
 }
 
 // learn adds what is known of a build when it is over.
-func (x *exporter) learn(file *dockerfile.File, bases *baseImages, input *buildInput) {
+func (x *exporter) learn(ctx context.Context, file *dockerfile.File, bases *baseImages, input *buildInput) {
+	x.vcs = sync.OnceValue(func() map[string]string { return gitFacts(ctx, input.locals) })
 	made := &x.made
 	made.Finished, made.Materials = time.Now(), bases.materials()
 	made.Source, made.Language = file.Redacted(secret.Variable, attest.Redacted), dockerfile.LanguageVersion()

@@ -35,8 +35,8 @@ type buildInput struct {
 	files  *build.Vertex // a repository or an archive, as a stage
 	named  map[string]dockerfile.Context
 	// What the provenance says of the contexts.
-	remote, subdir string   // URI of the context, and the directory of it; "" where it is none
-	locals         []string // names of those that are directories
+	remote, subdir string            // URI of the context, and the directory of it; "" where it is none
+	locals         map[string]string // directories of this machine, by name; "" is that of what was no file
 
 	needs build.Needs // of what was compiled
 
@@ -57,7 +57,7 @@ func (b *buildInput) close() error {
 
 // openInput finds the contexts and reads the Dockerfile.
 func openInput(ctx context.Context, env *Env, solver *build.Solver, opts *BuildOptions) (*buildInput, error) {
-	b := &buildInput{env: env, solver: solver, opts: opts, named: map[string]dockerfile.Context{}}
+	b := &buildInput{env: env, solver: solver, opts: opts, named: map[string]dockerfile.Context{}, locals: map[string]string{}}
 	err := b.open(ctx)
 	if err != nil {
 		return nil, errors.Join(err, b.close())
@@ -85,7 +85,7 @@ func (b *buildInput) open(ctx context.Context) error {
 	if b.isOrigin(b.opts.Context) {
 		return b.openOrigin(ctx)
 	}
-	if info, err := os.Stat(b.opts.Context); err == nil && info.IsDir() {
+	if isDir(b.opts.Context) {
 		return b.openDir(ctx)
 	}
 	git, is, err := dockerfile.ParseGit(b.opts.Context)
@@ -104,6 +104,11 @@ func (b *buildInput) open(ctx context.Context) error {
 		return solving(b.openURL(ctx))
 	}
 	return fmt.Errorf("unable to prepare context: path %q not found", b.opts.Context)
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
 }
 
 // gitVertex is a context in a repository that was named to this process: its
@@ -169,7 +174,7 @@ func (b *buildInput) namedContext(name, value string) (dockerfile.Context, error
 		return dockerfile.Context{}, fmt.Errorf("failed to get build context %s: %w", name, err)
 	}
 	dir := b.solver.LazyContext(build.LazyContextOptions{Dir: value, Index: b.env.Store, Name: name, Label: label})
-	b.closes, b.locals = append(b.closes, dir.Close), append(b.locals, name)
+	b.closes, b.locals[name] = append(b.closes, dir.Close), value
 	return dockerfile.Context{Dir: dir}, nil
 }
 
@@ -180,7 +185,7 @@ func (b *buildInput) openDir(ctx context.Context) error {
 		name = filepath.Join(b.opts.Context, "Dockerfile")
 	}
 	b.dir = b.solver.LazyContext(build.LazyContextOptions{Dir: b.opts.Context, Dockerfile: localFile(name), Index: b.env.Store}) //nolint:contextcheck // reading has the reader's
-	b.closes, b.locals = append(b.closes, b.dir.Close), append(b.locals, "context")
+	b.closes, b.locals["context"] = append(b.closes, b.dir.Close), b.opts.Context
 	return solving(b.readLocal(ctx, name))
 }
 
@@ -370,10 +375,10 @@ func (b *buildInput) readLocal(ctx context.Context, name string) error {
 		}
 		return err
 	}
+	b.locals["dockerfile"] = ""
 	if name != "-" {
-		b.name = filepath.Base(name)
+		b.name, b.locals["dockerfile"] = filepath.Base(name), filepath.Dir(name)
 	}
-	b.locals = append(b.locals, "dockerfile")
 	step := b.solver.Begin("[internal] load build definition from " + b.name)
 	err := b.opts.policy.AdmitLocal(ctx, "dockerfile")
 	if err == nil {

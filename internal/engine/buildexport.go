@@ -30,6 +30,7 @@ type exporter struct {
 	epoch    *time.Time
 	attest   attestations
 	made     attest.Build                  // how it was built
+	vcs      func() map[string]string      // attest.Build.VCS, found out when it is said
 	sboms    map[string][]attest.Predicate // by platform
 	write    func(dest string, write func(io.Writer) error) error
 
