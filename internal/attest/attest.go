@@ -62,6 +62,29 @@ type Predicate struct {
 	JSON json.RawMessage
 	// Subjects are what it is about; none: the image.
 	Subjects []Subject
+	File     string // what the statement is called where it is a file
+}
+
+// statement says p of its subjects, or else of others.
+func (p Predicate) statement(others []Subject) Statement {
+	if len(p.Subjects) > 0 {
+		others = p.Subjects
+	}
+	return Statement{Type: statementFormat, PredicateType: p.Type, Subject: others, Predicate: p.JSON}
+}
+
+// Indented is the statement as a file beside the files that it is about, unless it has subjects of its own.
+func (p Predicate) Indented(files []Subject) ([]byte, error) {
+	b, err := json.MarshalIndent(p.statement(files), "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("statement: %w", err)
+	}
+	return b, nil
+}
+
+// FileSubject is a file, by its path, as what a statement is about.
+func FileSubject(name string, content digest.Digest) Subject {
+	return Subject{Name: name, Digest: digestSet(content)}
 }
 
 // Subjects are an image under its names (written out); without a name it has no
@@ -115,11 +138,7 @@ func Manifest(image ocispec.Descriptor, subjects []Subject, predicates []Predica
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	var ids []digest.Digest
 	for _, p := range predicates {
-		about := subjects
-		if len(p.Subjects) > 0 {
-			about = p.Subjects
-		}
-		b, err := json.Marshal(Statement{Type: statementFormat, PredicateType: p.Type, Subject: about, Predicate: p.JSON})
+		b, err := json.Marshal(p.statement(subjects))
 		if err != nil {
 			return nil, fmt.Errorf("statement: %w", err)
 		}

@@ -91,5 +91,5 @@ func generated(files fs.FS, name string) (p Predicate, size int64, err error) {
 	if len(s.Predicate) == 0 {
 		return p, 0, errors.New("it has no predicate")
 	}
-	return Predicate{Type: s.PredicateType, JSON: s.Predicate, Subjects: s.Subject}, int64(len(b)), nil
+	return Predicate{Type: s.PredicateType, JSON: s.Predicate, Subjects: s.Subject, File: path.Base(name)}, int64(len(b)), nil
 }

@@ -101,6 +101,7 @@ type ProvenanceOptions struct {
 	BuilderID    string // a URI
 	Reproducible bool   // the user says that the build is
 	SLSA02       bool   // in SLSA's version 0.2; else 1
+	File         string // what it is called where it is a file
 }
 
 type predicate struct {
@@ -186,7 +187,7 @@ func Provenance(b Build, opts ProvenanceOptions) (Predicate, error) {
 	if err != nil {
 		return Predicate{}, fmt.Errorf("provenance: %w", err)
 	}
-	return Predicate{Type: kind, JSON: out}, nil
+	return Predicate{Type: kind, JSON: out, File: opts.File}, nil
 }
 
 func newPredicate(b Build, opts ProvenanceOptions) *predicate {

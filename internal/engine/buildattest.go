@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,7 @@ func (a attestations) stored() bool { return a.sbom || a.provenance != nil && !a
 
 // provenance reads the attributes of a provenance.
 func (a Attestation) provenance() (opts *attest.ProvenanceOptions, pushedOnly bool, err error) {
-	opts = &attest.ProvenanceOptions{Full: true}
+	opts = &attest.ProvenanceOptions{Full: true, File: "provenance.json"}
 	for key, value := range a.Attrs {
 		switch key {
 		case "mode":
@@ -142,6 +143,7 @@ func (a Attestation) provenance() (opts *attest.ProvenanceOptions, pushedOnly bo
 			}
 			opts.SLSA02 = value == "v0.2"
 		case "filename":
+			opts.File = path.Base(value)
 		default:
 			return nil, false, invalid("provenance has no attribute %q", key)
 		}
@@ -193,6 +195,7 @@ func (x statements) sbom(ctx context.Context, b build.Built) (list []attest.Pred
 	if err != nil {
 		return nil, err
 	}
+	p.File = "sbom.spdx.json"
 	list = append(list, p)
 	for _, name := range slices.Sorted(maps.Keys(b.Scanned)) {
 		res, err := x.solver.Solve(ctx, b.Scanned[name])
@@ -202,6 +205,7 @@ func (x statements) sbom(ctx context.Context, b build.Built) (list []attest.Pred
 		if p, err = x.packages(ctx, step, b.ID.String()+"-"+name, res.Layers); err != nil {
 			return nil, err
 		}
+		p.File = "sbom-" + name + ".spdx.json"
 		list = append(list, p)
 	}
 	x.sboms[platform] = list

@@ -103,6 +103,7 @@ type resultPart struct {
 	platform ocispec.Platform
 	layers   layer.Chain
 	files    *layer.FS
+	said     []statementFile
 }
 
 // dir is the directory of the part.
@@ -124,10 +125,13 @@ func (x *exporter) open(ctx context.Context, out Output) (t *resultTree, err err
 	}
 	for _, b := range x.built {
 		part, err := x.part(ctx, b)
+		if err == nil {
+			t.parts = append(t.parts, part)
+			t.parts[len(t.parts)-1].said, err = statements{x}.files(ctx, b, part, out.Attrs["attestation-prefix"], !t.split)
+		}
 		if err != nil {
 			return nil, errors.Join(err, t.close())
 		}
-		t.parts = append(t.parts, part)
 	}
 	return t, nil
 }
@@ -135,7 +139,7 @@ func (x *exporter) open(ctx context.Context, out Output) (t *resultTree, err err
 // part opens the layers for one platform; the caller closes them.
 func (x *exporter) part(ctx context.Context, b build.Built) (resultPart, error) {
 	layers, err := openChain(ctx, x.env, layersOf(b))
-	return resultPart{b.Platform, layers, layer.Union(layers)}, err
+	return resultPart{platform: b.Platform, layers: layers, files: layer.Union(layers)}, err
 }
 
 func (p resultPart) close() error { return p.layers.Close() }
@@ -160,6 +164,9 @@ func (t *resultTree) names() (map[string]bool, error) {
 		if t.split {
 			prefix = p.dir()
 			all[prefix] = true
+		}
+		for _, f := range p.said {
+			all[path.Join(prefix, f.name)] = false
 		}
 		err := fs.WalkDir(p.files, ".", func(name string, d fs.DirEntry, err error) error {
 			if err != nil || name == "." {
@@ -203,6 +210,9 @@ func (t *resultTree) write(ctx context.Context, w io.Writer) error {
 			}
 		}
 		if err := t.addBelow(".", prefix); err != nil {
+			return err
+		}
+		if err := t.addStatements(prefix, p.said); err != nil {
 			return err
 		}
 	}
