@@ -9,7 +9,7 @@ GOBUILD := CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags '-s -w'
 # What the tests drive from outside.
 PACKAGES := docker.io docker-registry skopeo podman buildah mmdebstrap busybox-static \
 	libarchive-tools erofs-utils e2fsprogs xfsprogs attr libcap2-bin uidmap xz-utils zstd bzip2 \
-	tmux python3 git openssh-client gcc libc6-dev ca-certificates \
+	tmux python3 git openssh-client gpg gcc libc6-dev ca-certificates \
 	chromium runc crun passt slirp4netns nftables iproute2 postgresql
 
 # What npm writes last when it has installed azurite.

@@ -12,14 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-
-	"github.com/containerd/platforms"
-	"github.com/docker/buildx/policy"
-	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
-	"github.com/moby/buildkit/solver/pb"
-	spb "github.com/moby/buildkit/sourcepolicy/pb"
-	"github.com/moby/buildkit/sourcepolicy/policysession"
-	"github.com/sirupsen/logrus"
+	"testing/fstest"
 
 	"strake/internal/sourcepolicy"
 )
@@ -47,7 +40,7 @@ func serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := read.Decode(&begin); err != nil {
 		return err
 	}
-	s := newServer(begin)
+	s := newServer(begin, &asker{read: read, write: write, had: map[string]sourcepolicy.FileData{}})
 	a, err := sourcepolicy.Answer{}, s.check(ctx)
 	for {
 		if err != nil {
@@ -67,124 +60,48 @@ func serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 }
 
-// server is the policies of a build.
-type server struct {
-	policies []*policy.Policy
-	ask      policysession.PolicyCallback // all of them
-	log      []string                     // since the last answer
+// asker is the files that policies read: strake is asked for each of them, once.
+type asker struct {
+	read  *json.Decoder
+	write *json.Encoder
+	had   map[string]sourcepolicy.FileData
 }
 
-func newServer(begin sourcepolicy.Begin) *server {
-	s := &server{}
-	env := policy.Env{Labels: begin.Env.Labels, Filename: begin.Env.Filename, Target: begin.Env.Target}
-	for k, v := range begin.Env.Args {
-		if env.Args == nil {
-			env.Args = map[string]*string{}
-		}
-		env.Args[k] = &v
-	}
-	platform := platforms.DefaultSpec()
-	var callbacks []policysession.PolicyCallback
-	for _, set := range begin.Sets {
-		opts := policy.Opt{Env: env, DefaultPlatform: &platform}
-		for _, f := range set.Files {
-			opts.Files = append(opts.Files, policy.File{Filename: f.Name, Data: f.Data})
-		}
-		if set.Root != "" {
-			opts.FS = func() (fs.StatFS, func() error, error) { return openRoot(set.Root) }
-		}
-		if level, err := logrus.ParseLevel(set.LogLevel); err == nil {
-			opts.Log = func(of logrus.Level, text string) {
-				if of <= level {
-					s.log = append(s.log, text)
-				}
-			}
-		}
-		p := policy.NewPolicy(opts)
-		s.policies = append(s.policies, p)
-		callbacks = append(callbacks, p.CheckPolicy)
-	}
-	s.ask = policy.MultiPolicyCallback(callbacks...)
-	return s
-}
-
-// openRoot opens a directory that nothing leads out of.
-func openRoot(dir string) (fs.StatFS, func() error, error) {
-	root, err := os.OpenRoot(dir)
+// Open is fs.FS's.
+func (a *asker) Open(name string) (fs.File, error) {
+	f, err := a.file(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	files, ok := root.FS().(fs.StatFS)
+	return fstest.MapFS{"file": {Data: f.Data}}.Open("file")
+}
+
+// Stat is fs.StatFS's.
+func (a *asker) Stat(name string) (info fs.FileInfo, err error) {
+	f, err := a.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return f.Stat()
+}
+
+func (a *asker) file(name string) (f sourcepolicy.FileData, err error) {
+	f, ok := a.had[name]
 	if !ok {
-		return nil, nil, errors.Join(fmt.Errorf("%s: no files", dir), root.Close())
-	}
-	return files, root.Close, nil
-}
-
-// check compiles the policies.
-func (s *server) check(ctx context.Context) error {
-	for _, p := range s.policies {
-		caps, err := p.CheckCaps(ctx)
-		if err != nil {
-			return fmt.Errorf("failed to evaluate policy caps: %w", err)
+		if err := a.write.Encode(sourcepolicy.Answer{Read: name}); err != nil {
+			return f, err
 		}
-		if caps[policy.CapExecProxy] {
-			return errors.New("the policy asks for a network proxy, which is not supported")
+		if err := a.read.Decode(&f); err != nil {
+			return f, err
 		}
+		a.had[name] = f
 	}
-	return nil
-}
-
-// answer asks all policies about a source.
-func (s *server) answer(ctx context.Context, q sourcepolicy.Question) (a sourcepolicy.Answer, err error) {
-	req := &policysession.CheckPolicyRequest{Source: &gwpb.ResolveSourceMetaResponse{
-		Source: &pb.SourceOp{Identifier: q.Identifier, Attrs: q.Attrs},
-	}}
-	if q.Platform != nil {
-		req.Platform = &pb.Platform{OS: q.Platform.OS, Architecture: q.Platform.Architecture, Variant: q.Platform.Variant}
-	}
-	if f := q.Facts; f != nil {
-		switch {
-		case f.Image != nil:
-			req.Source.Image = &gwpb.ResolveSourceImageResponse{Digest: f.Image.Digest, Config: f.Image.Config}
-		case f.Git != nil:
-			req.Source.Git = &gwpb.ResolveSourceGitResponse{Ref: f.Git.Ref, Checksum: f.Git.Object, CommitChecksum: f.Git.Commit}
-		case f.HTTP != nil:
-			req.Source.HTTP = &gwpb.ResolveSourceHTTPResponse{Checksum: f.HTTP.Digest}
-		}
-	}
-	decision, more, err := s.ask(ctx, req)
-	if err == nil && more != nil {
-		err = unknown(more)
-	}
-	if err != nil || more != nil {
-		return sourcepolicy.Answer{Look: true}, err
-	}
-	switch decision.GetAction() {
-	case spb.PolicyAction_ALLOW:
-		a.Allow = true
-	case spb.PolicyAction_CONVERT:
-		a.Convert, a.Attrs = decision.GetUpdate().GetIdentifier(), decision.GetUpdate().GetAttrs()
-	default:
-		for _, m := range decision.GetDenyMessages() {
-			a.Messages = append(a.Messages, m.GetMessage())
-		}
-	}
-	return a, nil
-}
-
-// unknown fails for what strake does not look for.
-func unknown(req *gwpb.ResolveSourceMetaRequest) error {
-	what := ""
 	switch {
-	case req.GetImage().GetAttestationChain():
-		what = "provenance or signatures of an image"
-	case req.GetGit().GetReturnObject():
-		what = "the commit or tag object of a repository"
-	case req.GetHTTP().GetChecksumRequest() != nil:
-		what = "a signature of a file"
-	default:
-		return nil
+	case f.Missing:
+		return f, fs.ErrNotExist
+	case f.Failure != "":
+		return f, errors.New(f.Failure)
 	}
-	return fmt.Errorf("the policy asks for %s, which is not supported: source %q", what, req.GetSource().GetIdentifier())
+	return f, nil
 }

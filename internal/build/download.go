@@ -57,19 +57,18 @@ type fetched struct {
 // it is read, or now if its sum is not known otherwise: from the checksum, or
 // from the server, which says that it did not change.
 func (w *Work) download(ctx context.Context, u URL) (memTree, error) {
-	u, err := u.admit(ctx, w)
+	d, err := u.admit(ctx, w)
 	if err != nil {
 		return memTree{}, err
 	}
-	d := &download{solver: w.solver, url: u, log: w.Log}
-	t := memTree{node: node{path: lexical(u.Name), mode: 0o600}}
+	t := memTree{node: node{path: lexical(d.url.Name), mode: 0o600}}
 	t.opener = func() (io.ReadCloser, error) { return d.open(ctx) }
 	if err := d.learn(ctx); err != nil {
 		return memTree{}, fmt.Errorf("failed to load cache key: %w", err)
 	}
 	t.mtime, t.size = d.known.Modified, d.known.Size
 	copy(t.sum[:], d.known.Sum)
-	w.fetched(Fetched{URI: Redact(u.Address), Digest: digest.NewDigestFromBytes(digest.SHA256, d.known.Sum)})
+	w.fetched(Fetched{URI: Redact(d.url.Address), Digest: digest.NewDigestFromBytes(digest.SHA256, d.known.Sum)})
 	return t, nil
 }
 
@@ -78,6 +77,7 @@ type download struct {
 	url    URL
 	log    io.Writer
 	known  fetched
+	learnt bool   // that known is so
 	dir    string // where the file is, once fetched
 }
 
@@ -86,8 +86,12 @@ func (d *download) cacheKey() string {
 	return "url:" + hex.EncodeToString(sum[:])
 }
 
-// learn finds the sum and size of the content.
-func (d *download) learn(ctx context.Context) error {
+// learn finds the sum and size of the content, once.
+func (d *download) learn(ctx context.Context) (err error) {
+	if d.learnt {
+		return nil
+	}
+	defer func() { d.learnt = err == nil }()
 	store := d.solver.opts.Store
 	if b, err := store.LoadCache(ctx, d.cacheKey()); err == nil {
 		var f fetched

@@ -44,11 +44,12 @@ type gitRef struct {
 // Prepare is Op's. The result depends on the commit, which the repository is
 // asked for unless the Ref or the Checksum is one.
 func (g *Git) Prepare(ctx context.Context, w *Work) (Step, error) {
-	g, err := g.admit(ctx, w)
+	at := &gitLook{work: w}
+	g, err := g.admit(ctx, at)
 	if err != nil {
 		return Step{}, err
 	}
-	auth, ref, err := g.find(ctx, w)
+	auth, ref, err := at.find(ctx, g)
 	if err != nil {
 		return Step{}, err
 	}

@@ -32,22 +32,27 @@ type gitRun struct {
 	auth    authorization
 }
 
-// checkout fetches what ref names and checks it out.
-func (g *gitRun) checkout(ctx context.Context, ref gitRef) error {
+// bring fetches what ref names, and returns the commit.
+func (g *gitRun) bring(ctx context.Context, ref gitRef) (commit string, err error) {
 	format := "--object-format=sha1"
 	if len(ref.object) == 64 {
 		format = "--object-format=sha256"
 	}
 	if _, err := g.run(ctx, "init", "--quiet", "--template=", "--initial-branch=master", format); err != nil {
-		return err
+		return "", err
 	}
 	if _, err := g.run(ctx, "remote", "add", "origin", g.clean()); err != nil {
-		return err
+		return "", err
 	}
 	if err := g.fetch(ctx, ref); err != nil {
-		return err
+		return "", err
 	}
-	if err := g.verify(ctx, ref); err != nil {
+	return g.verify(ctx, ref)
+}
+
+// checkout fetches what ref names and checks it out.
+func (g *gitRun) checkout(ctx context.Context, ref gitRef) error {
+	if _, err := g.bring(ctx, ref); err != nil {
 		return err
 	}
 	if _, err := g.run(ctx, "checkout", "--quiet", "--detach", ref.object); err != nil {
@@ -84,7 +89,11 @@ func (g *gitRun) fetch(ctx context.Context, ref gitRef) error {
 		return err
 	}
 	// The server is too old for one of the two, or the ref was moved meanwhile.
-	_, all := g.remote(ctx, "fetch", "--quiet", "--update-head-ok", "--tags", "--", "origin", "+refs/heads/*:refs/remotes/origin/*")
+	fetch := []string{"fetch", "--quiet", "--update-head-ok", "--tags"}
+	if _, shallow := os.Lstat(filepath.Join(g.dir, "tree", ".git", "shallow")); shallow == nil {
+		fetch = append(fetch, "--unshallow") // what a moved ref was is behind what it is
+	}
+	_, all := g.remote(ctx, append(fetch, "--", "origin", "+refs/heads/*:refs/remotes/origin/*")...)
 	if all != nil {
 		return errors.Join(err, all)
 	}
@@ -104,17 +113,17 @@ func (g *gitRun) has(ctx context.Context, ref gitRef) bool {
 }
 
 // verify compares what was fetched with the checksum: of a tag that is its own or
-// its commit's.
-func (g *gitRun) verify(ctx context.Context, ref gitRef) error {
+// its commit's. It returns the commit.
+func (g *gitRun) verify(ctx context.Context, ref gitRef) (string, error) {
 	out, err := g.run(ctx, "rev-parse", ref.object+"^{commit}")
 	if err != nil {
-		return err
+		return "", err
 	}
 	ref.commit = strings.TrimSpace(out)
 	if !strings.HasPrefix(ref.object, g.Checksum) && !strings.HasPrefix(ref.commit, g.Checksum) {
-		return fmt.Errorf("expected checksum to match %s, got %s", g.Checksum, ref.either())
+		return "", fmt.Errorf("expected checksum to match %s, got %s", g.Checksum, ref.either())
 	}
-	return nil
+	return ref.commit, nil
 }
 
 // defaultBranch asks the repository which branch it shows first.

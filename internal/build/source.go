@@ -1,13 +1,16 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -69,38 +72,51 @@ func (p Policy) AdmitLocal(ctx context.Context, name string) error {
 	return err
 }
 
-// admit makes of a file to download what the policy makes of it. The policy is not shown the
-// user in the address: rules on a host are for all of its users.
-func (u URL) admit(ctx context.Context, w *Work) (URL, error) {
+// admit asks about a file to download, and gives the one to use: where a policy looked at
+// it, what it saw. The policy is not shown the user in the address: rules on a host are for
+// all of its users.
+func (u URL) admit(ctx context.Context, w *Work) (*download, error) {
+	d := &download{solver: w.solver, url: u, log: w.Log}
 	p := w.solver.opts.Policy
 	if p == nil {
-		return u, nil
+		return d, nil
 	}
 	src := sourcepolicy.Source{Identifier: withoutUser(u.Address), Attrs: map[string]string{sourcepolicy.AttrHTTPFilename: u.Name}}
-	src.Learn = func(ctx context.Context, now sourcepolicy.Source) (sourcepolicy.Facts, error) {
-		address := u.Address
-		if now.Identifier != src.Identifier {
-			address = now.Identifier
-		}
-		return URL{Address: address, Name: u.Name}.learn(ctx, w)
-	}
 	if u.Checksum != "" {
 		src.Attrs[sourcepolicy.AttrHTTPChecksum] = u.Checksum.String()
 	}
+	turn := func(now sourcepolicy.Source) error {
+		to, err := u.converted(src, now)
+		if err == nil && to != d.url {
+			d = &download{solver: w.solver, url: to, log: w.Log}
+		}
+		return err
+	}
+	src.Learn = func(ctx context.Context, now sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
+		if err := turn(now); err != nil {
+			return sourcepolicy.Facts{}, err
+		}
+		return d.facts(ctx, look)
+	}
 	got, err := p.Admit(ctx, src, sourcepolicy.AttrHTTPFilename, sourcepolicy.AttrHTTPChecksum)
-	if err != nil {
-		return u, err
+	if err == nil {
+		err = turn(got)
 	}
+	return d, err
+}
+
+// converted is the file that a policy put in the place of this one.
+func (u URL) converted(src, got sourcepolicy.Source) (to URL, err error) {
+	to = URL{Address: u.Address, Name: got.Attrs[sourcepolicy.AttrHTTPFilename]}
 	if got.Identifier != src.Identifier {
-		u.Address = got.Identifier
+		to.Address = got.Identifier
 	}
-	u.Name = got.Attrs[sourcepolicy.AttrHTTPFilename]
 	if sum := got.Attrs[sourcepolicy.AttrHTTPChecksum]; sum != "" {
-		if u.Checksum, err = digest.Parse(sum); err != nil {
+		if to.Checksum, err = digest.Parse(sum); err != nil {
 			return u, &PolicyError{fmt.Errorf("%s %q of %q: %w", sourcepolicy.AttrHTTPChecksum, sum, got.Identifier, err)}
 		}
 	}
-	return u, nil
+	return to, nil
 }
 
 // withoutUser is an address without user and password.
@@ -152,19 +168,19 @@ func gitPlace(remote string) string {
 	return host + path.Join("/", at)
 }
 
-// admit makes of a repository what the policy makes of it.
-func (g *Git) admit(ctx context.Context, w *Work) (*Git, error) {
-	p := w.solver.opts.Policy
+// admit asks about a repository, and gives the one to use.
+func (g *Git) admit(ctx context.Context, at *gitLook) (*Git, error) {
+	p := at.work.solver.opts.Policy
 	if p == nil {
 		return g, nil
 	}
 	src := g.Source()
-	src.Learn = func(ctx context.Context, now sourcepolicy.Source) (sourcepolicy.Facts, error) {
+	src.Learn = func(ctx context.Context, now sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
 		g, err := g.converted(src, now)
 		if err != nil {
 			return sourcepolicy.Facts{}, err
 		}
-		return g.learn(ctx, w)
+		return at.facts(ctx, g, look)
 	}
 	got, err := p.Admit(ctx, src, sourcepolicy.AttrGitFullURL, sourcepolicy.AttrGitKeepDir, sourcepolicy.AttrGitSkipSubmodules,
 		sourcepolicy.AttrGitFetchByCommit, sourcepolicy.AttrGitTimes, sourcepolicy.AttrGitChecksum)
@@ -176,6 +192,9 @@ func (g *Git) admit(ctx context.Context, w *Work) (*Git, error) {
 
 // converted is the repository that a policy put in the place of this one.
 func (g *Git) converted(src, got sourcepolicy.Source) (*Git, error) {
+	if got.Identifier == src.Identifier && maps.Equal(got.Attrs, src.Attrs) {
+		return g, nil
+	}
 	place, fragment, _ := strings.Cut(got.Rest(), "#")
 	to := *g
 	to.Ref, to.Subdir, _ = strings.Cut(fragment, ":")
@@ -197,10 +216,10 @@ func (g *Git) converted(src, got sourcepolicy.Source) (*Git, error) {
 }
 
 // Learn looks at a file or a repository, for a policy.
-func Learn(ctx context.Context, s *Solver, src sourcepolicy.Source) (sourcepolicy.Facts, error) {
+func Learn(ctx context.Context, s *Solver, src sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
 	w := &Work{solver: s, Log: io.Discard}
 	if kind(src) == "http" {
-		return URL{Address: src.Identifier}.learn(ctx, w)
+		return (&download{solver: s, url: URL{Address: src.Identifier}, log: w.Log}).facts(ctx, look)
 	}
 	g := &Git{Remote: src.Attrs[sourcepolicy.AttrGitFullURL]}
 	if g.Remote == "" {
@@ -208,16 +227,102 @@ func Learn(ctx context.Context, s *Solver, src sourcepolicy.Source) (sourcepolic
 	}
 	_, fragment, _ := strings.Cut(src.Identifier, "#")
 	g.Ref, g.Subdir, _ = strings.Cut(fragment, ":")
-	return g.learn(ctx, w)
+	return (&gitLook{work: w}).facts(ctx, g, look)
 }
 
-func (u URL) learn(ctx context.Context, w *Work) (sourcepolicy.Facts, error) {
-	d := &download{solver: w.solver, url: u, log: w.Log}
-	err := d.learn(ctx)
-	return sourcepolicy.Facts{HTTP: &sourcepolicy.HTTPFacts{Digest: digest.NewDigestFromBytes(digest.SHA256, d.known.Sum).String()}}, err
+// facts are what a policy asks of a file.
+func (d *download) facts(ctx context.Context, look sourcepolicy.Look) (facts sourcepolicy.Facts, err error) {
+	if err := d.learn(ctx); err != nil {
+		return facts, err
+	}
+	facts.HTTP = &sourcepolicy.HTTPFacts{Digest: digest.NewDigestFromBytes(digest.SHA256, d.known.Sum).String(), Sum: look.Sum}
+	if look.Sum != nil {
+		facts.HTTP.SumIs, err = d.sum(ctx, *look.Sum)
+	}
+	return facts, err
 }
 
-func (g *Git) learn(ctx context.Context, w *Work) (sourcepolicy.Facts, error) {
-	_, ref, err := g.find(ctx, w)
-	return sourcepolicy.Facts{Git: &sourcepolicy.GitFacts{Ref: ref.name, Object: ref.object, Commit: ref.commit}}, err
+// sum sums the content up as a signature of it does.
+func (d *download) sum(ctx context.Context, how sourcepolicy.Sum) (sum string, err error) {
+	if !how.Algorithm.Available() {
+		return "", fmt.Errorf("unknown algorithm %q", how.Algorithm)
+	}
+	if d.dir == "" {
+		was := d.known.Sum
+		d.known.ETag = ""
+		if _, err := d.get(ctx); err != nil {
+			return "", err
+		}
+		if !bytes.Equal(was, d.known.Sum) {
+			return "", fmt.Errorf("%s changed while it was looked at", Redact(d.url.Address))
+		}
+	}
+	f, err := os.Open(filepath.Join(d.dir, "file"))
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	digester := how.Algorithm.Digester()
+	if _, err := io.Copy(digester.Hash(), f); err != nil {
+		return "", err
+	}
+	digester.Hash().Write(how.Suffix)
+	return digester.Digest().String(), nil
+}
+
+// gitLook is a repository that somebody looked at: what a policy saw of it is what is used.
+type gitLook struct {
+	work *Work
+	of   Git // that was asked last; its zero value is none
+	auth authorization
+	ref  gitRef
+}
+
+// find is Git.find, unless it was found.
+func (l *gitLook) find(ctx context.Context, g *Git) (auth authorization, ref gitRef, err error) {
+	if l.of != *g {
+		if auth, ref, err = g.find(ctx, l.work); err != nil {
+			return auth, ref, err
+		}
+		l.of, l.auth, l.ref = *g, auth, ref
+	}
+	return l.auth, l.ref, nil
+}
+
+// facts are what a policy asks of a repository.
+func (l *gitLook) facts(ctx context.Context, g *Git, look sourcepolicy.Look) (facts sourcepolicy.Facts, err error) {
+	auth, ref, err := l.find(ctx, g)
+	if err != nil {
+		return facts, err
+	}
+	facts.Git = &sourcepolicy.GitFacts{Ref: ref.name, Object: ref.object, Commit: ref.commit}
+	if look.Objects {
+		err = g.objects(ctx, l.work, auth, ref, facts.Git)
+	}
+	return facts, err
+}
+
+// objects fetches the commit and the tag that names it.
+func (g *Git) objects(ctx context.Context, w *Work, auth authorization, ref gitRef, facts *sourcepolicy.GitFacts) (err error) {
+	dir, err := w.solver.opts.Store.TempDir(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	git := &gitRun{Git: g, dir: dir, connect: w.solver.opts.Connect, log: w.Log, auth: auth}
+	if facts.Commit, err = git.bring(ctx, ref); err != nil {
+		return err
+	}
+	object := func(kind, id string) []byte {
+		var text string
+		if err == nil {
+			text, err = git.run(ctx, "cat-file", kind, id)
+		}
+		return []byte(text)
+	}
+	facts.CommitObject = object("commit", facts.Commit)
+	if ref.object != facts.Commit {
+		facts.TagObject = object("tag", ref.object)
+	}
+	return err
 }

@@ -206,7 +206,7 @@ func (o buildOptions) asked() (buildCall, error) {
 func buildInput(ctx context.Context, s *session, opts buildOptions) (engine.BuildOptions, error) {
 	build := engine.BuildOptions{
 		Context: opts.context, Dockerfile: opts.file, Stdin: s.input(ctx), Contexts: map[string]string{}, Names: opts.tags, Target: opts.target, StopAt: opts.stopAt, NoCache: opts.noCache, Pull: opts.pull,
-		Squash: opts.squash, Verify: opts.verify, SourcePolicy: os.Getenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"),
+		Squash: opts.squash, Verify: opts.verify, SourcePolicy: os.Getenv("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"), DefaultPolicy: defaultPolicy(),
 		BuildArgs: map[string]string{}, Labels: map[string]string{},
 	}
 	allow := slices.DeleteFunc(slices.Clone(opts.allow), func(e string) bool { return e == allowDelete })

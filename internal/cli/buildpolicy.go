@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,6 +60,12 @@ func setPolicyField(p *engine.BuildPolicy, field string) (err error) {
 		return fmt.Errorf("invalid value %s: %w", field, err)
 	}
 	return nil
+}
+
+// defaultPolicy reports whether the policy that is built into docker buildx is asked.
+func defaultPolicy() bool {
+	on, err := strconv.ParseBool(os.Getenv("BUILDX_DEFAULT_POLICY"))
+	return on && err == nil
 }
 
 // bakePolicies reads the values of bake's --policy, which are for all targets; disabled

@@ -14,46 +14,69 @@ import (
 	"strake/internal/engine"
 )
 
+type policyEvalOptions struct {
+	file, platform string
+	print          bool
+	fields         []string
+}
+
 func newPolicyEvalCommand(s *session) *cobra.Command {
-	var file, platform string
+	var opts policyEvalOptions
 	cmd := &cobra.Command{
 		Use:   "eval [OPTIONS] source",
 		Short: "Evaluate policy for a source",
 		Long: "Ask FILE.rego about a source: docker-image://IMAGE, the address of a file or of a repository, or a path. It fails where that is denied;\n" +
-			"with -D it shows the evaluation.",
+			"with -D it shows the evaluation. --print asks no policy: it shows what policies see of the source as input, and with --fields what\n" +
+			"somebody has to look for: image.labels, image.provenance, git.commit, http.checksum.",
 		Args: argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runPolicyEval(cmd.Context(), s, file, platform, args[0])
+			return runPolicyEval(cmd.Context(), s, opts, args[0])
 		},
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "Dockerfile", "Policy filename to evaluate")
-	cmd.Flags().StringVar(&platform, "platform", "", "Target platform for policy evaluation")
-	cmd.Flags().BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
+	flags := cmd.Flags()
+	flags.StringVarP(&opts.file, "file", "f", "Dockerfile", "Policy filename to evaluate")
+	flags.StringVar(&opts.file, "filename", "Dockerfile", "Policy filename to evaluate")
+	flags.Lookup("filename").Hidden = true // its older name
+	flags.BoolVar(&opts.print, "print", false, "Print policy output")
+	flags.StringSliceVar(&opts.fields, "fields", nil, "Fields to evaluate")
+	flags.StringVar(&opts.platform, "platform", "", "Target platform for policy evaluation")
+	flags.BoolVarP(&s.debug, "debug", "D", s.debug, "Enable debug logging")
 	return cmd
 }
 
-func runPolicyEval(ctx context.Context, s *session, file, platform, source string) error {
+func runPolicyEval(ctx context.Context, s *session, opts policyEvalOptions, source string) error {
 	env, err := s.contained(ctx)
 	if err != nil {
 		return err
 	}
-	opts := engine.EvalPolicyOptions{Name: filepath.Base(file), File: filepath.Base(file) + ".rego", Source: source, Platform: platform, Log: func(line string) {
-		if s.debug {
-			fmt.Fprintln(s.Err, line)
-		}
-	}}
-	if file == "-" {
-		opts.Name, opts.File, opts.Policy = "stdin", "-", s.In
-	} else {
-		f, err := os.Open(file + ".rego")
+	asked := engine.EvalPolicyOptions{
+		Name: filepath.Base(opts.file), File: filepath.Base(opts.file) + ".rego", Source: source, Platform: opts.platform,
+		Log: func(line string) {
+			if s.debug || opts.print {
+				fmt.Fprintln(s.Err, line)
+			}
+		},
+	}
+	if opts.print {
+		input, err := engine.PolicyInput(ctx, env, asked, opts.fields)
 		if err != nil {
-			return fmt.Errorf("ERROR: failed to read policy file %s: %w", opts.File, err)
+			return fmt.Errorf("ERROR: %w", err)
+		}
+		_, err = fmt.Fprintf(s.Out, "%s\n", input)
+		return err
+	}
+	if opts.file == "-" {
+		asked.Name, asked.File, asked.Policy = "stdin", "-", s.In
+	} else {
+		f, err := os.Open(opts.file + ".rego")
+		if err != nil {
+			return fmt.Errorf("ERROR: failed to read policy file %s: %w", asked.File, err)
 		}
 		defer func() { _ = f.Close() }() // it was read
-		opts.Policy = f
+		asked.Policy = f
 	}
-	err = engine.EvalPolicy(ctx, env, opts)
+	err = engine.EvalPolicy(ctx, env, asked)
 	if denied := (*engine.PolicyDenial)(nil); errors.As(err, &denied) {
 		if len(denied.Messages) == 0 {
 			return errors.New("ERROR: policy denied")

@@ -30,7 +30,7 @@ func WithPolicies(t *testing.T, setup func(*testscript.Env) error) func(*testscr
 		t.Skip("needs bin/strake-policy (make bin/strake-policy)")
 	}
 	return func(env *testscript.Env) error {
-		env.Setenv("PATH", filepath.Dir(program)+string(os.PathListSeparator)+env.Getenv("PATH"))
+		env.Setenv("PATH", env.Getenv("PATH")+string(os.PathListSeparator)+filepath.Dir(program)) // after the scripts' own strake
 		return setup(env)
 	}
 }

@@ -39,7 +39,7 @@ func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string)
 	if err != nil {
 		return BuildAnswer{}, err
 	}
-	opts.policy = police.policy()
+	opts.police, opts.policy = police, police.policy()
 	bases := &baseImages{env: env, policy: opts.policy}
 	solver := build.NewSolver(build.Options{Store: env.Store, Policy: opts.policy, Missed: bases.hold, Progress: opts.Progress, Connect: connectGit, Secrets: given.secrets})
 	defer closing(&err, solver.Close)

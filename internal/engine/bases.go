@@ -84,21 +84,25 @@ func (b *baseImages) admitImage(ctx context.Context, ref string, platform ocispe
 	src := sourcepolicy.Source{Identifier: ref, Platform: &platform}
 	if !strings.HasPrefix(ref, layoutScheme) {
 		src.Identifier = sourcepolicy.SchemeImage + "://" + ref
-		src.Learn = func(ctx context.Context, now sourcepolicy.Source) (sourcepolicy.Facts, error) {
-			found, err := b.resolve(ctx, now.Rest(), platform, false)
-			return sourcepolicy.Facts{Image: &sourcepolicy.ImageFacts{Digest: found.material.Digest.String(), Config: found.image.Config}}, err
+		src.Learn = func(ctx context.Context, now sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
+			return b.facts(ctx, now.Rest(), platform, look)
 		}
 	}
-	got, err := b.policy.Admit(ctx, src)
-	if err != nil || got.Identifier == src.Identifier {
+	got, err := b.policy.Admit(ctx, src, sourcepolicy.AttrImageChecksum)
+	sum := got.Attrs[sourcepolicy.AttrImageChecksum]
+	if err != nil || got.Identifier == src.Identifier && sum == "" {
 		return ref, err
 	}
 	if src.Scheme() == sourcepolicy.SchemeLayout {
 		return "", &build.PolicyError{Err: fmt.Errorf("source %q cannot be converted", src.Identifier)}
 	}
-	named, err := reference.Parse(got.Rest())
+	name := got.Rest()
+	if sum != "" && !strings.HasSuffix(name, "@"+sum) {
+		name += "@" + sum // a name with another digest is none
+	}
+	named, err := reference.Parse(name)
 	if err != nil {
-		return "", &build.PolicyError{Err: fmt.Errorf("%q: %w", got.Identifier, err)}
+		return "", &build.PolicyError{Err: fmt.Errorf("%q: %w", sourcepolicy.SchemeImage+"://"+name, err)}
 	}
 	return named.OrLatest().String(), nil
 }

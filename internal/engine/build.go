@@ -63,6 +63,9 @@ type BuildOptions struct {
 	SourcePolicy string
 	// Policies are in Rego, beside <Dockerfile>.rego.
 	Policies []BuildPolicy
+	// DefaultPolicy asks the policy that is built into docker buildx, too, unless all are
+	// disabled.
+	DefaultPolicy bool
 
 	CacheFrom, CacheTo []Cache
 	// Attestations are what is said of the image; none says a provenance of an image
@@ -78,7 +81,8 @@ type BuildOptions struct {
 	Shell    *Shell               // nil: none is opened
 
 	linked map[string]builtBy // contexts that other builds make, by value
-	policy build.Policy       // nil: all that is read is admitted
+	police *policing          // nil: there are no policies
+	policy build.Policy       // of it; nil: all that is read is admitted
 }
 
 // Shell is opened where a command fails.
@@ -162,7 +166,7 @@ func runBuild(ctx context.Context, env *Env, opts BuildOptions) (result BuildRes
 	options.Runtime, options.Missed, options.Shell = run.open, b.bases.hold, opts.Shell
 	b.solver = build.NewSolver(options)
 	defer closing(&err, b.solver.Close)
-	defer closing(&err, b.police.close)
+	defer closing(&err, b.opts.police.close)
 	if err := b.open(ctx); err != nil {
 		return BuildResult{}, err
 	}
@@ -175,7 +179,6 @@ type building struct {
 	*exporter
 	opts     BuildOptions
 	given    openedRun
-	police   *policing // nil: there are no policies
 	bases    *baseImages
 	started  time.Time
 	input    *buildInput // that was opened
@@ -221,12 +224,12 @@ func newBuilding(env *Env, opts BuildOptions) (*building, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts.policy = police.policy()
+	opts.police, opts.policy = police, police.policy()
 	x := &exporter{
 		env: env, exchange: build.NewExchange(), multi: multiPlatform(targets, opts.BuildArgs), names: opts.Names, epoch: epoch, targets: targets,
 		attest: said, sboms: map[string][]attest.Predicate{}, write: opts.Write, result: &BuildResult{},
 	}
-	return &building{exporter: x, opts: opts, given: given, police: police, bases: &baseImages{env: env, policy: opts.policy}, started: time.Now()}, nil
+	return &building{exporter: x, opts: opts, given: given, bases: &baseImages{env: env, policy: opts.policy}, started: time.Now()}, nil
 }
 
 // options are those of the build's solver that are its own.
@@ -240,7 +243,7 @@ func (b *building) options() build.Options {
 // open reads the Dockerfile and finds the contexts, and the caches of others. The caller
 // closes the input unless it fails.
 func (b *building) open(ctx context.Context) (err error) {
-	if err := b.police.start(ctx, b.solver); err != nil {
+	if err := b.opts.police.start(ctx, b.solver); err != nil {
 		return solving(err)
 	}
 	if err := b.addGitLabels(ctx); err != nil {

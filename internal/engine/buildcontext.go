@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -225,7 +226,11 @@ func (b *buildInput) openStdin(ctx context.Context) error {
 		return errors.New("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
 	}
 	b.files, b.opts.Stdin = &build.Vertex{Op: &build.Base{}}, in
-	return solving(b.readLocal(ctx, "-"))
+	err = b.askPolicies(ctx, false)
+	if err == nil {
+		err = b.readLocal(ctx, "-")
+	}
+	return solving(err)
 }
 
 // archiveHead is how many bytes tell an archive from a Dockerfile.
@@ -302,6 +307,9 @@ func (b *buildInput) openURL(ctx context.Context) error {
 	}
 	b.name = "context"
 	b.source, err = b.read(ctx, res.Layers, "context", maxDockerfile+1)
+	if err == nil {
+		err = b.askPolicies(ctx, false)
+	}
 	return err
 }
 
@@ -319,7 +327,11 @@ func (b *buildInput) read(ctx context.Context, layers []digest.Digest, name stri
 // that is named by its absolute path, by a URL or by "-" is not in the context.
 func (b *buildInput) readRemote(ctx context.Context) error {
 	name := b.opts.Dockerfile
-	if b.opts.Source != nil || name == "-" || isHTTP(name) || filepath.IsAbs(name) {
+	elsewhere := b.opts.Source != nil || name == "-" || isHTTP(name) || filepath.IsAbs(name)
+	if err := b.askPolicies(ctx, !elsewhere || len(b.opts.Policies) > 0 || filepath.IsAbs(name)); err != nil {
+		return err
+	}
+	if elsewhere {
 		return b.readLocal(ctx, name)
 	}
 	res, err := b.solver.Solve(ctx, b.files)
@@ -338,26 +350,34 @@ func (b *buildInput) readRemote(ctx context.Context) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("failed to read dockerfile: open %s: no such file or directory", name)
 	}
-	if err == nil {
-		err = b.refuseRemotePolicy(ctx, res.Layers, filepath.ToSlash(name)+policySuffix)
-	}
 	return step.End(ctx, err)
 }
 
-// refuseRemotePolicy fails where a policy lies beside a Dockerfile that is not here: what is
-// read for it would have to be asked about before it is known.
-func (b *buildInput) refuseRemotePolicy(ctx context.Context, layers []digest.Digest, name string) error {
-	if slices.ContainsFunc(b.opts.Policies, func(p BuildPolicy) bool { return p.Disabled || p.Reset }) {
+// askPolicies reads the policies of a context that is no directory here, and asks them about
+// what was read of it. They may be, or read, files of it where inContext.
+func (b *buildInput) askPolicies(ctx context.Context, inContext bool) error {
+	if b.opts.police == nil || !b.opts.police.waits {
 		return nil
 	}
-	_, err := b.read(ctx, layers, name, 1)
-	if err == nil {
-		return invalid("the policy %s of a context that is no directory here is not supported: give --policy disabled=true, or reset=true,filename=cwd://FILE", name)
+	files := localFiles("")
+	if inContext {
+		res, err := b.solver.Solve(ctx, b.files)
+		if err != nil {
+			return err
+		}
+		here := files
+		files = func(name string) ([]byte, error) {
+			if strings.HasPrefix(name, cwdScheme) {
+				return here(name)
+			}
+			data, err := b.read(ctx, res.Layers, strings.TrimPrefix(path.Join("/", filepath.ToSlash(name)), "/"), maxModule+1)
+			if err != nil {
+				return nil, err
+			}
+			return readModule(bytes.NewReader(data))
+		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return b.opts.police.arrived(ctx, b.solver, b.opts, files)
 }
 
 // readLocal reads a Dockerfile that is a file here, a URL, or standard input:

@@ -206,7 +206,7 @@ func (t *together) close() error {
 		if b.opened != nil {
 			errs = append(errs, b.opened.close())
 		}
-		errs = append(errs, b.police.close())
+		errs = append(errs, b.opts.police.close())
 	}
 	if t.first != nil {
 		errs = append(errs, t.first.Close())

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -28,11 +29,35 @@ type EvalPolicyOptions struct {
 
 // EvalPolicy asks a policy about one source. What it denies is a *sourcepolicy.Denial, whose
 // messages PolicyMessages gives.
-func EvalPolicy(ctx context.Context, env *Env, opts EvalPolicyOptions) (err error) {
+func EvalPolicy(ctx context.Context, env *Env, opts EvalPolicyOptions) error {
 	module, err := readModule(opts.Policy)
 	if err != nil {
 		return fmt.Errorf("failed to read policy file %s: %w", opts.File, err)
 	}
+	return evaluating(ctx, env, opts, sourcepolicy.Begin{
+		Sets: []sourcepolicy.Set{{Files: []sourcepolicy.File{{Name: opts.File, Data: module}}, LogLevel: "debug"}},
+		Env:  sourcepolicy.Env{Filename: opts.Name},
+	}, func(eval *sourcepolicy.Evaluator, src sourcepolicy.Source) error {
+		_, err := eval.Apply(ctx, src, func(s sourcepolicy.Source) (sourcepolicy.Source, error) { return s, nil })
+		return err
+	})
+}
+
+// PolicyInput is what policies see of the source, as JSON, with those fields that somebody
+// has to look for, such as image.labels. The log is told of fields that there are not.
+func PolicyInput(ctx context.Context, env *Env, opts EvalPolicyOptions, fields []string) (input []byte, err error) {
+	err = evaluating(ctx, env, opts, sourcepolicy.Begin{}, func(eval *sourcepolicy.Evaluator, src sourcepolicy.Source) (err error) {
+		compact, err := eval.Input(ctx, src, fields)
+		if err == nil {
+			input, err = json.MarshalIndent(compact, "", "  ")
+		}
+		return err
+	})
+	return input, err
+}
+
+// evaluating starts what evaluates policies, for one source.
+func evaluating(ctx context.Context, env *Env, opts EvalPolicyOptions, begin sourcepolicy.Begin, ask func(*sourcepolicy.Evaluator, sourcepolicy.Source) error) (err error) {
 	src, err := policySource(opts.Source)
 	if err != nil {
 		return err
@@ -48,23 +73,18 @@ func EvalPolicy(ctx context.Context, env *Env, opts EvalPolicyOptions) (err erro
 	defer closing(&err, solver.Close)
 	bases := &baseImages{env: env}
 	src.Platform = &platform
-	src.Learn = func(ctx context.Context, now sourcepolicy.Source) (sourcepolicy.Facts, error) {
+	src.Learn = func(ctx context.Context, now sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
 		if now.Scheme() != sourcepolicy.SchemeImage {
-			return build.Learn(ctx, solver, now)
+			return build.Learn(ctx, solver, now, look)
 		}
-		found, err := bases.resolve(ctx, now.Rest(), platform, false)
-		return sourcepolicy.Facts{Image: &sourcepolicy.ImageFacts{Digest: found.material.Digest.String(), Config: found.image.Config}}, err
+		return bases.facts(ctx, now.Rest(), platform, look)
 	}
-	eval, err := sourcepolicy.Start(ctx, sourcepolicy.Begin{
-		Sets: []sourcepolicy.Set{{Files: []sourcepolicy.File{{Name: opts.File, Data: module}}, Root: ".", LogLevel: "debug"}},
-		Env:  sourcepolicy.Env{Filename: opts.Name},
-	}, opts.Log)
+	eval, err := sourcepolicy.Start(ctx, begin, localFiles("."), opts.Log)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, eval.Close)
-	_, err = eval.Apply(ctx, src, func(s sourcepolicy.Source) (sourcepolicy.Source, error) { return s, nil })
-	return err
+	return ask(eval, src)
 }
 
 // policySource is the source that a user names.

@@ -37,6 +37,8 @@ const (
 
 // Attributes of sources.
 const (
+	AttrImageChecksum = "image.checksum" // a digest
+
 	AttrHTTPChecksum = "http.checksum" // a digest
 	AttrHTTPFilename = "http.filename"
 
@@ -54,7 +56,7 @@ type Source struct {
 	Attrs      map[string]string
 	Platform   *ocispec.Platform // of an image
 	// Learn looks at a source of this kind, for a policy that asks; nil: nobody can.
-	Learn func(context.Context, Source) (Facts, error)
+	Learn func(context.Context, Source, Look) (Facts, error)
 }
 
 // Scheme is what the identifier begins with; "" where it has none.
