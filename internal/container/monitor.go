@@ -75,7 +75,7 @@ type Prepared struct {
 	Undo func() error // called when the process has ended
 }
 
-// lateOutput is how long the end of a container waits for clients that do not read.
+// lateOutput is how long the end of a container waits for clients that do not read, and for children of its process that may write.
 const lateOutput = 2 * time.Second
 
 // Run starts the container, looks after it until it has ended and is not to be restarted, and removes it where it is to go. The
@@ -277,9 +277,11 @@ func (m *Monitor) once(ctx context.Context, log *Log) (e ending, err error) {
 		_ = process.Signal(syscall.SIGKILL) // it may have ended
 	}
 	m.tellStarted()
-	e.copied = m.copyOutput(io, log) // only now: a client that does not read would keep the line above waiting
+	copied, ended := m.copyOutput(io, log) // only now: a client that does not read would keep the line above waiting
+	e.copied = copied
 	probes.start(ctx)
 	exit, waitErr := process.Wait(ctx)
+	ended()
 	probes.end()
 	m.mu.Lock()
 	m.process, m.input = nil, nil

@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -75,27 +76,41 @@ func (s *streams) close() (err error) {
 	return err
 }
 
-// copyOutput passes what the process says on to the log and to the clients. The channel is closed when it is over.
-func (m *Monitor) copyOutput(s *streams, log *Log) chan struct{} {
+// copyOutput passes what the process says on to the log and to the clients, however late they read it. The channel is closed when it is
+// over; ended is to be called when the process has ended, and closes what is read then.
+func (m *Monitor) copyOutput(s *streams, log *Log) (done chan struct{}, ended func()) {
 	var copying sync.WaitGroup
+	var tails []*executor.Tail
 	one := func(f *os.File, kind byte, name string) {
 		if f != nil {
-			copying.Go(func() { m.copyStream(f, kind, &stream{log: log, name: name}) })
+			tail := executor.NewTail(f, lateOutput)
+			tails = append(tails, tail)
+			copying.Go(func() { m.copyStream(tail, kind, &stream{log: log, name: name}) })
 		}
 	}
 	one(s.console, frameStdout, "stdout")
 	one(s.stdout, frameStdout, "stdout")
 	one(s.stderr, frameStderr, "stderr")
-	done := make(chan struct{})
+	read := streams{console: s.console, stdout: s.stdout, stderr: s.stderr}
+	s.console, s.stdout, s.stderr = nil, nil, nil
+	done = make(chan struct{})
 	go func() {
 		copying.Wait()
 		close(done)
 	}()
-	return done
+	return done, func() {
+		for _, tail := range tails {
+			tail.End()
+		}
+		go func() { // a terminal that was closed would end who still has it
+			<-done
+			_ = read.close() // nothing was written
+		}()
+	}
 }
 
 // copyStream copies one stream to its end. A log that cannot be written loses what it cannot take: the container goes on.
-func (m *Monitor) copyStream(from *os.File, kind byte, to *stream) {
+func (m *Monitor) copyStream(from io.Reader, kind byte, to *stream) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)

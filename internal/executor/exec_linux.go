@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,13 +24,16 @@ import (
 // An execution is one more process that is run in a container.
 //
 // crun ends with the process. runc, which copies the streams, waits for all that hold them, so it is told to leave the process to us: it
-// becomes a child of ours, as the container's own is. With a terminal it may stay, as the end of the process closes that.
+// becomes a child of ours, as the container's own is. A terminal is sent to us, and the copying is ours.
 type execution struct {
 	p        *Process
 	spec     ExecSpec
 	cmd      *exec.Cmd // the runtime
 	detached bool      // the runtime leaves the process to us
 	base     string    // how the names of its files begin
+
+	consoled func() error // takes the terminal; nil: there is none
+	relay    relay
 
 	stderr  *Tail // what the runtime and the process say; nil: none
 	faults  *faultFilter
@@ -50,21 +54,14 @@ func (p *Process) Exec(ctx context.Context, spec ExecSpec, started func(resize f
 	}
 	defer func() { err = errors.Join(err, removeAll(e.base, e.log(), e.pidFile())) }()
 	stop := func() bool { return true }
-	if spec.Terminal && !isTerminal(spec.Stdin) {
-		t, err := openTerminal()
-		if err != nil {
-			return 0, err
-		}
-		defer t.close()
-		e.cmd.Stdin, e.cmd.Stdout = t.slave, t.slave
-		t.join(nil, nil)
-	}
 	status, err := e.run(func() {
-		started(func(size Size) { resizeExec(p.x.runc.isCrun, e.cmd.Process, e.pidFile(), size) })
+		started(e.relay.resize)
 		stop = context.AfterFunc(ctx, e.kill)
 	})
 	stop()
-	e.drain()
+	if drainErr := e.drain(); err == nil && status == 0 {
+		err = drainErr
+	}
 	if e.wasKilled() {
 		return 0, errors.Join(context.Cause(ctx), e.faults.end(true))
 	}
@@ -86,7 +83,7 @@ func newExecution(p *Process, spec ExecSpec) (*execution, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &execution{p: p, spec: spec, detached: !p.x.runc.isCrun && !spec.Terminal}
+	e := &execution{p: p, spec: spec, detached: !p.x.runc.isCrun}
 	e.faults = &faultFilter{faults: append(crunFaults(), "exec failed: ", crunCwdFault)}
 	p.mu.Lock()
 	p.execs++
@@ -103,10 +100,23 @@ func newExecution(p *Process, spec ExecSpec) (*execution, error) {
 	if e.detached {
 		args = append(args, "--detach")
 	}
+	if spec.Terminal {
+		if spec.Stdin != nil {
+			e.relay.join(spec.Stdin, spec.Stdin)
+		}
+		l, err := listenConsole(p.x.spec.Bundle, filepath.Base(e.base)+".console", e.relay.begin)
+		if err != nil {
+			return nil, errors.Join(err, os.Remove(e.base))
+		}
+		e.consoled = l.close
+		args = append(args, l.args()...)
+	}
 	e.cmd = p.x.runtime(append(args, p.x.spec.ID)...)
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err = setStreams(e.cmd, spec.Stdin, spec.Stdout, nil); err == nil && spec.Stderr != nil && !spec.Terminal {
-		err = e.filter()
+	if !spec.Terminal {
+		if err = setStreams(e.cmd, spec.Stdin, spec.Stdout, nil); err == nil && spec.Stderr != nil {
+			err = e.filter()
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(e.base))
@@ -222,12 +232,18 @@ func (e *execution) wasKilled() bool {
 // and whoever reads it gives the children more time.
 const execGrace = 50 * time.Millisecond
 
-// drain waits until what the process wrote to its standard error was passed on.
-func (e *execution) drain() {
+// drain waits until what the process wrote to its terminal, or to its standard error, was passed on. It fails where there is to be a
+// terminal and none came.
+func (e *execution) drain() (err error) {
+	if e.consoled != nil {
+		err = e.consoled()
+	}
+	e.relay.end()
 	if e.stderr != nil {
 		e.stderr.End()
 	}
 	e.copying.Wait()
+	return err
 }
 
 // readPid reads the id of a process that the runtime wrote.

@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -74,19 +74,15 @@ func (r *Runc) Start(ctx context.Context, spec Spec) (p *Process, err error) {
 func (p *Process) start() (err error) {
 	x := p.x
 	args := append(x.runtimeArgs(x.log, x.runc.cgroups != cgroupNone && x.alone == nil), "run", "--detach", "--pid-file", x.file(pidFile), "--bundle", x.spec.Bundle)
-	var listener *net.UnixListener
+	consoled := func() error { return nil }
 	if x.spec.Terminal {
-		dir, err := os.Open(x.spec.Bundle) // the path of a socket must be short
+		l, err := listenConsole(x.spec.Bundle, consoleSocket, func(console *os.File) { p.console = console })
 		if err != nil {
-			return fmt.Errorf("make a terminal: %w", err)
+			return err
 		}
-		defer func() { _ = dir.Close() }() // a name only
-		path := fmt.Sprintf("/proc/%d/fd/%d/%s", os.Getpid(), dir.Fd(), consoleSocket)
-		if listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
-			return fmt.Errorf("make a terminal: %w", err)
-		}
-		defer func() { _ = listener.Close() }() // what came of it is known
-		args = append(args, "--console-socket", path)
+		consoled = sync.OnceValue(l.close)
+		defer func() { _ = consoled() }() // where the runtime failed it may have sent nothing
+		args = append(args, l.args()...)
 	}
 	if x.spec.NS == nil { // the parent of the runtime, for its death signal, is a thread
 		runtime.LockOSThread()
@@ -104,21 +100,11 @@ func (p *Process) start() (err error) {
 	if err := x.inside(func() error { return unprotected(func() error { return x.start(cmd) }) }); err != nil {
 		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
 	}
-	received := make(chan error, 1)
-	if listener != nil {
-		go func() {
-			var err error
-			p.console, err = receiveConsole(listener)
-			received <- err
-		}()
-	}
 	if err := cmd.Wait(); err != nil {
 		return x.startFault(err, said.String())
 	}
-	if listener != nil {
-		if err := <-received; err != nil {
-			return fmt.Errorf("make a terminal: %w", err)
-		}
+	if err := consoled(); err != nil {
+		return err
 	}
 	p.pid, err = readPid(x.file(pidFile))
 	if err == nil && x.alone != nil {
@@ -236,36 +222,6 @@ func (x *run) startFault(err error, said string) error {
 		return &StartError{Code: CodeFailed, Message: fmt.Sprintf("%s: %v", x.runc.path, err), Err: err}
 	}
 	return newStartError(commandFault(message, x.spec.Args[0]))
-}
-
-// receiveConsole takes the terminal that the runtime sends.
-func receiveConsole(l *net.UnixListener) (*os.File, error) {
-	if err := l.SetDeadline(time.Now().Add(destroyTimeout)); err != nil {
-		return nil, err
-	}
-	conn, err := l.AcceptUnix()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }() // nothing is sent
-	data, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := conn.ReadMsgUnix(data, rights)
-	if err != nil {
-		return nil, err
-	}
-	messages, err := unix.ParseSocketControlMessage(rights[:n])
-	if err != nil || len(messages) != 1 {
-		return nil, fmt.Errorf("%d control messages: %w", len(messages), errors.Join(err, errdefs.ErrUnknown))
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, fmt.Errorf("%d descriptors: %w", len(fds), errors.Join(err, errdefs.ErrUnknown))
-	}
-	unix.CloseOnExec(fds[0])
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fds[0]), "console"), nil
 }
 
 // Pid is the process's id on this machine.
@@ -430,4 +386,14 @@ func countsKill(file string) bool {
 		}
 	}
 	return false
+}
+
+// KeepFiles keeps files that this process was started with, as a lock of the script that calls it, from the processes that it starts:
+// those that outlive it would hold them.
+func KeepFiles() error {
+	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return nil // before Linux 5.11
+	}
+	return err
 }

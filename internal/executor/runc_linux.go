@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -523,6 +522,9 @@ func (x *run) result(cmd *exec.Cmd, err error, stderr *faultFilter) (int, error)
 
 // connect joins the runtime's streams to the caller's; the function that it returns waits for what is under way.
 func (x *run) connect(cmd *exec.Cmd) (finish func(), err error) {
+	if x.spec.Terminal && x.runc.isCrun {
+		return connectConsole(x.spec, cmd)
+	}
 	if x.spec.Terminal && !isTerminal(x.spec.Stdin) && !isTerminal(x.spec.Stdout) {
 		t, err := openTerminal()
 		if err != nil {
@@ -587,14 +589,4 @@ func (x *run) kill(ctx context.Context, process *os.Process) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
 	_ = x.destroy(ctx, x.spec.ID, x.cgroups()) // cleanUp tries again and reports
-}
-
-// KeepFiles keeps files that this process was started with, as a lock of the script that calls it, from the processes that it starts:
-// those that outlive it would hold them.
-func KeepFiles() error {
-	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		return nil // before Linux 5.11
-	}
-	return err
 }

@@ -6,45 +6,11 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
-
-// resizeExec tells a process in a container, whose id the runtime wrote, of the size of its terminal. runc takes it from the terminal that it
-// was given itself; crun passes only the signal on.
-func resizeExec(isCrun bool, runtime *os.Process, pidFile string, size Size) {
-	if !isCrun {
-		_ = runtime.Signal(unix.SIGWINCH) // it may have ended
-		return
-	}
-	text, err := os.ReadFile(pidFile)
-	if err != nil {
-		return // it has ended, or not begun
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return // the same
-	}
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // it has ended
-	}
-	defer func() { _ = unix.Close(pidfd) }() // nothing was written
-	for stream := range 3 {
-		fd, err := unix.PidfdGetfd(pidfd, stream, 0)
-		if err != nil {
-			continue // it has closed it
-		}
-		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
-		_ = unix.Close(fd) // nothing was written
-		if err == nil {
-			return
-		}
-	}
-}
 
 // A terminal is a pseudo terminal for a caller who has none.
 type terminal struct {
