@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"text/template"
 	"time"
+	"unicode/utf8"
 
 	"github.com/docker/go-units"
 )
@@ -168,14 +169,15 @@ func (l listing[T]) templateError(err error) string {
 
 // writeTable prints the default table. No template is involved: a list of
 // thousands stays fast.
-func (l listing[T]) writeTable(out io.Writer, items []T) error {
+func (l listing[T]) writeTable(out *bytes.Buffer, items []T) error {
 	columns := make([]field[T], len(l.columns))
 	headers := make([]string, len(l.columns))
 	for i, name := range l.columns {
 		at := slices.IndexFunc(l.fields, func(f field[T]) bool { return f.name == name })
 		columns[i], headers[i] = l.fields[at], l.fields[at].header
 	}
-	text := append([]byte(strings.Join(headers, "\t")), '\n')
+	text := make([]byte, 0, (1+len(items))*24*len(columns))
+	text = append(append(text, strings.Join(headers, "\t")...), '\n')
 	for _, item := range items {
 		for i, c := range columns {
 			if i > 0 {
@@ -185,14 +187,64 @@ func (l listing[T]) writeTable(out io.Writer, items []T) error {
 		}
 		text = append(text, '\n')
 	}
-	tw := newTable(out)
+	has := func(c byte) int { return bytes.Count(text, []byte{c}) }
+	if rows := 1 + len(items); has('\n') == rows && has('\t') == rows*(len(columns)-1) && has('\v')+has('\f')+has(tabwriter.Escape) == 0 {
+		writeAligned(out, text, len(columns))
+		return nil
+	}
+	tw := newTable(out) // there is a cell with what ends cells in it
 	if _, err := tw.Write(text); err != nil {
 		return err
 	}
 	return tw.Flush()
 }
 
-func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 10, 1, 3, ' ', 0) }
+const (
+	minCell = 10 // least width of a column
+	cellGap = 3  // spaces after its widest cell
+)
+
+// writeAligned writes what newTable makes of rows which all have that many
+// cells, in a fraction of the time.
+func writeAligned(out *bytes.Buffer, text []byte, columns int) {
+	widths, rows := make([]int, columns), 0
+	for rest := text; len(rest) > 0; rows++ {
+		for i := range columns {
+			end := bytes.IndexByte(rest, cellEnd(i, columns))
+			widths[i] = max(widths[i], utf8.RuneCount(rest[:end])+cellGap, minCell)
+			rest = rest[end+1:]
+		}
+	}
+	total := 0
+	for _, w := range widths {
+		total += w
+	}
+	out.Grow(total * rows)
+	pad := bytes.Repeat([]byte{' '}, total)
+	for rest := text; len(rest) > 0; {
+		for i := range columns {
+			end := bytes.IndexByte(rest, cellEnd(i, columns))
+			out.Write(rest[:end])
+			if i < columns-1 {
+				out.Write(pad[:widths[i]-utf8.RuneCount(rest[:end])])
+			}
+			rest = rest[end+1:]
+		}
+		out.WriteByte('\n')
+	}
+}
+
+// cellEnd is what ends a cell: a tab or, the last, a line feed.
+func cellEnd(i, columns int) byte {
+	if i == columns-1 {
+		return '\n'
+	}
+	return '\t'
+}
+
+func newTable(out io.Writer) *tabwriter.Writer {
+	return tabwriter.NewWriter(out, minCell, 1, cellGap, ' ', 0)
+}
 
 // unescape gives \t and \n in a format their meaning, which shells do not.
 func unescape(format string) string {

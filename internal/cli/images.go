@@ -63,12 +63,13 @@ func runImages(ctx context.Context, s *session, opts imagesOptions) (int, error)
 	if err != nil {
 		return 0, err
 	}
-	images, err := engine.Images(ctx, env, engine.ImagesOptions{All: opts.all, Filters: imageConditions(opts)})
-	if err != nil {
-		return 0, fromEngine(err)
-	}
 	if opts.format == "" && !opts.quiet {
 		opts.format = env.Credentials.ImagesFormat()
+	}
+	whole := strings.Contains(opts.format, ".LastUsed") || strings.Contains(opts.format, ".Pinned")
+	images, err := engine.Images(ctx, env, engine.ImagesOptions{All: opts.all, Filters: imageConditions(opts), Whole: whole})
+	if err != nil {
+		return 0, fromEngine(err)
 	}
 	table, format := imagesFormat(opts)
 	digests := opts.digests || strings.Contains(format, "{{.Digest}}")
@@ -145,7 +146,7 @@ func appendRows(rows []imageRow, img *engine.Image, digests, allDigests bool) []
 		return append(rows, imageRow{img, none, none, none})
 	}
 	names, repoDigests := engine.FamiliarNames(img.Names), engine.FamiliarNames(img.RepoDigests)
-	tagged := map[string]bool{}
+	tagged := make(map[string]bool, len(repoDigests))
 	for _, name := range names {
 		repository := engine.Repository(name)
 		tagged[repository] = true

@@ -137,3 +137,42 @@ func TestVisible(t *testing.T) {
 		}
 	}
 }
+
+// A table's cells stand where text/tabwriter puts them, whatever is in them.
+func TestWriteAligned(t *testing.T) {
+	cells := []string{"", "a", "ten bytes.", "eleven byte", "größer", "日本語の名前", "\xfe", strings.Repeat("long ", 20)}
+	for columns := 1; columns < 5; columns++ {
+		for rows := range 20 {
+			var text []byte
+			for i := range rows * columns {
+				text = append(append(text, cells[(i*i+rows)%len(cells)]...), cellEnd(i%columns, columns))
+			}
+			var want, got bytes.Buffer
+			tw := newTable(&want)
+			if _, err := tw.Write(text); err != nil {
+				t.Fatal(err)
+			}
+			if err := tw.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if writeAligned(&got, text, columns); got.String() != want.String() {
+				t.Fatalf("%d rows of %d columns:\n%q\nwant\n%q", rows, columns, got.String(), want.String())
+			}
+		}
+	}
+}
+
+// A cell with a line feed in it ends the row in a table.
+func TestWriteTableOfLines(t *testing.T) {
+	cell := func(i int) string { return strings.Repeat("x", 12*i) }
+	table := listing[int]{columns: []string{"A", "B"}, fields: []field[int]{
+		{"A", "A", cell}, {"B", "B", func(i int) string { return cell(i) + "\n" + cell(1-i) }},
+	}}
+	var got bytes.Buffer
+	if err := table.format(&got, "", []int{0, 1}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "A         B\n          \nxxxxxxxxxxxx\nxxxxxxxxxxxx   xxxxxxxxxxxx\n\n"; got.String() != want {
+		t.Errorf("the table is %q, want %q", got.String(), want)
+	}
+}

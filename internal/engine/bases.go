@@ -232,7 +232,7 @@ func (b *baseImages) fromLayout(ctx context.Context, where string, platform ocis
 
 // names lists the images that are here, as they are written; none where that fails.
 func (b *baseImages) names(ctx context.Context) (names []string) {
-	images, _ := b.env.Store.Images(ctx) // for a hint
+	images, _ := b.env.Store.Overview(ctx) // for a hint
 	for _, img := range images {
 		for _, name := range img.Names {
 			short := familiar(name)

@@ -25,6 +25,9 @@ type ImagesOptions struct {
 	// but so many of the newest images of each repository). Values of one filter
 	// that is reference are alternatives; all others must hold.
 	Filters map[string][]string
+	// Whole reads all of each image. Without it they have ID, Created, Size,
+	// Names and RepoDigests at least.
+	Whole bool
 }
 
 // Images lists images, the newest first. It reads no blob. Under a reference
@@ -34,7 +37,14 @@ func Images(ctx context.Context, env *Env, opts ImagesOptions) ([]Image, error) 
 	if err != nil {
 		return nil, err
 	}
-	list, err := env.Store.Images(ctx)
+	read := env.Store.Overview
+	for name := range opts.Filters {
+		opts.Whole = opts.Whole || name != "dangling" && name != "reference"
+	}
+	if opts.Whole {
+		read = env.Store.Images
+	}
+	list, err := read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ type InfoResult struct {
 // Info describes the store and what runs containers here. What is missing is
 // left empty, and no error.
 func Info(ctx context.Context, env *Env) (InfoResult, error) {
-	images, err := env.Store.Images(ctx)
+	images, err := env.Store.Overview(ctx)
 	if err != nil {
 		return InfoResult{}, err
 	}

@@ -63,7 +63,7 @@ func ListContainers(ctx context.Context, env *Env, opts ListContainersOptions) (
 
 // namesOfImages are the IDs of images by their familiar names.
 func namesOfImages(ctx context.Context, env *Env) (map[string]digest.Digest, error) {
-	images, err := env.Store.Images(ctx)
+	images, err := env.Store.Overview(ctx)
 	if err != nil {
 		return nil, err
 	}

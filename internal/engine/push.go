@@ -245,7 +245,7 @@ func LocalTags(ctx context.Context, env *Env, ref string) ([]string, error) {
 	if err != nil {
 		return nil, messageError{err.Error(), errdefs.ErrInvalidArgument}
 	}
-	images, err := env.Store.Images(ctx)
+	images, err := env.Store.Overview(ctx)
 	if err != nil {
 		return nil, err
 	}

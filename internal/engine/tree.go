@@ -31,6 +31,7 @@ type Branch struct {
 // that their indexes name besides. Images are told apart by what their names
 // point to. The newest are first.
 func ImageTree(ctx context.Context, env *Env, opts ImagesOptions) ([]TreeImage, error) {
+	opts.Whole = true
 	list, err := Images(ctx, env, opts)
 	if err != nil {
 		return nil, err

@@ -271,7 +271,7 @@ func (c *collector) victims(ctx context.Context, tx *sql.Tx, g *graph, trees tre
 			list = append(list, victim{kind: victimTree, tree: c.treePath(r), size: r.Size})
 		}
 	}
-	images, err := listImages(ctx, tx)
+	images, err := listImages(ctx, tx, true)
 	if err != nil {
 		return nil, err
 	}

@@ -145,7 +145,7 @@ func (c *collector) prune(ctx context.Context, tx *sql.Tx, opts PruneOptions, tr
 
 // pruneImages removes the images that were chosen and nobody uses.
 func (c *collector) pruneImages(ctx context.Context, g *graph, opts PruneOptions, r *removal, res *PruneResult) error {
-	all, err := listImages(ctx, r.tx)
+	all, err := listImages(ctx, r.tx, true)
 	if err != nil {
 		return err
 	}

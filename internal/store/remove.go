@@ -191,7 +191,7 @@ func (r *removal) removeReference(ctx context.Context, f found, refs []string) e
 }
 
 func (r *removal) image(ctx context.Context, id digest.Digest) (Image, error) {
-	list, err := images(ctx, r.tx, "WHERE i.id = $1", id.String())
+	list, err := images(ctx, r.tx, "WHERE id = $1", id.String())
 	if err != nil {
 		return Image{}, err
 	}
@@ -370,7 +370,7 @@ func (r *removal) removePlatforms(ctx context.Context, f found) error {
 		return err
 	}
 	if len(list) == 0 {
-		if list, err = images(ctx, r.tx, "WHERE i.id = $1", f.id.String()); err != nil {
+		if list, err = images(ctx, r.tx, "WHERE id = $1", f.id.String()); err != nil {
 			return err
 		}
 	}

@@ -468,7 +468,7 @@ func TestCache(t *testing.T) {
 }
 
 // TestImagesHostilePlatform lists an image whose config's platform has what
-// separates the lines and columns of the listing.
+// ends lines and columns.
 func TestImagesHostilePlatform(t *testing.T) {
 	ctx := t.Context()
 	s := open(t, t.TempDir())

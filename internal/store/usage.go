@@ -62,7 +62,7 @@ func (c *collector) Usage(ctx context.Context) (Usage, error) {
 		if u.Records, err = c.cacheRecords(ctx, tx, g, trees); err != nil {
 			return err
 		}
-		images, err := listImages(ctx, tx)
+		images, err := listImages(ctx, tx, true)
 		if err != nil {
 			return err
 		}

@@ -262,11 +262,11 @@ func variants(ctx context.Context, tx *sql.Tx, root ocispec.Descriptor) ([]Image
 		return nil, err
 	}
 	if !image.IsIndex(root.MediaType) {
-		return images(ctx, tx, "WHERE i.manifest = $1", root.Digest.String())
+		return images(ctx, tx, "WHERE manifest = $1", root.Digest.String())
 	}
 	var list []Image
 	for _, r := range found {
-		one, err := images(ctx, tx, "WHERE i.id = $1", r.id)
+		one, err := images(ctx, tx, "WHERE id = $1", r.id)
 		if err != nil {
 			return nil, err
 		}

@@ -107,12 +107,23 @@ func TestCheckIndex(t *testing.T) {
 	}
 }
 
-// listed is what a list of images shows: IDs by names.
+// listed is what a list of images shows: IDs by names. An overview shows the same.
 func listed(t *testing.T, s *Store) map[string]digest.Digest {
 	t.Helper()
 	list, err := s.Images(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	overview, err := s.Overview(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Image{}
+	for _, img := range list {
+		want = append(want, Image{ID: img.ID, Created: img.Created, Size: img.Size, Names: img.Names, RepoDigests: img.RepoDigests})
+	}
+	if diff := cmp.Diff(want, overview, cmp.AllowUnexported(Image{})); diff != "" {
+		t.Errorf("the overview is another list (-want +got):\n%s", diff)
 	}
 	out := map[string]digest.Digest{}
 	for _, img := range list {
