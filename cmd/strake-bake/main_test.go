@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"flag"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -73,8 +77,29 @@ func TestBuildxPrints(t *testing.T) {
 // TestBuilds: targets are built.
 func TestBuilds(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/build", Setup: setup, UpdateScripts: *update, Cmds: map[string]func(*testscript.TestScript, bool, []string){
-		"serve": conformance.ServeFiles,
+		"serve": conformance.ServeFiles, "moving": serveMoving,
 	}})
+}
+
+// serveMoving serves a repository as serve does a directory, and another one in its place once it was fetched: moving VARIABLE DIR DIR.
+func serveMoving(ts *testscript.TestScript, _ bool, args []string) {
+	before, after := http.FileServer(http.Dir(ts.MkAbs(args[1]))), http.FileServer(http.Dir(ts.MkAbs(args[2])))
+	var fetched, moved atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if fetched.Load() && strings.HasSuffix(r.URL.Path, "/info/refs") {
+			moved.Store(true)
+		}
+		if strings.Contains(r.URL.Path, "/objects/") {
+			fetched.Store(true)
+		}
+		if moved.Load() {
+			after.ServeHTTP(w, r)
+		} else {
+			before.ServeHTTP(w, r)
+		}
+	}))
+	ts.Defer(srv.Close)
+	ts.Setenv(args[0], srv.Listener.Addr().String())
 }
 
 // TestPolicies: what needs the program that evaluates policies.

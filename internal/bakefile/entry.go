@@ -177,12 +177,13 @@ func parseCache(in string) (caches, error) {
 		}
 		return list, nil
 	}
-	e := &entry{Attrs: map[string]string{}}
+	e, before := &entry{Attrs: map[string]string{}}, ""
 	for _, field := range fields {
 		key, value, ok := strings.Cut(field, "=")
 		if !ok {
-			return nil, fmt.Errorf("invalid value %s", field)
+			return nil, fmt.Errorf("a cache has a field without \"=\", after %q", before) // perhaps what is behind a comma of a credential
 		}
+		before = key
 		if key = strings.ToLower(key); key == "type" {
 			e.Type = value
 		} else {

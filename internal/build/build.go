@@ -190,6 +190,8 @@ type Options struct {
 	// steps in the cache too; more than once if several do. It is called by several
 	// goroutines at once.
 	Fetched func(Fetched)
+	// At, when not nil, is what a ref of a repository stands for, wherever it is by now.
+	At *GitRef
 
 	// Policy, when not nil, decides over what the build reads.
 	Policy Policy

@@ -36,6 +36,7 @@ type Fetched struct {
 	URI    string        // without user and password
 	Digest digest.Digest // of a file
 	Commit string        // of a repository
+	Ref    *GitRef       // of a repository
 }
 
 func (w *Work) fetched(f Fetched) {

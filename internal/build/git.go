@@ -34,6 +34,12 @@ type Git struct {
 	Agent string `json:",omitempty"`
 }
 
+// GitRef is what a ref of a repository was when somebody looked.
+type GitRef struct {
+	remote, ref string
+	found       gitRef
+}
+
 // gitRef is what a Ref was resolved to.
 type gitRef struct {
 	name   string // "refs/heads/main", or the commit
@@ -53,7 +59,7 @@ func (g *Git) Prepare(ctx context.Context, w *Work) (Step, error) {
 	if err != nil {
 		return Step{}, err
 	}
-	w.fetched(Fetched{URI: g.URI(), Commit: ref.commit})
+	w.fetched(Fetched{URI: g.URI(), Commit: ref.commit, Ref: &GitRef{g.Remote, g.Ref, ref}})
 	return Step{
 		Inputs: []Input{{Name: "commit", Value: g.key(ref)}},
 		Make:   func(ctx context.Context, out io.Writer) error { return g.make(ctx, w, auth, ref, out) },
@@ -72,6 +78,9 @@ func (g *Git) find(ctx context.Context, w *Work) (auth authorization, ref gitRef
 	defer os.RemoveAll(dir) //nolint:errcheck // git wrote nothing there, and the lease's scratch goes with it
 	if auth, err = gitAuthorization(w.solver, g.Remote); err != nil {
 		return auth, ref, err
+	}
+	if at := w.solver.opts.At; at != nil && at.remote == g.Remote && at.ref == g.Ref && !g.FetchByCommit {
+		return auth, at.found, g.check(at.found)
 	}
 	ref, err = g.resolve(ctx, &gitRun{Git: g, dir: dir, connect: w.solver.opts.Connect, auth: auth})
 	if err != nil {
@@ -158,12 +167,17 @@ func (g *Git) choose(ref, refs string) (gitRef, error) {
 		if peeled, ok := found[name+"^{}"]; ok {
 			r.commit = peeled
 		}
-		if !strings.HasPrefix(r.object, g.Checksum) && !strings.HasPrefix(r.commit, g.Checksum) {
-			return r, fmt.Errorf("expected checksum to match %s, got %s", g.Checksum, r.either())
-		}
-		return r, nil
+		return r, g.check(r)
 	}
 	return gitRef{}, fmt.Errorf("repository does not contain ref %s", ref)
+}
+
+// check compares a ref with the checksum.
+func (g *Git) check(r gitRef) error {
+	if !strings.HasPrefix(r.object, g.Checksum) && !strings.HasPrefix(r.commit, g.Checksum) {
+		return fmt.Errorf("expected checksum to match %s, got %s", g.Checksum, r.either())
+	}
+	return nil
 }
 
 func (r gitRef) either() string {

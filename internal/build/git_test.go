@@ -166,6 +166,32 @@ func TestGitCache(t *testing.T) {
 	}
 }
 
+// A ref stands for the commit that it was, also where that is on no branch any more.
+func TestGitMovedRef(t *testing.T) {
+	srv := newGitServer(t)
+	srv.commit(t, "r", "a data=1")
+	srv.git(t, "r", "config", "uploadpack.allowAnySHA1InWant", "true")
+	git := Git{Remote: srv.url + "/r/.git", Ref: "main"}
+	var was *GitRef
+	if _, err := NewSolver(Options{Store: newDirStore(t), Fetched: func(f Fetched) { was = f.Ref }}).Solve(t.Context(), &Vertex{Op: &git}); err != nil {
+		t.Fatal(err)
+	}
+	srv.commit(t, "r", "a data=2")
+	for _, how := range []string{"behind", "gone"} {
+		if how == "gone" {
+			srv.git(t, "r", "update-ref", "refs/heads/main", srv.git(t, "r", "commit-tree", "-m", "alone", "HEAD^{tree}"))
+		}
+		s := newDirStore(t)
+		res, err := NewSolver(Options{Store: s, At: was}).Solve(t.Context(), &Vertex{Op: &git})
+		if err != nil {
+			t.Fatal(how, err)
+		}
+		if diff := cmp.Diff([]string{"a 644 data=1"}, contents(t, s, res.Layers[0])); diff != "" {
+			t.Error(how, diff)
+		}
+	}
+}
+
 func TestGitKeepDir(t *testing.T) {
 	srv := newGitServer(t)
 	srv.commit(t, "r", "a data=1")

@@ -76,19 +76,24 @@ func (g *gitRun) checkout(ctx context.Context, ref gitRef) error {
 
 // fetch brings one commit without its history; all of the repository where its
 // server serves no single commits.
-func (g *gitRun) fetch(ctx context.Context, ref gitRef) error {
-	spec := ref.object
+func (g *gitRun) fetch(ctx context.Context, ref gitRef) (err error) {
+	specs := []string{ref.object} // where the ref was moved meanwhile
 	if !isCommit(ref.name) {
-		spec = "+" + ref.name + ":" + ref.name
+		specs = []string{"+" + ref.name + ":" + ref.name, ref.object}
 	}
-	_, err := g.remote(ctx, "fetch", "--quiet", "--update-head-ok", "--no-tags", "--depth=1", "--", "origin", spec)
-	if err == nil && g.has(ctx, ref) {
-		return nil
+	for _, spec := range specs {
+		_, err = g.remote(ctx, "fetch", "--quiet", "--update-head-ok", "--no-tags", "--depth=1", "--", "origin", spec)
+		if err == nil && g.has(ctx, ref) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			break
+		}
 	}
-	if ctx.Err() != nil {
-		return err
-	}
-	// The server is too old for one of the two, or the ref was moved meanwhile.
+	// The server serves no single commits, or not that one.
 	fetch := []string{"fetch", "--quiet", "--update-head-ok", "--tags"}
 	if _, shallow := os.Lstat(filepath.Join(g.dir, "tree", ".git", "shallow")); shallow == nil {
 		fetch = append(fetch, "--unshallow") // what a moved ref was is behind what it is
@@ -120,10 +125,7 @@ func (g *gitRun) verify(ctx context.Context, ref gitRef) (string, error) {
 		return "", err
 	}
 	ref.commit = strings.TrimSpace(out)
-	if !strings.HasPrefix(ref.object, g.Checksum) && !strings.HasPrefix(ref.commit, g.Checksum) {
-		return "", fmt.Errorf("expected checksum to match %s, got %s", g.Checksum, ref.either())
-	}
-	return ref.commit, nil
+	return ref.commit, g.check(ref)
 }
 
 // defaultBranch asks the repository which branch it shows first.

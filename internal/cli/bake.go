@@ -104,7 +104,7 @@ func runBake(ctx context.Context, s *session, opts bakeOptions, targets []string
 			return err
 		}
 	}
-	if err := opts.define(ctx, s, from.address, &req); err != nil {
+	if err := opts.define(ctx, s, &from, &req); err != nil {
 		return fmt.Errorf("ERROR: %w", err)
 	}
 	answer, err := bake.Ask(ctx, req)
@@ -127,7 +127,7 @@ func runBake(ctx context.Context, s *session, opts bakeOptions, targets []string
 	if err := opts.checkPrivileges(s, answer, req.Foreign); err != nil {
 		return err
 	}
-	return opts.bakeTargets(ctx, s, call, answer)
+	return opts.bakeTargets(ctx, s, call, answer, from.at)
 }
 
 // asked is what is done with all targets in place of building them.
@@ -330,7 +330,7 @@ func targetBuild(ctx context.Context, s *session, t bake.Target) (engine.BuildOp
 }
 
 // bakeTargets builds all targets, or asks about them.
-func (o bakeOptions) bakeTargets(ctx context.Context, s *session, call buildCall, answer bake.Answer) error {
+func (o bakeOptions) bakeTargets(ctx context.Context, s *session, call buildCall, answer bake.Answer, at *engine.GitRef) error {
 	if err := canWrite(o.metadataFile); err != nil {
 		return fmt.Errorf("ERROR: the metadata file cannot be written: %w", err)
 	}
@@ -343,6 +343,7 @@ func (o bakeOptions) bakeTargets(ctx context.Context, s *session, call buildCall
 	for _, name := range slices.Sorted(maps.Keys(answer.Targets)) {
 		t, asked := answer.Targets[name], call
 		build, err := targetBuild(ctx, s, t)
+		build.At = at
 		if err == nil && call.question == "" && t.Call != "" {
 			asked, err = parseCall(t.Call)
 		}

@@ -16,8 +16,9 @@ import (
 
 // bakeFrom is where the definition is, and what it is given as the context of the command.
 type bakeFrom struct {
-	address string // of a repository, of an archive or of a file; "" is the working directory
-	context string // BAKE_CMD_CONTEXT
+	address string         // of a repository, of an archive or of a file; "" is the working directory
+	context string         // BAKE_CMD_CONTEXT
+	at      *engine.GitRef // that the address stood for when the definition was read, if it is a repository's
 }
 
 // bakeOrigin takes the addresses from the arguments: that of the definition, and that of the context.
@@ -47,21 +48,21 @@ func (o bakeOptions) fileNames() (names []string) {
 }
 
 // define adds the files to the request: those at the address, and those of this machine.
-func (o bakeOptions) define(ctx context.Context, s *session, address string, req *bake.Request) error {
+func (o bakeOptions) define(ctx context.Context, s *session, from *bakeFrom, req *bake.Request) error {
 	var local, remote []string
 	for _, name := range o.fileNames() {
-		if at, ok := strings.CutPrefix(name, bake.Here); ok || address == "" {
+		if at, ok := strings.CutPrefix(name, bake.Here); ok || from.address == "" {
 			local = append(local, at)
 		} else {
 			remote = append(remote, name)
 		}
 	}
-	if address != "" {
-		if err := o.fetch(ctx, s, address, remote, req); err != nil {
+	if from.address != "" {
+		if err := o.fetch(ctx, s, from, remote, req); err != nil {
 			return err
 		}
 	}
-	if address == "" || len(local) > 0 {
+	if from.address == "" || len(local) > 0 {
 		files, err := bake.ReadFiles(local, s.input(ctx))
 		if err != nil {
 			return err
@@ -74,14 +75,14 @@ func (o bakeOptions) define(ctx context.Context, s *session, address string, req
 	return nil
 }
 
-// fetch adds the files of these names at an address, or those of the usual names. The session is contained.
-func (o bakeOptions) fetch(ctx context.Context, s *session, address string, names []string, req *bake.Request) error {
+// fetch adds the files of these names at the address, or those of the usual names. The session is contained.
+func (o bakeOptions) fetch(ctx context.Context, s *session, from *bakeFrom, names []string, req *bake.Request) error {
 	env, err := s.contained(ctx)
 	if err != nil {
 		return err
 	}
 	opts := engine.RemoteFilesOptions{
-		Address: address, Names: names, Some: len(names) == 0, Limit: bake.MaxFile, Secrets: gitSecrets(address), Agent: os.Getenv("BUILDX_BAKE_GIT_SSH"),
+		Address: from.address, Names: names, Some: len(names) == 0, Limit: bake.MaxFile, Secrets: gitSecrets(from.address), Agent: os.Getenv("BUILDX_BAKE_GIT_SSH"),
 	}
 	if opts.Some {
 		opts.Names = bake.DefaultFiles
@@ -101,9 +102,9 @@ func (o bakeOptions) fetch(ctx context.Context, s *session, address string, name
 	for _, f := range files.List {
 		req.Files = append(req.Files, bake.File{Name: f.Name, Data: f.Data})
 	}
-	req.Foreign = true
+	req.Foreign, from.at = true, files.At
 	if files.Tree {
-		req.Origin = address
+		req.Origin = from.address
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func AskBuild(ctx context.Context, env *Env, opts BuildOptions, question string)
 	}
 	opts.police, opts.policy = police, police.policy()
 	bases := &baseImages{env: env, policy: opts.policy}
-	solver := build.NewSolver(build.Options{Store: env.Store, Policy: opts.policy, Missed: bases.hold, Progress: opts.Progress, Connect: connectGit, Secrets: given.secrets})
+	solver := build.NewSolver(build.Options{Store: env.Store, Policy: opts.policy, Missed: bases.hold, Progress: opts.Progress, Connect: connectGit, At: opts.At, Secrets: given.secrets})
 	defer closing(&err, solver.Close)
 	defer closing(&err, police.close)
 	if err := police.start(ctx, solver); err != nil {

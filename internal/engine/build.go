@@ -40,6 +40,8 @@ type BuildOptions struct {
 	Contexts map[string]string
 	// Origin, when not "", is the address of the repository or archive that defines the build: contexts may be directories of it (bake.OriginScheme).
 	Origin string
+	// At, when not nil, is what a ref of a repository stands for in all of the contexts.
+	At *GitRef
 
 	Names     []string // what the image is called; with tags or latest
 	Target    string
@@ -236,7 +238,7 @@ func newBuilding(env *Env, opts BuildOptions) (*building, error) {
 func (b *building) options() build.Options {
 	return build.Options{
 		Store: b.env.Store, Exchange: b.exchange, Fetched: b.bases.fetched, Epoch: b.epoch, Progress: b.opts.Progress, Explain: b.opts.Explain,
-		Connect: connectGit, Policy: b.opts.policy, Secrets: b.given.secrets, Agents: b.given.agents, Strict: b.given.Strict,
+		Connect: connectGit, At: b.opts.At, Policy: b.opts.policy, Secrets: b.given.secrets, Agents: b.given.agents, Strict: b.given.Strict,
 	}
 }
 

@@ -35,9 +35,9 @@ func ParseCaches(text string) ([]Cache, error) {
 	if text == "" {
 		return nil, nil
 	}
-	fields, err := splitFields(text)
+	fields, err := csvFields(text)
 	if err != nil {
-		return nil, err
+		return nil, invalid("invalid value of a cache: %v", err) // which may have credentials
 	}
 	var list []Cache
 	if !strings.Contains(text, "=") {
@@ -46,12 +46,13 @@ func ParseCaches(text string) ([]Cache, error) {
 		}
 		return list, nil
 	}
-	c := Cache{Attrs: map[string]string{}}
+	c, before := Cache{Attrs: map[string]string{}}, ""
 	for _, field := range fields {
 		key, value, ok := strings.Cut(field, "=")
 		if !ok {
-			return nil, invalid("invalid value %s", field)
+			return nil, invalid("a cache has a field without \"=\", after %q", before) // perhaps what is behind a comma of a credential
 		}
+		before = key
 		if key = strings.ToLower(key); key == "type" {
 			c.Type = value
 		} else {

@@ -73,15 +73,19 @@ func ParseOutput(text string) (Output, error) {
 
 // splitFields splits one line of comma-separated values.
 func splitFields(text string) ([]string, error) {
-	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	fields, err := csvFields(text)
 	if err != nil {
-		var parse *csv.ParseError
-		if errors.As(err, &parse) {
-			err = parse.Err
-		}
 		return nil, invalid("invalid value %q: %v", text, err)
 	}
 	return fields, nil
+}
+
+func csvFields(text string) ([]string, error) {
+	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	if parse := (*csv.ParseError)(nil); errors.As(err, &parse) {
+		err = parse.Err
+	}
+	return fields, err
 }
 
 // invalid is an error of what the user wrote.

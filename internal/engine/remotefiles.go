@@ -35,10 +35,14 @@ type RemoteFile struct {
 	Data []byte
 }
 
+// GitRef is what a ref of a repository was when somebody looked.
+type GitRef = build.GitRef
+
 // RemoteFiles are files of an address.
 type RemoteFiles struct {
 	List []RemoteFile // in the order of the names
 	Tree bool         // the address is of a repository or an archive: BuildOptions.Origin may be it
+	At   *GitRef      // the commit of a repository: BuildOptions.At may be it
 }
 
 // ReadRemoteFiles reads files of a repository or of an archive, or the one file that the address is of. What is fetched is a step of
@@ -48,7 +52,9 @@ func ReadRemoteFiles(ctx context.Context, env *Env, opts RemoteFilesOptions) (fi
 	if err != nil {
 		return files, err
 	}
-	solver := build.NewSolver(build.Options{Store: env.Store, Progress: opts.Progress, Connect: connectGit, Secrets: secrets})
+	solver := build.NewSolver(build.Options{
+		Store: env.Store, Progress: opts.Progress, Connect: connectGit, Secrets: secrets, Fetched: func(f build.Fetched) { files.At = f.Ref },
+	})
 	defer closing(&err, solver.Close)
 	r := remoteReader{solver: solver, limit: opts.Limit}
 	source, err := originVertex(opts.Address)
