@@ -71,8 +71,8 @@ func completeHost(ctx context.Context, table *container.Table, c *Container, war
 	if h.IpcMode.IsEmpty() {
 		h.IpcMode = containertypes.IPCModePrivate
 	}
-	for _, r := range h.DeviceRequests {
-		return messageError{fmt.Sprintf("could not select device driver %q with capabilities: %v", r.Driver, r.Capabilities), errdefs.ErrInvalidArgument}
+	if err := checkDeviceRequests(h.DeviceRequests); err != nil {
+		return err
 	}
 	for _, limit := range h.Ulimits {
 		if limit.Soft > limit.Hard && limit.Hard != -1 {
@@ -260,7 +260,9 @@ func addDevices(i *executor.Isolation, h *containertypes.HostConfig, spec *execu
 		}
 		i.DeviceRules = append(i.DeviceRules, r)
 	}
-	return nil
+	var err error
+	spec.Devices, err = requestedDevices(h.DeviceRequests)
+	return err
 }
 
 // parseDeviceRule reads "c 1:3 rwm", where * is any number.
