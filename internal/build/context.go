@@ -99,7 +99,7 @@ func (c *Context) load(ctx context.Context, opts ContextOptions) error {
 	if err := c.hash(ctx, todo); err != nil {
 		return err
 	}
-	if opts.Index != nil && (len(todo) > 0 || known.count() != regular(files)) {
+	if opts.Index != nil && (len(todo) > 0 || known.count != regular(files)) {
 		b := encodeIndex(files, stats, started)
 		if err := opts.Index.SaveContextIndex(ctx, indexName(opts.Dir), b); err != nil {
 			return fmt.Errorf("save the stat cache: %w", err)

@@ -268,13 +268,19 @@ func TestStatCache(t *testing.T) {
 	if c.Hashed() != 2 || c.files[2].sum == before[2].sum {
 		t.Fatalf("after a change: hashed %d, %q", c.Hashed(), c.files[2].path)
 	}
+	if err := errors.Join(os.Remove(filepath.Join(dir, "a")), os.WriteFile(filepath.Join(dir, "c"), []byte("4567"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if c := load(later); c.Hashed() != 4 {
+		t.Fatalf("a file less and one more: hashed %d", c.Hashed())
+	}
 	for name, b := range s.index {
 		for cut := range b {
 			parseIndex(b[:cut]) // must not panic
 		}
 		s.index[name] = append([]byte(indexMagic), 0xff, 0xff, 0xff)
 	}
-	if c := load(later); c.Hashed() != 6 {
+	if c := load(later); c.Hashed() != 9 {
 		t.Fatalf("with a damaged cache: hashed %d", c.Hashed())
 	}
 }

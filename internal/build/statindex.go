@@ -32,11 +32,16 @@ type fileStat struct {
 	inode        uint64
 }
 
-// statIndex is a parsed stat cache.
-type statIndex struct{ entries []indexEntry }
+// statIndex is a stat cache that is whole: its entries, as they are encoded, and
+// how many they are.
+type statIndex struct {
+	encoded []byte
+	count   int
+}
 
+// indexEntry is the entry that an indexReader is at.
 type indexEntry struct {
-	path    string
+	path    []byte
 	size    uint64
 	mode    uint64
 	stat    fileStat
@@ -44,75 +49,90 @@ type indexEntry struct {
 	sum     []byte
 }
 
-func (x statIndex) count() int { return len(x.entries) }
-
 // parseIndex reads a stat cache. What is damaged is as if it were not there.
 func parseIndex(b []byte) statIndex {
 	if len(b) > maxIndex || len(b) < len(indexMagic) || string(b[:len(indexMagic)]) != indexMagic {
 		return statIndex{}
 	}
-	b = b[len(indexMagic):]
-	ok := true
-	uvarint := func() uint64 {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			ok = false
-			return 0
-		}
-		b = b[n:]
-		return v
+	x := statIndex{encoded: b[len(indexMagic):]}
+	r := indexReader{rest: x.encoded}
+	for r.next() {
+		x.count++
 	}
-	varint := func() int64 {
-		v, n := binary.Varint(b)
-		if n <= 0 {
-			ok = false
-			return 0
-		}
-		b = b[n:]
-		return v
+	if r.damaged {
+		return statIndex{}
 	}
-	entries := make([]indexEntry, 0, len(b)/64)
-	var name []byte
-	for len(b) > 0 {
-		shared, more := uvarint(), uvarint()
-		if !ok || shared > uint64(len(name)) || more > uint64(len(b)) {
-			return statIndex{}
-		}
-		name = append(name[:shared], b[:more]...)
-		b = b[more:]
-		e := indexEntry{path: string(name), size: uvarint()}
-		e.stat.mtime, e.stat.ctime = varint(), varint()
-		e.stat.inode, e.mode = uvarint(), uvarint()
-		if !ok || len(b) < 33 {
-			return statIndex{}
-		}
-		e.trusted, e.sum = b[0] == 1, b[1:33]
-		b = b[33:]
-		entries = append(entries, e)
+	return x
+}
+
+// indexReader reads one entry after the other, each into the place of the last.
+type indexReader struct {
+	indexEntry
+	rest    []byte
+	damaged bool
+}
+
+// next reads the next entry, or tells that there is none.
+func (r *indexReader) next() bool {
+	if len(r.rest) == 0 || r.damaged {
+		return false
 	}
-	return statIndex{entries}
+	shared, more := r.uvarint(), r.uvarint()
+	if r.damaged || shared > uint64(len(r.path)) || more > uint64(len(r.rest)) {
+		r.damaged = true
+		return false
+	}
+	r.path = append(r.path[:shared], r.rest[:more]...)
+	r.rest = r.rest[more:]
+	r.size = r.uvarint()
+	r.stat.mtime, r.stat.ctime = r.varint(), r.varint()
+	r.stat.inode, r.mode = r.uvarint(), r.uvarint()
+	if r.damaged || len(r.rest) < 33 {
+		r.damaged = true
+		return false
+	}
+	r.trusted, r.sum, r.rest = r.rest[0] == 1, r.rest[1:33], r.rest[33:]
+	return true
+}
+
+func (r *indexReader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	r.skip(n)
+	return v
+}
+
+func (r *indexReader) varint() int64 {
+	v, n := binary.Varint(r.rest)
+	r.skip(n)
+	return v
+}
+
+func (r *indexReader) skip(n int) {
+	if n <= 0 {
+		r.damaged = true
+		return
+	}
+	r.rest = r.rest[n:]
 }
 
 // apply fills in the sums that are known and returns the nodes whose content
 // must be read. Both files and the index are in walk order.
 func (x statIndex) apply(files []node, stats []fileStat) []*node {
 	var todo []*node
-	known := x.entries
+	known := indexReader{rest: x.encoded}
+	more := known.next()
 	for i := range files {
 		n := &files[i]
 		if !n.mode.IsRegular() {
 			continue
 		}
-		for len(known) > 0 && known[0].path != n.path && comparePath(known[0].path, n.path) < 0 {
-			known = known[1:]
+		for more && string(known.path) != n.path && comparePath(known.path, n.path) < 0 {
+			more = known.next()
 		}
-		if len(known) > 0 {
-			e := &known[0]
-			if e.trusted && e.path == n.path && e.stat == stats[i] &&
-				e.size == uint64(n.size) && e.mode == uint64(n.mode) {
-				copy(n.sum[:], e.sum)
-				continue
-			}
+		if more && known.trusted && string(known.path) == n.path && known.stat == stats[i] &&
+			known.size == uint64(n.size) && known.mode == uint64(n.mode) {
+			copy(n.sum[:], known.sum)
+			continue
 		}
 		todo = append(todo, n)
 	}

@@ -49,7 +49,7 @@ type tree interface {
 }
 
 // comparePath orders paths as a walk does: as if "/" were the lowest byte.
-func comparePath(a, b string) int {
+func comparePath[T string | []byte](a T, b string) int {
 	for i := 0; i < len(a) && i < len(b); i++ {
 		if x, y := a[i], b[i]; x != y {
 			if x == '/' {

@@ -77,13 +77,13 @@ func Main(ctx context.Context, args []string, streams Streams) int {
 	return exitCode(err)
 }
 
-// collectLater lets the heap grow to 16 MB before it is collected for the first time: most commands end before. From then on it is
-// collected as ever.
+// collectLater lets the heap grow to 64 MB before it is collected for the first time: most commands end before. From then on it is
+// collected as ever, and from the start in processes that stay (standAlone).
 func collectLater() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	debug.SetGCPercent(400)
+	debug.SetGCPercent(1600)
 	first := new([64]byte)
 	runtime.SetFinalizer(first, func(*[64]byte) { debug.SetGCPercent(100) })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,8 +29,9 @@ func newKeeperCommand(s *session) *cobra.Command {
 	}
 }
 
-// standAlone makes the process go on without who started it.
+// standAlone makes the process go on without who started it, for long: in little memory.
 func standAlone() {
+	debug.SetGCPercent(100)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // not ignored: programs that it starts would inherit that, and pasta then fails
 }
