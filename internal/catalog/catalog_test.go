@@ -181,16 +181,18 @@ func TestStars(t *testing.T) {
 }
 
 // pushImage pushes an image of one layer and returns its manifest's digest.
+func pushBlob(t *testing.T, h registry.Registry, repo, mediaType, text string) ocispec.Descriptor {
+	t.Helper()
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString(text), Size: int64(len(text))}
+	if err := h.PushBlob(auth.With(t.Context(), auth.Identity{System: true}), repo, d, strings.NewReader(text)); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func pushImage(t *testing.T, h registry.Registry, repo, tag, architecture string, layer []byte) ocispec.Descriptor {
 	t.Helper()
-	ctx := auth.With(t.Context(), auth.Identity{System: true})
-	blob := func(mediaType string, b []byte) ocispec.Descriptor {
-		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-		if err := h.PushBlob(ctx, repo, d, bytes.NewReader(b)); err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
+	blob := func(mediaType string, b []byte) ocispec.Descriptor { return pushBlob(t, h, repo, mediaType, string(b)) }
 	created := time.Unix(1700000000, 0).UTC()
 	config, err := json.Marshal(ocispec.Image{
 		Created: &created, Platform: ocispec.Platform{OS: "linux", Architecture: architecture},
@@ -257,6 +259,9 @@ func TestImages(t *testing.T) {
 	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{one, two}}
 	index.SchemaVersion = 2
 	put(t, h, "ann/app", "1.0", index.MediaType, index)
+	cache := index // build cache in BuildKit's older form
+	cache.Manifests = []ocispec.Descriptor{pushBlob(t, h, "ann/app", ocispec.MediaTypeImageLayerGzip, "layer"), pushBlob(t, h, "ann/app", "application/vnd.buildkit.cacheconfig.v0", "{}")}
+	cached := put(t, h, "ann/app", "cache", cache.MediaType, cache)
 	pushImage(t, h, "ann/other", "latest", "riscv64", tarOf(t))
 	exec(t, db, `UPDATE repositories SET public = 1`)
 	refresh(t, c)
@@ -294,6 +299,9 @@ func TestImages(t *testing.T) {
 	}
 	if s := im.Steps[0]; s.Instruction != "COPY . /" || s.Bytes != 2000 || s.Added != 2 || im.Steps[1].Layer != "" {
 		t.Errorf("steps %+v", im.Steps)
+	}
+	if im, err := c.Image(t.Context(), "ann/app", "cache", ""); err != nil || im.Digest != cached.Digest || im.Size != 7 || im.ArtifactType != "application/vnd.buildkit.cacheconfig.v0" {
+		t.Errorf("a cache: %+v, %v", im, err)
 	}
 	if im, err = c.Image(t.Context(), "ann/app", "1.0", "linux/arm64"); err != nil || im.Digest != two.Digest {
 		t.Errorf("for linux/arm64: %+v, %v", im, err)

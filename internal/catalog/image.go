@@ -84,6 +84,12 @@ func (c *Catalog) Image(ctx context.Context, repo, ref, platform string) (*Image
 	if err := c.variants(ctx, im, platform); err != nil {
 		return nil, err
 	}
+	if im.Index != "" && len(im.Variants) == 0 {
+		if err := c.rows(ctx, im); err != nil { // an index of blobs
+			return nil, err
+		}
+		return im, c.referrers(ctx, im)
+	}
 	raw, manifest, config, err := c.readImage(ctx, repo, im.Digest.String())
 	if err != nil {
 		return nil, err
@@ -125,6 +131,10 @@ func (c *Catalog) variants(ctx context.Context, im *Image, platform string) erro
 	im.Index = im.Digest
 	chosen := -1
 	for i, d := range index.Manifests {
+		if !isManifest(d.MediaType) { // build cache in BuildKit's older form
+			im.Size += max(d.Size, 0)
+			continue
+		}
 		text, err := c.platformOf(ctx, d)
 		if err != nil {
 			return err
@@ -136,6 +146,10 @@ func (c *Catalog) variants(ctx context.Context, im *Image, platform string) erro
 		if text == cmp.Or(platform, "linux/amd64") || chosen < 0 && platform == "" {
 			chosen = i
 		}
+	}
+	if len(im.Variants) == 0 && im.Size > 0 {
+		im.ArtifactType, im.Annotations = cmp.Or(index.ArtifactType, index.Manifests[len(index.Manifests)-1].MediaType), index.Annotations
+		return nil
 	}
 	if chosen < 0 {
 		return registry.Errorf(registry.ManifestUnknown, "manifest unknown")
@@ -159,6 +173,15 @@ func (c *Catalog) platformOf(ctx context.Context, d ocispec.Descriptor) (string,
 }
 
 const mediaTypeDockerList = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+// isManifest reports whether something of that type is a manifest, or an index of those.
+func isManifest(mediaType string) bool {
+	switch mediaType {
+	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, mediaTypeDockerList, "application/vnd.docker.distribution.manifest.v2+json":
+		return true
+	}
+	return false
+}
 
 // steps joins an image's history with its layers. A history that has too few or
 // too many steps with layers is taken from the bottom as far as it goes.

@@ -119,10 +119,18 @@ func (c *Checker) do(ctx context.Context, job jobs.Job) error {
 		return err
 	}
 	results, err := c.run(ctx, v)
-	if registry.HasCode(err, registry.ManifestUnknown, registry.NameUnknown) { // deleted meanwhile
-		return nil
+	again := job.Attempts < attempts
+	if registry.HasCode(err, registry.ManifestUnknown, registry.NameUnknown) {
+		_, gone := c.Source.StatManifest(ctx, v.Repository, v.Digest.String())
+		if registry.HasCode(gone, registry.ManifestUnknown, registry.NameUnknown) { // it was deleted meanwhile
+			return nil
+		}
+		if gone != nil {
+			return gone
+		}
+		again = false // an image of the index is elsewhere
 	}
-	if err != nil && job.Attempts < attempts {
+	if err != nil && again {
 		return err
 	}
 	if err != nil {
@@ -220,7 +228,7 @@ func (c *Checker) facts(ctx context.Context, base Facts, ref, platform string, d
 	f := base
 	f.Platform, f.Desc = platform, image.Bytes(m.MediaType, m.Bytes)
 	if image.IsIndex(m.MediaType) {
-		return c.indexFacts(ctx, base, m, depth)
+		return c.indexFacts(ctx, f, m, depth)
 	}
 	if f.Manifest, err = image.ParseManifest(m.MediaType, m.Bytes); err != nil {
 		return nil, err
@@ -238,12 +246,17 @@ func (c *Checker) facts(ctx context.Context, base Facts, ref, platform string, d
 	return []Facts{f}, nil
 }
 
+// indexFacts are those of the images of an index; of one of blobs alone, such as build cache in
+// BuildKit's older form, its own.
 func (c *Checker) indexFacts(ctx context.Context, base Facts, m registry.Manifest, depth int) (all []Facts, err error) {
 	index, err := image.ParseIndex(m.MediaType, m.Bytes)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range index.Manifests {
+		if !image.IsManifest(d.MediaType) && !image.IsIndex(d.MediaType) {
+			continue
+		}
 		if len(all) >= maxImages || depth >= maxDepth {
 			return nil, fmt.Errorf("an index of more than %d images: %w", maxImages, errdefs.ErrResourceExhausted)
 		}
@@ -256,6 +269,9 @@ func (c *Checker) indexFacts(ctx context.Context, base Facts, m registry.Manifes
 			return nil, err
 		}
 		all = append(all, more...)
+	}
+	if len(all) == 0 {
+		all = append(all, base)
 	}
 	return all, nil
 }

@@ -311,6 +311,43 @@ func TestIndex(t *testing.T) {
 	}
 }
 
+// Build cache in BuildKit's older form is an index of blobs.
+func TestIndexOfBlobs(t *testing.T) {
+	s := open(t)
+	blob := s.blob(s.ann, ocispec.MediaTypeImageLayerGzip, "layer")
+	config := s.blob(s.ann, "application/vnd.buildkit.cacheconfig.v0", "{}")
+	index := s.put(s.ann, "cache", ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{blob, config},
+	})
+	v := s.checked("cache")
+	if len(v.Checks) == 0 || v.Checks[0].Check == "checks" {
+		t.Errorf("checks: %+v", v.Checks)
+	}
+	if err := s.board.Approve(s.rita, s.hooks, v.ID, review.Decision{Digest: index.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	rc, err := s.OpenBlob(s.bob, "ann/app", config.Digest, 0)
+	if s.gets(s.bob, "cache") != index.Digest || err != nil {
+		t.Fatal("the cache was not published:", err)
+	}
+	if err := rc.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An image of an index that lies elsewhere is none that was deleted: the checks end.
+func TestIndexOfWhatIsElsewhere(t *testing.T) {
+	s := open(t)
+	s.put(s.ann, "elsewhere", ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{{
+			MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 1, URLs: []string{"https://example.com/x"},
+		}},
+	})
+	if v := s.checked("elsewhere"); len(v.Checks) == 0 || !strings.Contains(v.Checks[0].Message, "not all checks could run") {
+		t.Errorf("checks: %+v", v.Checks)
+	}
+}
+
 // Private, official and verified repositories and administrators need no review;
 // what becomes public does.
 func TestExempt(t *testing.T) {
