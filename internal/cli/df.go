@@ -66,7 +66,7 @@ func runDiskUsage(ctx context.Context, s *session, opts dfOptions) error {
 	rows := []usageRow{
 		{kind: "Images", total: len(usage.PerImage), size: usage.Images, reclaimable: usage.Reclaimable, percent: true},
 		containersRow(usage.Containers, containers),
-		{kind: "Local Volumes", total: len(usage.PerVolume), size: usage.Volumes, percent: true},
+		{kind: "Local Volumes", total: len(usage.PerVolume), size: usage.Volumes, reclaimable: usage.FreeVolumes, percent: true},
 		{kind: "Build Cache", total: len(usage.Records), size: usage.Cache, reclaimable: usage.Cache},
 	}
 	for _, img := range usage.PerImage {
@@ -77,8 +77,6 @@ func runDiskUsage(ctx context.Context, s *session, opts dfOptions) error {
 	for _, v := range usage.PerVolume {
 		if v.UsageData.RefCount > 0 {
 			rows[2].active++
-		} else {
-			rows[2].reclaimable += v.UsageData.Size
 		}
 	}
 	for _, r := range usage.Records {

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/spf13/cobra"
@@ -38,30 +40,50 @@ func runPort(ctx context.Context, s *session, ref, port string) error {
 	if err != nil {
 		return fromEngine(err)
 	}
-	ports := c.NetworkSettings.Ports
+	var lines []string
 	if port == "" {
-		var lines []string
-		for p, bindings := range ports {
+		for p, bindings := range c.NetworkSettings.Ports {
 			for _, b := range bindings {
 				lines = append(lines, fmt.Sprintf("%s -> %s", p, net.JoinHostPort(b.HostIP.String(), b.HostPort)))
 			}
 		}
-		slices.Sort(lines) // docker sorts them as a person would; equal for ports of one length
-		for _, line := range lines {
-			fmt.Fprintln(s.Out, line)
+	} else {
+		p, err := network.ParsePort(port)
+		if err != nil {
+			return err
 		}
-		return nil
+		for _, b := range c.NetworkSettings.Ports[p] {
+			lines = append(lines, net.JoinHostPort(b.HostIP.String(), b.HostPort))
+		}
+		if len(lines) == 0 {
+			return fmt.Errorf("no public port '%s' published for %s", port, ref)
+		}
 	}
-	p, err := network.ParsePort(port)
-	if err != nil {
-		return err
-	}
-	bindings := ports[p]
-	if len(bindings) == 0 {
-		return fmt.Errorf("no public port '%s' published for %s", p, ref)
-	}
-	for _, b := range bindings {
-		fmt.Fprintln(s.Out, net.JoinHostPort(b.HostIP.String(), b.HostPort))
+	slices.SortFunc(lines, compareNatural)
+	for _, line := range lines {
+		fmt.Fprintln(s.Out, line)
 	}
 	return nil
+}
+
+// compareNatural compares texts in which numbers come by their values: 80 before 443.
+func compareNatural(a, b string) int {
+	const digits = "0123456789"
+	number := func(text string) string { return text[:len(text)-len(strings.TrimLeft(text, digits))] }
+	for a != "" && b != "" {
+		x, y := number(a), number(b)
+		if x == "" || y == "" {
+			if a[0] != b[0] {
+				return cmp.Compare(a[0], b[0])
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		m, n := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+		if c := cmp.Or(cmp.Compare(len(m), len(n)), cmp.Compare(m, n)); c != 0 {
+			return c
+		}
+		a, b = a[len(x):], b[len(y):]
+	}
+	return cmp.Compare(len(a), len(b))
 }

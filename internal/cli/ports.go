@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"slices"
@@ -10,62 +11,54 @@ import (
 	"github.com/moby/moby/api/types/container"
 )
 
-// portRange is ports in a row that are published at ports in a row.
+// portRange is ports in a row, which are published under their own numbers or not at all.
 type portRange struct {
 	host        string // address; "" is not published
 	kind        string
-	first, last uint16 // in the container
-	public      uint16 // of the first
+	first, last uint16
 }
 
-// portsText is docker's text of ports, those in a row as one: 0.0.0.0:80-81->80-81/tcp, 443/tcp.
+// portsText is docker's text of ports, in its order: those in a row as one, and last those that are published under other numbers, as in
+// 443/tcp, 0.0.0.0:80-81->80-81/tcp, 0.0.0.0:8080->90/tcp.
 func portsText(ports []container.PortSummary) string {
 	ports = slices.Clone(ports)
 	slices.SortStableFunc(ports, func(a, b container.PortSummary) int {
-		if a.PrivatePort != b.PrivatePort {
-			return int(a.PrivatePort) - int(b.PrivatePort)
-		}
-		if a.IP != b.IP {
-			return a.IP.Compare(b.IP)
-		}
-		if a.PublicPort != b.PublicPort {
-			return int(a.PublicPort) - int(b.PublicPort)
-		}
-		return strings.Compare(a.Type, b.Type)
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), a.IP.Compare(b.IP), cmp.Compare(a.PublicPort, b.PublicPort), cmp.Compare(a.Type, b.Type))
 	})
-	var ranges []portRange
+	var ended, moved []string
+	var open []portRange // one for each address and kind
 	for _, p := range ports {
-		host := ""
+		r := portRange{kind: p.Type, first: p.PrivatePort, last: p.PrivatePort}
 		if p.IP.IsValid() {
-			host = p.IP.String()
+			r.host = p.IP.String()
 		}
-		at := slices.IndexFunc(ranges, func(r portRange) bool {
-			return r.host == host && r.kind == p.Type && p.PrivatePort == r.last+1 &&
-				(host == "" || p.PublicPort-r.public == p.PrivatePort-r.first)
-		})
-		if at >= 0 {
-			ranges[at].last = p.PrivatePort
+		if r.host != "" && p.PublicPort != p.PrivatePort {
+			moved = append(moved, fmt.Sprintf("%s->%d/%s", net.JoinHostPort(r.host, strconv.Itoa(int(p.PublicPort))), p.PrivatePort, p.Type))
 			continue
 		}
-		ranges = append(ranges, portRange{host, p.Type, p.PrivatePort, p.PrivatePort, p.PublicPort})
+		switch i := slices.IndexFunc(open, func(o portRange) bool { return o.host == r.host && o.kind == r.kind }); {
+		case i < 0:
+			open = append(open, r)
+		case open[i].last+1 == r.first:
+			open[i].last = r.last
+		default:
+			ended = append(ended, open[i].String())
+			open[i] = r
+		}
 	}
-	var list []string
-	for _, r := range ranges {
-		list = append(list, r.String())
+	for _, r := range open {
+		ended = append(ended, r.String())
 	}
-	return strings.Join(list, ", ")
+	return strings.Join(append(ended, moved...), ", ")
 }
 
 func (r portRange) String() string {
-	span := func(first uint16) string {
-		if r.first == r.last {
-			return strconv.Itoa(int(first))
-		}
-		return fmt.Sprintf("%d-%d", first, first+r.last-r.first)
+	span := strconv.Itoa(int(r.first))
+	if r.first != r.last {
+		span = fmt.Sprintf("%d-%d", r.first, r.last)
 	}
-	text := span(r.first) + "/" + r.kind
-	if r.host == "" {
-		return text
+	if r.host != "" {
+		return fmt.Sprintf("%s->%s/%s", net.JoinHostPort(r.host, span), span, r.kind)
 	}
-	return net.JoinHostPort(r.host, span(r.public)) + "->" + text
+	return span + "/" + r.kind
 }

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"slices"
+	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -58,7 +59,7 @@ func runStats(ctx context.Context, s *session, opts statsOptions) error {
 			return fromEngine(err)
 		}
 		if shown > 0 {
-			if err := writeStats(s, opts, samples); err != nil || opts.noStream {
+			if err := showStats(s, opts, samples); err != nil || opts.noStream {
 				return err
 			}
 		}
@@ -74,20 +75,32 @@ func runStats(ctx context.Context, s *session, opts statsOptions) error {
 	}
 }
 
-// writeStats prints a table; one that is followed by others takes the screen.
-func writeStats(s *session, opts statsOptions, samples []engine.ContainerStats) error {
-	slices.SortFunc(samples, func(a, b engine.ContainerStats) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
-	if !opts.noStream && isTerminal(s.Out) {
-		fmt.Fprint(s.Out, "\x1b[2J\x1b[H")
+// showStats prints a table; one that is followed by others takes the screen, and is drawn over the one before.
+func showStats(s *session, opts statsOptions, samples []engine.ContainerStats) error {
+	if opts.noStream && len(samples) == 0 {
+		return nil
 	}
+	if opts.noStream || !isTerminal(s.Out) {
+		return writeStats(s.Out, opts, samples)
+	}
+	var table bytes.Buffer
+	if err := writeStats(&table, opts, samples); err != nil {
+		return err
+	}
+	const home, clearLine, clearBelow = "\x1b[H", "\x1b[K\n", "\x1b[J"
+	_, err := io.WriteString(s.Out, home+strings.ReplaceAll(table.String(), "\n", clearLine)+clearBelow)
+	return err
+}
+
+func writeStats(out io.Writer, opts statsOptions, samples []engine.ContainerStats) error {
 	pair := func(a, b int64) string {
 		return units.HumanSizeWithPrecision(float64(a), 3) + " / " + units.HumanSizeWithPrecision(float64(b), 3)
 	}
 	type row = engine.ContainerStats
 	return listing[row]{
-		docker: "*formatter.statsContext",
+		docker: "*container.statsContext",
 		fields: []field[row]{
-			{"Container", "CONTAINER", func(r row) string { return idText(r.ID, !opts.noTrunc) }},
+			{"Container", "CONTAINER", func(r row) string { return r.Ref }},
 			{"ID", "CONTAINER ID", func(r row) string { return idText(r.ID, !opts.noTrunc) }},
 			{"Name", "NAME", func(r row) string { return r.Name }},
 			{"CPUPerc", "CPU %", func(r row) string { return fmt.Sprintf("%.2f%%", r.CPU) }},
@@ -105,5 +118,5 @@ func writeStats(s *session, opts statsOptions, samples []engine.ContainerStats) 
 			{"PIDs", "PIDS", func(r row) string { return strconv.FormatInt(r.PIDs, 10) }},
 		},
 		columns: []string{"ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs"},
-	}.write(s.Out, opts.format, samples)
+	}.write(out, opts.format, samples)
 }

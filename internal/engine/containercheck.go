@@ -25,6 +25,9 @@ func checkContainer(opts CreateOptions) error {
 func checkNetworkMode(opts CreateOptions) error {
 	config, host := opts.Config, opts.HostConfig
 	mode := host.NetworkMode
+	if mode == "container" || mode.IsContainer() && mode.ConnectedContainer() == "" {
+		return invalidText("invalid network mode: invalid container format container:<name|id>")
+	}
 	for _, conflict := range []struct {
 		is   bool
 		text string

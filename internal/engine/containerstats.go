@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 // ContainerStats are what a container uses. They are zero for one that does not run.
 type ContainerStats struct {
+	Ref                string // as it was named; the ID where none was
 	ID, Name           string
 	CPU                float64 // percent of one processor since the sample before
 	Memory, Limit      int64   // bytes, without the cache that can go at once
@@ -25,17 +27,21 @@ type ContainerStats struct {
 	at    time.Time
 }
 
-// SampleContainers measures containers: those that refs name or, for none, those that run, and with all the others too. before are
+// SampleContainers measures containers, in the order of refs or the youngest first: those that refs name or, for none, those that run, and with all the others too. before are
 // the samples that CPU is measured since, by ID; without one it is 0.
 func SampleContainers(ctx context.Context, env *Env, refs []string, all bool, before map[string]ContainerStats) ([]ContainerStats, error) {
 	table := containers(env)
 	var list []*Container
+	var named []string
 	for _, ref := range refs {
+		if slices.Contains(named, ref) {
+			continue
+		}
 		c, err := table.Get(ctx, ref)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, c)
+		list, named = append(list, c), append(named, ref)
 	}
 	if len(refs) == 0 {
 		found, err := table.List(ctx)
@@ -44,13 +50,13 @@ func SampleContainers(ctx context.Context, env *Env, refs []string, all bool, be
 		}
 		for _, c := range found {
 			if all || c.State.Running() {
-				list = append(list, c)
+				list, named = append(list, c), append(named, c.ID)
 			}
 		}
 	}
 	samples, limits := make([]ContainerStats, len(list)), readKernelLimits()
 	for i, c := range list {
-		s := ContainerStats{ID: c.ID, Name: c.Name, at: time.Now()}
+		s := ContainerStats{Ref: named[i], ID: c.ID, Name: c.Name, at: time.Now()}
 		if c.State.Pid > 0 {
 			s.read(c.State.Pid, c.Spec.HostConfig.NetworkMode.IsHost(), limits.any())
 		}

@@ -13,7 +13,7 @@ import (
 // DisconnectNetworkOptions say what to disconnect from what.
 type DisconnectNetworkOptions struct {
 	Network, Container string
-	Force              bool // it is no error where the container is gone
+	Force              bool // the network may be gone
 }
 
 // DisconnectNetwork disconnects a container from a network, at once where it runs.
@@ -21,7 +21,7 @@ func DisconnectNetwork(ctx context.Context, env *Env, opts DisconnectNetworkOpti
 	table := containers(env)
 	c, err := table.Get(ctx, opts.Container)
 	if opts.Force && errdefs.IsNotFound(err) {
-		return nil // what is gone is connected to nothing
+		return messageError{fmt.Sprintf("endpoint %s not found", opts.Container), errdefs.ErrNotFound} // what is gone is connected to nothing
 	}
 	if err != nil {
 		return err

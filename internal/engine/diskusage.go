@@ -13,7 +13,8 @@ import (
 // Usage is what the store takes on disk.
 type Usage struct {
 	store.Usage
-	PerVolume []volumetypes.Volume // by name, with their sizes on disk
+	PerVolume   []volumetypes.Volume // by name, with the sizes of their files
+	FreeVolumes int64                // what those that no container uses take
 }
 
 // ImageUsage is what one image takes on disk.
@@ -30,10 +31,14 @@ func DiskUsage(ctx context.Context, env *Env) (Usage, error) {
 		return Usage{}, err
 	}
 	sizes, err := volumes(env).Sizes()
+	usage := Usage{Usage: total, PerVolume: list}
 	for i := range list {
-		list[i].UsageData.Size = sizes[list[i].Name]
+		size := sizes[list[i].Name]
+		if list[i].UsageData.Size = size.Files; list[i].UsageData.RefCount == 0 {
+			usage.FreeVolumes += size.Disk
+		}
 	}
-	return Usage{total, list}, err
+	return usage, err
 }
 
 // CacheRecords lists the build cache that filters, which are PruneCache's,

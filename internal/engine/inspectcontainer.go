@@ -2,7 +2,10 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	containertypes "github.com/moby/moby/api/types/container"
@@ -33,11 +36,12 @@ func InspectContainer(ctx context.Context, env *Env, ref string, size bool) (con
 			"MergedDir": filepath.Join(dir, "rootfs"), "UpperDir": filepath.Join(dir, "upper"), "WorkDir": filepath.Join(dir, "work"),
 		}},
 	}
-	if resp.HostConfig.Runtime == "" {
-		host := *c.Spec.HostConfig
+	host := *c.Spec.HostConfig
+	if host.Runtime == "" {
 		host.Runtime = defaultRuntime()
-		resp.HostConfig = &host
 	}
+	host.Links = shownLinks(c)
+	resp.HostConfig = &host
 	if resp.Mounts == nil {
 		resp.Mounts = []containertypes.MountPoint{}
 	}
@@ -52,6 +56,22 @@ func InspectContainer(ctx context.Context, env *Env, ref string, size bool) (con
 		resp.SizeRw, resp.SizeRootFs = &rw, &all
 	}
 	return resp, nil
+}
+
+// shownLinks are docker's texts of links on the default network; those on others are shown with these.
+func shownLinks(c *Container) (links []string) {
+	if c.Spec.HostConfig.NetworkMode.IsUserDefined() {
+		return nil
+	}
+	for _, l := range c.Spec.HostConfig.Links {
+		name, alias, ok := strings.Cut(l, ":")
+		if !ok {
+			alias = name
+		}
+		links = append(links, fmt.Sprintf("/%s:/%s/%s", strings.TrimPrefix(name, "/"), c.Name, alias[strings.LastIndexByte(alias, '/')+1:]))
+	}
+	slices.Sort(links)
+	return links
 }
 
 // defaultRuntime is the name of the runtime of containers that name none; "" where there is none.

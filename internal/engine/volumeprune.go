@@ -64,7 +64,7 @@ func PruneVolumes(ctx context.Context, env *Env, opts PruneVolumesOptions) (resu
 			return result, err
 		}
 		result.Volumes = append(result.Volumes, v.Name)
-		result.Freed += sizes[v.Name]
+		result.Freed += sizes[v.Name].Disk
 	}
 	return result, nil
 }

@@ -110,13 +110,17 @@ func checkOptions(nw network.Network) error {
 	for _, key := range []string{optionICC, optionMasquerade} {
 		if v, ok := nw.Options[key]; ok {
 			if _, err := strconv.ParseBool(v); err != nil {
-				return refuse(errdefs.ErrInvalidArgument, "failed to parse %s value: %s: not a boolean", key, v)
+				return refuse(errdefs.ErrInvalidArgument, "failed to parse %s value: %s (%v)", key, v, err)
 			}
 		}
 	}
 	if v, ok := nw.Options[optionMTU]; ok {
-		if mtu, err := strconv.Atoi(v); err != nil || mtu < 0 || mtu > 65535 {
-			return refuse(errdefs.ErrInvalidArgument, "failed to parse %s value: %s: not an MTU", optionMTU, v)
+		mtu, err := strconv.Atoi(v)
+		if err == nil && (mtu < 0 || mtu > 65535) {
+			err = errors.New("not an MTU")
+		}
+		if err != nil {
+			return refuse(errdefs.ErrInvalidArgument, "failed to parse %s value: %s (%v)", optionMTU, v, err)
 		}
 	}
 	if v, ok := nw.Options[optionHostIP]; ok {

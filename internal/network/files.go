@@ -193,7 +193,10 @@ func hosts(m Member, list []endpoint, st *state) ([]byte, error) {
 	}
 	own := m.Hostname
 	if m.Domainname != "" {
-		own = m.Hostname + "." + m.Domainname + " " + m.Hostname
+		own += "." + m.Domainname
+	}
+	if first, _, ok := strings.Cut(own, "."); ok {
+		own += " " + first
 	}
 	for _, e := range list {
 		for _, a := range []netip.Addr{e.settings.IPAddress, e.settings.GlobalIPv6Address} {

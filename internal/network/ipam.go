@@ -69,6 +69,13 @@ func validateIPAM(ipam *network.IPAM, ipv6 bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return refuse(errdefs.ErrInvalidArgument, "invalid network config:\n%s", err)
 	}
+	pools := map[bool]int{} // by whether they are of IPv6
+	for _, c := range ipam.Config {
+		is6 := c.Subnet.Addr().Is6()
+		if pools[is6]++; pools[is6] > 1 && (ipv6 || !is6) {
+			return refuse(errdefs.ErrPermissionDenied, "bridge driver doesn't support multiple subnets")
+		}
+	}
 	return nil
 }
 

@@ -47,7 +47,7 @@ func (n *Networks) publish(ctx context.Context, m Member, nw *network.Network, o
 	}
 	all, serve := network.PortMap{}, []service(nil)
 	for _, w := range wishes {
-		number, socks, err := w.bind(others, taken)
+		number, socks, err := w.bind(append(others, sandbox{ports: all}), taken)
 		if err != nil {
 			return nil, serve, err
 		}

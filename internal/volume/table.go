@@ -211,8 +211,14 @@ func (t *Table) Sweep() error {
 	return err
 }
 
-// Sizes is what the files of each volume take on disk, in bytes, by name.
-func (t *Table) Sizes() (map[string]int64, error) {
+// A Size is what the files of a volume have and take.
+type Size struct {
+	Files int64 // bytes in them, which is what docker tells
+	Disk  int64 // bytes on the disk, with the directories, which is what du tells
+}
+
+// Sizes measures each volume, by name.
+func (t *Table) Sizes() (map[string]Size, error) {
 	entries, err := os.ReadDir(Dir(t.Root))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -220,20 +226,20 @@ func (t *Table) Sizes() (map[string]int64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("measure volumes: %w", err)
 	}
-	sizes := make(map[string]int64, len(entries))
+	sizes := make(map[string]Size, len(entries))
 	for _, e := range entries {
-		if sizes[e.Name()], err = diskSize(filepath.Join(Dir(t.Root), e.Name())); err != nil {
+		if sizes[e.Name()], err = measure(filepath.Join(Dir(t.Root), e.Name())); err != nil {
 			return nil, fmt.Errorf("measure volumes: %w", err)
 		}
 	}
 	return sizes, nil
 }
 
-// diskSize is what du tells of a directory in which others may write.
-func diskSize(dir string) (size int64, err error) {
+// measure adds up what is below a directory in which others may write, each file once.
+func measure(dir string) (size Size, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return 0, err
+		return size, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	seen := map[[2]uint64]bool{}
@@ -251,11 +257,14 @@ func diskSize(dir string) (size int64, err error) {
 		if err != nil {
 			return err
 		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			if id := [2]uint64{uint64(st.Dev), st.Ino}; !seen[id] {
-				seen[id] = true
-				size += st.Blocks * 512
-			}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || seen[[2]uint64{uint64(st.Dev), st.Ino}] {
+			return nil
+		}
+		seen[[2]uint64{uint64(st.Dev), st.Ino}] = true
+		size.Disk += st.Blocks * 512
+		if !info.IsDir() {
+			size.Files += st.Size
 		}
 		return nil
 	})
