@@ -88,12 +88,16 @@ func completeHost(ctx context.Context, table *container.Table, c *Container, war
 	return shareNamespaces(ctx, table, h)
 }
 
+// runtimeNames are those that --runtime takes.
+var runtimeNames = []string{"crun", "runc"}
+
 // runtimePath is where the runtime of that name is; "" for the one that is used without a name.
 func runtimePath(name string) (string, error) {
 	switch name {
 	case "", "io.containerd.runc.v2":
 		return "", nil
-	case "runc", "crun":
+	}
+	if slices.Contains(runtimeNames, name) {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
 		}

@@ -11,7 +11,10 @@ import (
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
 
-// openDevices reads the specifications in /etc/cdi and /var/run/cdi, which are the administrator's.
+// DeviceDirs are where the specifications are, which are the administrator's.
+func DeviceDirs() []string { return slices.Clone(cdi.DefaultSpecDirs) }
+
+// openDevices reads the specifications.
 func openDevices() (*cdi.Cache, error) {
 	return cdi.NewCache(cdi.WithAutoRefresh(false))
 }
