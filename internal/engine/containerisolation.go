@@ -125,7 +125,8 @@ func checkCapabilities(h *containertypes.HostConfig) error {
 	return nil
 }
 
-// shareNamespaces writes the IDs of the containers whose namespaces are shared in the place of their names.
+// shareNamespaces writes the IDs of the containers whose namespaces are shared in the place of their names, which may change. One whose
+// network is shared may be made later.
 func shareNamespaces(ctx context.Context, table *container.Table, h *containertypes.HostConfig) error {
 	for _, mode := range []struct {
 		is    bool
@@ -134,11 +135,15 @@ func shareNamespaces(ctx context.Context, table *container.Table, h *containerty
 	}{
 		{h.PidMode.IsContainer(), h.PidMode.Container(), (*string)(&h.PidMode)},
 		{h.IpcMode.IsContainer(), h.IpcMode.Container(), (*string)(&h.IpcMode)},
+		{h.NetworkMode.IsContainer(), h.NetworkMode.ConnectedContainer(), (*string)(&h.NetworkMode)},
 	} {
 		if !mode.is {
 			continue
 		}
 		other, err := table.Get(ctx, mode.ref)
+		if errdefs.IsNotFound(err) && mode.place == (*string)(&h.NetworkMode) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

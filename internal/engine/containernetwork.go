@@ -72,7 +72,7 @@ func joinContainer(ctx context.Context, table *container.Table, spec *executor.S
 		return messageError{"joining network namespace of container: " + err.Error(), err}
 	}
 	if !other.State.Running() || other.State.Pid == 0 {
-		return messageError{fmt.Sprintf("joining network namespace of container: cannot join network of a non running container: %s", other.ID), errdefs.ErrConflict}
+		return messageError{fmt.Sprintf("cannot join network namespace of a non running container: container %s is %s", other.Name, other.State.Status), errdefs.ErrConflict}
 	}
 	spec.Network = executor.NetworkNone
 	if spec.NetNS, err = others.open(ctx, table, other, "net"); err != nil {
@@ -127,7 +127,7 @@ func wantedNetworks(spec *container.Spec) map[string]*networktypes.EndpointSetti
 		}
 		all[ref] = e
 	}
-	if _, ok := all[name]; !ok && !spec.Detached {
+	if _, ok := all[name]; !ok && !spec.Detached && !spec.HostConfig.NetworkMode.IsContainer() {
 		all[name] = &networktypes.EndpointSettings{}
 	}
 	return all

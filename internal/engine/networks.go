@@ -7,7 +7,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	networktypes "github.com/moby/moby/api/types/network"
@@ -69,9 +68,9 @@ func networkFilter(filters map[string][]string) (func(Network) bool, error) {
 		case "driver":
 			match = func(n Network, v string) bool { return n.Driver == v }
 		case "id":
-			match = func(n Network, v string) bool { return strings.HasPrefix(n.ID, v) }
+			match = func(n Network, v string) bool { return matchText(n.ID, v) }
 		case "name":
-			match = func(n Network, v string) bool { return strings.Contains(n.Name, v) }
+			match = func(n Network, v string) bool { return matchText(n.Name, v) }
 		case "scope":
 			match = func(n Network, v string) bool { return n.Scope == v }
 		case "label":
