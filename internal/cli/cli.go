@@ -41,7 +41,9 @@ type session struct {
 	root   string // the store's directory; "" is the default
 	config string // the directory of docker's config.json; "" is the default
 	debug  bool
-	args   []string // the whole command line
+	global global
+	level  slog.Level // of messages that are told
+	args   []string   // the whole command line
 	opened *engine.Env
 }
 
@@ -127,11 +129,7 @@ func (s *session) open(ctx context.Context, opts engine.OpenOptions) (*engine.En
 		return s.opened, nil
 	}
 	opts.Root, opts.Config, opts.Version = s.root, s.config, release
-	level := slog.LevelWarn
-	if s.debug {
-		level = slog.LevelDebug
-	}
-	opts.Log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: level}))
+	opts.Log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: s.level}))
 	env, err := engine.Open(ctx, opts)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,14 @@ func newRootCommand(s *session, args []string) *cobra.Command {
 	flags.BoolP("version", "v", false, "Print version information and quit")
 	flags.StringVar(&s.root, "root", "", "Directory of the image store (default $STRAKE_ROOT, else /var/lib/strake,\nwithout root $XDG_DATA_HOME/strake)")
 	flags.StringVar(&s.config, "config", "", "Location of client config files (default $DOCKER_CONFIG, else ~/.docker)")
+	flags.StringVarP(&s.global.context, "context", "c", "", `Name of the context: there is "default", this machine`)
 	flags.BoolVarP(&s.debug, "debug", "D", false, "Enable debug mode")
+	flags.StringVarP(&s.global.host, "host", "H", "", "Daemon socket, as unix://PATH: there is none, and nothing is\nasked there; an address elsewhere is refused")
+	flags.StringVarP(&s.global.logLevel, "log-level", "l", "", `Set the logging level ("debug", "info", "warn", "error", "fatal")\n(default warn)`)
+	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+		s.level, err = s.global.check(s.debug)
+		return err
+	}
 
 	grow(s, root, commands(s), args)
 	return root
@@ -126,6 +133,7 @@ func commands(s *session) []node {
 			node{names: "prune", make: newContainerPruneCommand},
 			node{names: "rm remove", make: newRemoveContainerCommand},
 		)},
+		contextNode(),
 		networkNode(),
 		{names: "store", about: "Look after the image store", subs: []node{
 			{names: "check", make: newStoreCheckCommand},

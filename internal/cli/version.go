@@ -42,9 +42,6 @@ func built() (commit, at string) {
 // apiVersion is the version of Docker's API whose objects inspect shows.
 const apiVersion = "1.56"
 
-// theContext is the name of the context that there is.
-const theContext = "default"
-
 // versionInfo is what version shows, under docker's names. There is no server:
 // Server says what it would for scripts that ask for it.
 type versionInfo struct {
