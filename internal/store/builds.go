@@ -16,10 +16,14 @@ import (
 	"strake/internal/flock"
 )
 
-// Bounds of the history of builds; what is over them goes, the oldest first.
+// Bounds of the history of builds; what is over them goes, the oldest first, when
+// so many are over, or with a big one: to look at them all is a good part of what
+// a build takes that finds every step.
 const (
 	maxBuilds     = 100
 	maxBuildBytes = 128 << 20
+	spareBuilds   = 20
+	bigBuild      = 1 << 20
 )
 
 // builds keeps what was built: a file builds/<id>.json for each build, and
@@ -54,7 +58,20 @@ func (b *builds) SaveBuild(ctx context.Context, id string, value, log []byte) er
 	if err != nil {
 		return errors.Join(fmt.Errorf("keep the record of the build: %w", err), b.RemoveBuild(id))
 	}
-	return b.trim()
+	entries, err := readDir(b.dir())
+	if err != nil {
+		return fmt.Errorf("history of builds: %w", err)
+	}
+	records := 0
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".json") {
+			records++
+		}
+	}
+	if records > maxBuilds+spareBuilds || len(value)+len(log) > bigBuild {
+		return b.trim()
+	}
+	return nil
 }
 
 // Builds are the records of the builds, the newest first.

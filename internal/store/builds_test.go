@@ -38,9 +38,14 @@ func TestBuildsAreBounded(t *testing.T) {
 	if err := os.Chtimes(dead, long, long); err != nil {
 		t.Fatal(err)
 	}
-	save("last", 1)
+	for i := range spareBuilds {
+		if values, err := s.Builds(t.Context()); err != nil || len(values) != maxBuilds+1+i {
+			t.Fatalf("%d records, %v", len(values), err)
+		}
+		save(fmt.Sprint("last", i), 1)
+	}
 	values, err := s.Builds(t.Context())
-	if err != nil || len(values) != maxBuilds || string(values[0]) != "last" || !bytes.Equal(values[1], []byte("0")) {
+	if err != nil || len(values) != maxBuilds || string(values[0]) != fmt.Sprint("last", spareBuilds-1) || !bytes.Equal(values[spareBuilds], []byte("0")) {
 		t.Errorf("%d records, the first %q: %v", len(values), values[0], err)
 	}
 	if _, err := os.Stat(dead); err == nil {
