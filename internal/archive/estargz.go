@@ -55,6 +55,9 @@ func (m *members) Writer(w io.Writer) (_ estargz.WriteFlushCloser, err error) {
 // footHead is how the last member begins: gzip's header with an extra field of 26 bytes, which says where the table is.
 var footHead = []byte{0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0}
 
+// maxTOC bounds a table of contents, in bytes: an entry has some hundred, for each file and 4 MiB.
+const maxTOC = 1 << 30
+
 // EstargzTOC finds the table of contents of an eStargz: where in the blob it begins, and its digest. The bytes before it are a whole gzip
 // stream, of the tar without the table. It fails with errdefs.ErrNotFound for a blob that is no eStargz.
 func EstargzTOC(blob io.ReaderAt, size int64) (offset int64, toc digest.Digest, err error) {
@@ -77,9 +80,12 @@ func EstargzTOC(blob io.ReaderAt, size int64) (offset int64, toc digest.Digest, 
 		return 0, "", fmt.Errorf("no eStargz: %w: %w", err, errdefs.ErrNotFound)
 	}
 	sum := digest.Canonical.Digester()
-	_, err = io.Copy(sum.Hash(), table)
+	n, err := io.Copy(sum.Hash(), io.LimitReader(table, maxTOC+1))
 	if err := errors.Join(err, table.Close()); err != nil {
-		return 0, "", brokenStream(Gzip, err)
+		return 0, "", fmt.Errorf("no eStargz: %w: %w", brokenStream(Gzip, err), errdefs.ErrNotFound)
+	}
+	if n > maxTOC {
+		return 0, "", fmt.Errorf("no eStargz: a table of more than %d bytes: %w", int64(maxTOC), errdefs.ErrNotFound)
 	}
 	return offset, sum.Digest(), nil
 }

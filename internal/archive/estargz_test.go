@@ -117,6 +117,7 @@ func TestEstargzTOCHostile(t *testing.T) {
 		"not a number":     with(16, []byte("zzzzzzzzzzzzzzzz")...),
 		"no table there":   with(16, []byte("0000000000000001")...),
 		"a file there":     with(16, []byte("0000000000000000")...),
+		"a broken table":   with(-20, 1, 2, 3, 4, 5, 6, 7, 8),
 	} {
 		if _, _, err := EstargzTOC(bytes.NewReader(b), int64(len(b))); !errdefs.IsNotFound(err) {
 			t.Errorf("%s: %v", name, err)

@@ -197,7 +197,7 @@ func (x *exporter) layers(ctx context.Context, b build.Built, how forms) ([]ocis
 			diffIDs[i] = l.Digest
 			layers[i], err = x.layer(gctx, l, base, how)
 			if how.docker {
-				layers[i].MediaType = dockerLayer(layers[i].MediaType)
+				layers[i].MediaType, layers[i].Annotations = dockerLayer(layers[i].MediaType), nil
 			} else {
 				layers[i].MediaType = ociLayer(layers[i].MediaType)
 			}

@@ -256,7 +256,7 @@ func (form cacheForm) list(a *assembled, config ocispec.Descriptor, layers []oci
 	if form.docker {
 		mediaType = image.MediaTypeDockerManifestList
 		for i := range layers {
-			layers[i].MediaType = dockerLayer(layers[i].MediaType)
+			layers[i].MediaType, layers[i].Annotations = dockerLayer(layers[i].MediaType), nil
 		}
 	}
 	return a.addJSON(mediaType, ocispec.Index{Versioned: version, MediaType: mediaType, Manifests: append(layers, config)})

@@ -88,7 +88,7 @@ func (s *contents) Compress(ctx context.Context, id digest.Digest, opts Compress
 	for {
 		form, err := findForm(ctx, s.db, id, opts.Recipe)
 		if err == nil {
-			return form, s.hold(ctx, form.Digest)
+			return held(ctx, s, form, id)
 		}
 		if !errdefs.IsNotFound(err) {
 			return ocispec.Descriptor{}, err
@@ -124,7 +124,20 @@ func Form(ctx context.Context, s *Store, layer ocispec.Descriptor) (ocispec.Desc
 	if err != nil {
 		return form, err
 	}
-	return form, s.hold(ctx, form.Digest)
+	return held(ctx, s.contents, form, layer.Digest)
+}
+
+// held leases a form of a layer that was found, and annotates one that is an eStargz, as its
+// manifest did where it came from.
+func held(ctx context.Context, s *contents, form ocispec.Descriptor, id digest.Digest) (ocispec.Descriptor, error) {
+	if err := s.hold(ctx, form.Digest); err != nil || !strings.HasSuffix(form.MediaType, string(archive.Gzip)) {
+		return form, err
+	}
+	annotated, err := describeEstargz(ctx, s, form, id)
+	if errdefs.IsNotFound(err) {
+		return form, nil
+	}
+	return annotated, err
 }
 
 // findForm returns a compressed form of a layer that is in the store and fits the

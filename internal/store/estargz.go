@@ -89,26 +89,32 @@ func (m estargzMaker) own(ctx context.Context) (made Estargz, err error) {
 	if err := m.s.hold(ctx, form.Digest); err != nil {
 		return made, err
 	}
-	blob, err := m.s.blobs.Open(ctx, form.Digest)
+	form, err = describeEstargz(ctx, m.s.contents, form, m.id)
+	return Estargz{Blob: form, DiffID: m.id}, err
+}
+
+// describeEstargz annotates a blob of the store that holds the layer id. It fails with
+// errdefs.ErrNotFound where that is no eStargz.
+func describeEstargz(ctx context.Context, s *contents, desc ocispec.Descriptor, id digest.Digest) (_ ocispec.Descriptor, err error) {
+	blob, err := s.blobs.Open(ctx, desc.Digest)
 	if err != nil {
-		return made, err
+		return desc, err
 	}
 	defer closing(&err, blob.Close)
 	_, toc, err := archive.EstargzTOC(blob, blob.Size())
 	if err != nil {
-		return made, err
+		return desc, err
 	}
-	return m.describe(ctx, form, m.id, toc)
+	return annotateEstargz(ctx, s, desc, id, toc)
 }
 
-// describe annotates blob, which holds the layer diffID.
-func (m estargzMaker) describe(ctx context.Context, blob ocispec.Descriptor, diffID, toc digest.Digest) (Estargz, error) {
-	files, err := m.s.Layer(ctx, diffID)
-	blob.Annotations = map[string]string{
+func annotateEstargz(ctx context.Context, s *contents, desc ocispec.Descriptor, id, toc digest.Digest) (ocispec.Descriptor, error) {
+	files, err := s.Layer(ctx, id)
+	desc.Annotations = map[string]string{
 		archive.EstargzTOCAnnotation:  toc.String(),
 		archive.EstargzSizeAnnotation: strconv.FormatInt(files.Size, 10),
 	}
-	return Estargz{Blob: blob, DiffID: diffID}, err
+	return desc, err
 }
 
 // take makes the eStargz. It fails with errBusy while another process does.
@@ -136,11 +142,12 @@ func (m estargzMaker) take(ctx context.Context) (made Estargz, err error) {
 	}
 	id, err := findDiffID(ctx, m.s.db, blob.Digest)
 	if err == nil {
-		made, err = m.describe(ctx, blob, id, toc)
+		blob, err = annotateEstargz(ctx, m.s.contents, blob, id, toc)
 	}
 	if err != nil {
 		return made, err
 	}
+	made = Estargz{Blob: blob, DiffID: id}
 	b, err := json.Marshal(made)
 	if err != nil {
 		return made, err
