@@ -39,7 +39,7 @@ func newRootCommand(s *session, args []string) *cobra.Command {
 	flags.StringVar(&s.config, "config", "", "Location of client config files (default $DOCKER_CONFIG, else ~/.docker)")
 	flags.StringVarP(&s.global.context, "context", "c", "", `Name of the context: there is "default", this machine`)
 	flags.BoolVarP(&s.debug, "debug", "D", false, "Enable debug mode")
-	flags.StringVarP(&s.global.host, "host", "H", "", "Socket of a daemon: any of this machine stands for the store,\nan address elsewhere is refused")
+	flags.StringVarP(&s.global.host, "host", "H", "", "Socket of a daemon: any of this machine stands for the store, an address elsewhere is refused")
 	flags.StringVarP(&s.global.logLevel, "log-level", "l", "", `Set the logging level ("debug", "info", "warn", "error", "fatal"; default warn)`)
 	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
 		s.level, err = s.global.check(s.debug)
