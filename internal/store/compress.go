@@ -88,7 +88,7 @@ func (s *contents) Compress(ctx context.Context, id digest.Digest, opts Compress
 	for {
 		form, err := findForm(ctx, s.db, id, opts.Recipe)
 		if err == nil {
-			return held(ctx, s, form, id)
+			return heldForm(ctx, s, form, id)
 		}
 		if !errdefs.IsNotFound(err) {
 			return ocispec.Descriptor{}, err
@@ -124,12 +124,12 @@ func Form(ctx context.Context, s *Store, layer ocispec.Descriptor) (ocispec.Desc
 	if err != nil {
 		return form, err
 	}
-	return held(ctx, s.contents, form, layer.Digest)
+	return heldForm(ctx, s.contents, form, layer.Digest)
 }
 
-// held leases a form of a layer that was found, and annotates one that is an eStargz, as its
+// heldForm leases a form of a layer that was found, and annotates one that is an eStargz, as its
 // manifest did where it came from.
-func held(ctx context.Context, s *contents, form ocispec.Descriptor, id digest.Digest) (ocispec.Descriptor, error) {
+func heldForm(ctx context.Context, s *contents, form ocispec.Descriptor, id digest.Digest) (ocispec.Descriptor, error) {
 	if err := s.hold(ctx, form.Digest); err != nil || !strings.HasSuffix(form.MediaType, string(archive.Gzip)) {
 		return form, err
 	}
