@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -161,21 +162,39 @@ func scripts() testscript.Params {
 	}
 }
 
-// setup gives a script its own store, configuration and registry.
+// programVariable is set to the directory of a program `strake` that scripts run in place of this one.
+const programVariable = "STRAKE_TEST_PROGRAM"
+
+// setup gives a script its own store, configuration and registry, which is made when the first request comes.
 func setup(env *testscript.Env) error {
-	h, err := hub.Open(context.Background(), hub.Options{Dir: filepath.Join(env.WorkDir, ".hub")})
-	if err != nil {
-		return err
-	}
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: auth.Open(registry.NewHandler(h, registry.Options{}))}}
+	var opened *hub.Hub
+	handler := sync.OnceValues(func() (http.Handler, error) {
+		h, err := hub.Open(context.Background(), hub.Options{Dir: filepath.Join(env.WorkDir, ".hub")})
+		if err != nil {
+			return nil, err
+		}
+		opened = h
+		return auth.Open(registry.NewHandler(h, registry.Options{})), nil
+	})
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, err := handler()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})}}
 	srv.Start()
 	env.Defer(func() {
 		srv.Close()
-		if err := h.Close(); err != nil {
+		if opened == nil {
+			return
+		}
+		if err := opened.Close(); err != nil {
 			env.T().Log(err)
 		}
 	})
@@ -186,6 +205,9 @@ func setup(env *testscript.Env) error {
 	env.Setenv("CONTAINERS_REGISTRIES_CONF", os.DevNull)
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
+	if dir := os.Getenv(programVariable); dir != "" {
+		env.Setenv("PATH", dir+string(os.PathListSeparator)+env.Getenv("PATH"))
+	}
 	return nil
 }
 
