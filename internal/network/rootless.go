@@ -27,7 +27,7 @@ const (
 	userGateway = "10.0.2.2"
 	userBits    = 24
 	userDevice  = "eth0"
-	userWait    = 10 * time.Second // for the program to be ready
+	userWait    = time.Minute // for the program to be ready, on a machine that is busy
 )
 
 // userPrograms are the programs, with their arguments: the namespace is descriptor 3.
@@ -111,8 +111,9 @@ func startProgram(path string, args []string, ns *os.File) (*program, error) {
 	return p, nil
 }
 
-// await waits until the namespace has the device with its address.
+// await waits until the namespace has the device with its address. It looks the less often the longer that takes, to leave the processor to the program.
 func (p *program) await(ctx context.Context, ns *os.File) error {
+	began := time.Now()
 	late := time.After(userWait)
 	for {
 		ready := false
@@ -139,7 +140,7 @@ func (p *program) await(ctx context.Context, ns *os.File) error {
 			return fmt.Errorf("%s: not ready after %s: %w", p.cmd.Args[0], userWait, errdefs.ErrUnavailable)
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(time.Millisecond):
+		case <-time.After(min(max(time.Since(began)/8, time.Millisecond), 100*time.Millisecond)):
 		}
 	}
 }

@@ -73,6 +73,25 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
+// TestSlowProgram: on a machine that is busy a program may take long to be ready.
+func TestSlowProgram(t *testing.T) {
+	t.Parallel()
+	ns, err := os.Open(newBox(t).path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	const late = `sleep 11; nsenter --net=/proc/self/fd/3 sh -ec 'ip link add eth0 type veth peer name other
+		ip address add 10.0.2.100/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2'; exec sleep 1000`
+	p, err := startProgram("/bin/sh", []string{"sh", "-c", late}, ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.await(t.Context(), ns), p.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 // address is that of a sandbox in a network.
 func (s *Sandbox) address(h *host, network string) string {
 	h.t.Helper()
