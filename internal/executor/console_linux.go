@@ -143,6 +143,11 @@ func (r *relay) begin(console *os.File) {
 		_ = SetSize(console, *r.size) // it may have ended
 	}
 	r.mu.Unlock()
+	if r.window != nil { // raw before anything is written to it
+		r.watch()
+	} else if r.stdin != nil {
+		go func() { _, _ = io.Copy(console, r.stdin) }() // ends with the terminal
+	}
 	r.tail = NewTail(console, execGrace)
 	r.copying.Go(func() {
 		if r.stdout != nil {
@@ -150,11 +155,6 @@ func (r *relay) begin(console *os.File) {
 		}
 		_, _ = io.Copy(io.Discard, r.tail) // nobody may read it any more: the process goes on
 	})
-	if r.window != nil {
-		r.watch()
-	} else if r.stdin != nil {
-		go func() { _, _ = io.Copy(console, r.stdin) }() // ends with the terminal
-	}
 }
 
 // watch passes on what is typed in the window, as it is typed.
