@@ -72,19 +72,30 @@ func (p Policy) AdmitLocal(ctx context.Context, name string) error {
 	return err
 }
 
+// Source is the file as policies know it, without the user in its address: rules on a host
+// are for all of its users.
+func (u URL) Source() sourcepolicy.Source {
+	src := sourcepolicy.Source{Identifier: withoutUser(u.Address), Attrs: map[string]string{sourcepolicy.AttrHTTPFilename: u.Name}}
+	if u.Checksum != "" {
+		src.Attrs[sourcepolicy.AttrHTTPChecksum] = u.Checksum.String()
+	}
+	return src
+}
+
+// Look looks at a file, for a policy that is asked outside of a build.
+func (u URL) Look(ctx context.Context, s *Solver, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
+	return (&download{solver: s, url: u, log: io.Discard}).facts(ctx, look)
+}
+
 // admit asks about a file to download, and gives the one to use: where a policy looked at
-// it, what it saw. The policy is not shown the user in the address: rules on a host are for
-// all of its users.
+// it, what it saw.
 func (u URL) admit(ctx context.Context, w *Work) (*download, error) {
 	d := &download{solver: w.solver, url: u, log: w.Log}
 	p := w.solver.opts.Policy
 	if p == nil {
 		return d, nil
 	}
-	src := sourcepolicy.Source{Identifier: withoutUser(u.Address), Attrs: map[string]string{sourcepolicy.AttrHTTPFilename: u.Name}}
-	if u.Checksum != "" {
-		src.Attrs[sourcepolicy.AttrHTTPChecksum] = u.Checksum.String()
-	}
+	src := u.Source()
 	turn := func(now sourcepolicy.Source) error {
 		to, err := u.converted(src, now)
 		if err == nil && to != d.url {
@@ -129,12 +140,16 @@ func withoutUser(address string) string {
 	return u.String()
 }
 
-// Source is the repository as policies know it: the same whether it is fetched by HTTP or by
-// SSH.
+// Source is the repository as policies know it: the same whether it is fetched by HTTP, by
+// whatever user, or by SSH.
 func (g *Git) Source() sourcepolicy.Source {
+	address := Redact(g.Remote)
+	if isWeb(g.Remote) {
+		address = withoutUser(g.Remote)
+	}
 	src := sourcepolicy.Source{
 		Identifier: sourcepolicy.SchemeGit + "://" + gitPlace(g.Remote),
-		Attrs:      map[string]string{sourcepolicy.AttrGitFullURL: Redact(g.Remote)},
+		Attrs:      map[string]string{sourcepolicy.AttrGitFullURL: address},
 	}
 	if g.Ref != "" || g.Subdir != "" {
 		src.Identifier += "#" + g.Ref
@@ -156,6 +171,15 @@ func (g *Git) Source() sourcepolicy.Source {
 		src.Attrs[sourcepolicy.AttrGitChecksum] = g.Checksum
 	}
 	return src
+}
+
+// Look looks at a repository, for a policy that is asked outside of a build.
+func (g *Git) Look(ctx context.Context, s *Solver, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
+	return (&gitLook{work: &Work{solver: s, Log: io.Discard}}).facts(ctx, g, look)
+}
+
+func isWeb(address string) bool {
+	return strings.HasPrefix(address, "http://") || strings.HasPrefix(address, "https://")
 }
 
 // gitPlace is the host and path of a repository's address.
@@ -213,21 +237,6 @@ func (g *Git) converted(src, got sourcepolicy.Source) (*Git, error) {
 		return nil, &PolicyError{errors.New("invalid git ref " + to.Ref)}
 	}
 	return &to, nil
-}
-
-// Learn looks at a file or a repository, for a policy.
-func Learn(ctx context.Context, s *Solver, src sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
-	w := &Work{solver: s, Log: io.Discard}
-	if kind(src) == "http" {
-		return (&download{solver: s, url: URL{Address: src.Identifier}, log: w.Log}).facts(ctx, look)
-	}
-	g := &Git{Remote: src.Attrs[sourcepolicy.AttrGitFullURL]}
-	if g.Remote == "" {
-		g.Remote, _, _ = strings.Cut("https://"+src.Rest(), "#")
-	}
-	_, fragment, _ := strings.Cut(src.Identifier, "#")
-	g.Ref, g.Subdir, _ = strings.Cut(fragment, ":")
-	return (&gitLook{work: w}).facts(ctx, g, look)
 }
 
 // facts are what a policy asks of a file.

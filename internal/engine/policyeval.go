@@ -58,7 +58,7 @@ func PolicyInput(ctx context.Context, env *Env, opts EvalPolicyOptions, fields [
 
 // evaluating starts what evaluates policies, for one source.
 func evaluating(ctx context.Context, env *Env, opts EvalPolicyOptions, begin sourcepolicy.Begin, ask func(*sourcepolicy.Evaluator, sourcepolicy.Source) error) (err error) {
-	src, err := policySource(opts.Source)
+	src, look, err := policySource(opts.Source)
 	if err != nil {
 		return err
 	}
@@ -73,11 +73,11 @@ func evaluating(ctx context.Context, env *Env, opts EvalPolicyOptions, begin sou
 	defer closing(&err, solver.Close)
 	bases := &baseImages{env: env}
 	src.Platform = &platform
-	src.Learn = func(ctx context.Context, now sourcepolicy.Source, look sourcepolicy.Look) (sourcepolicy.Facts, error) {
-		if now.Scheme() != sourcepolicy.SchemeImage {
-			return build.Learn(ctx, solver, now, look)
+	src.Learn = func(ctx context.Context, now sourcepolicy.Source, what sourcepolicy.Look) (sourcepolicy.Facts, error) {
+		if look != nil {
+			return look(ctx, solver, what)
 		}
-		return bases.facts(ctx, now.Rest(), platform, look)
+		return bases.facts(ctx, now.Rest(), platform, what)
 	}
 	eval, err := sourcepolicy.Start(ctx, begin, localFiles("."), opts.Log)
 	if err != nil {
@@ -87,31 +87,35 @@ func evaluating(ctx context.Context, env *Env, opts EvalPolicyOptions, begin sou
 	return ask(eval, src)
 }
 
-// policySource is the source that a user names.
-func policySource(name string) (src sourcepolicy.Source, err error) {
+// looker looks at a source.
+type looker func(context.Context, *build.Solver, sourcepolicy.Look) (sourcepolicy.Facts, error)
+
+// policySource is the source that a user names, and what looks at it where that is no image.
+func policySource(name string) (src sourcepolicy.Source, look looker, err error) {
 	if image, ok := strings.CutPrefix(name, sourcepolicy.SchemeImage+"://"); ok {
 		ref, err := reference.Parse(image)
 		if err != nil {
-			return src, fmt.Errorf("failed to parse image source reference: %w", err)
+			return src, nil, fmt.Errorf("failed to parse image source reference: %w", err)
 		}
 		src.Identifier = sourcepolicy.SchemeImage + "://" + ref.OrLatest().String()
-		return src, nil
+		return src, nil, nil
 	}
 	git, is, err := dockerfile.ParseGit(name)
 	switch {
 	case err != nil:
-		return src, err
+		return src, nil, err
 	case is:
-		return git.Source(), nil
+		git.Agent = os.Getenv("SSH_AUTH_SOCK")
+		return git.Source(), git.Look, nil
 	case isHTTP(name):
-		src.Identifier = name
-		return src, nil
+		file := build.URL{Address: name}
+		return file.Source(), file.Look, nil
 	}
 	if _, err := os.Stat(name); err != nil {
-		return src, fmt.Errorf("invalid local path %s: %w", name, err)
+		return src, nil, fmt.Errorf("invalid local path %s: %w", name, err)
 	}
 	src.Identifier = sourcepolicy.SchemeLocal + "://context"
-	return src, nil
+	return src, nil, nil
 }
 
 // TestPolicy runs the tests of the policy NAME.rego of the working directory: those of a

@@ -315,7 +315,11 @@ func (e *Evaluator) inquire(ctx context.Context, src Source, q Question) (a Answ
 		if err := ctx.Err(); err != nil {
 			return a, err
 		}
-		if a, err = e.ask(q); err != nil || a.Look == nil {
+		a, err = e.ask(q)
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx) // which ended the program
+		}
+		if err != nil || a.Look == nil {
 			return a, err
 		}
 		more, grown := look.with(*a.Look)
