@@ -53,8 +53,12 @@ func (c Cache) s3Requests(opts *s3cache.Options) (err error) {
 			return invalid("retry_max_attempts must be a positive integer")
 		}
 	}
-	if mode, ok := c.Attrs["retry_mode"]; ok && mode != "standard" {
-		return invalid("s3 cache: retry_mode %q is not supported: use standard", mode)
+	switch c.Attrs["retry_mode"] {
+	case "", "standard":
+	case "adaptive":
+		opts.Adaptive = true
+	default:
+		return invalid("retry_mode must be \"standard\" or \"adaptive\"")
 	}
 	none := true // no request has Accept-Encoding, whatever is wanted
 	if err := (Output{Attrs: c.Attrs}).parseBool("disable_accept_encoding", &none); err != nil {

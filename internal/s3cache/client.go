@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/smithy-go/encoding/httpbinding"
 	"github.com/containerd/errdefs"
@@ -37,7 +38,8 @@ type Bucket struct {
 	http   *http.Client
 	signer *v4.Signer
 	creds  aws.CredentialsProvider
-	pause  time.Duration // before the second try
+	pause  time.Duration       // before the second try
+	pace   *retry.AdaptiveMode // nil: none
 }
 
 // New makes a Bucket; nothing is asked yet. It fails with errdefs.ErrInvalidArgument for an
@@ -59,10 +61,14 @@ func New(opts Options) (*Bucket, error) {
 		TLSHandshakeTimeout: 20 * time.Second, ResponseHeaderTimeout: time.Minute, IdleConnTimeout: 90 * time.Second,
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return &Bucket{
+	c := &Bucket{
 		opts: opts, base: *base, pause: time.Second, http: client, creds: provider(opts, client),
 		signer: v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }),
-	}, nil
+	}
+	if opts.Adaptive {
+		c.pace = retry.NewAdaptiveMode()
+	}
+	return c, nil
 }
 
 // request is one request about an object.
@@ -81,7 +87,7 @@ func (c *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	for n := 1; ; n++ {
-		res, err := c.once(ctx, r, creds)
+		res, err := c.paced(ctx, r, creds)
 		again := err != nil || res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests
 		if err == nil && res.StatusCode >= 300 {
 			err = failure(r, res)
@@ -98,6 +104,30 @@ func (c *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 			return nil, errors.Join(context.Cause(ctx), err)
 		}
 	}
+}
+
+// slowDown is what the pace is told of an answer that asks for fewer requests.
+type slowDown struct{}
+
+func (slowDown) Error() string     { return "slow down" }
+func (slowDown) ErrorCode() string { return "SlowDown" }
+
+// paced is once, as soon as a request may be sent.
+func (c *Bucket) paced(ctx context.Context, r request, creds aws.Credentials) (*http.Response, error) {
+	if c.pace == nil {
+		return c.once(ctx, r, creds)
+	}
+	done, err := c.pace.GetAttemptToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.once(ctx, r, creds)
+	var asked error
+	if err == nil && (res.StatusCode == http.StatusServiceUnavailable || res.StatusCode == http.StatusTooManyRequests) {
+		asked = slowDown{}
+	}
+	_ = done(asked) // it says nothing
+	return res, err
 }
 
 func (c *Bucket) once(ctx context.Context, r request, creds aws.Credentials) (*http.Response, error) {

@@ -26,6 +26,8 @@ type Options struct {
 
 	Touch time.Duration // objects older than this get a new time when they are used again
 	Tries int           // of a request that fails for no reason of its own; 0 is 4
+	// Adaptive sends fewer requests in a second once the server asked for fewer.
+	Adaptive bool
 }
 
 // Use implements bucketcache.Bucket. An object that is there and old gets a new time, by which

@@ -44,6 +44,34 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// TestAdaptive: who is asked for fewer requests waits before the next ones, once that was asked for.
+func TestAdaptive(t *testing.T) {
+	busy := true
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if busy {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		busy = false
+	}))
+	defer srv.Close()
+	for _, adaptive := range []bool{false, true} {
+		c, err := New(Options{Name: "b", Region: "us-east-1", Endpoint: srv.URL, PathStyle: true, AccessKeyID: "a", SecretAccessKey: "b", Adaptive: adaptive})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.pause, busy = 1, true
+		begin := time.Now()
+		for range 2 {
+			if err := c.PutBytes(t.Context(), "x", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(begin); took > 500*time.Millisecond != adaptive {
+			t.Errorf("adaptive %v: %v", adaptive, took)
+		}
+	}
+}
+
 // TestHostileServer: what a server says is bounded, and no redirect is followed.
 func TestHostileServer(t *testing.T) {
 	asked, answer := 0, func(http.ResponseWriter) {}
