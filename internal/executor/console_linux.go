@@ -225,10 +225,14 @@ func (r *relay) end() {
 }
 
 // connectConsole is connect of a run for a terminal that the runtime sends.
-func connectConsole(s Spec, cmd *exec.Cmd) (finish func(), err error) {
+func connectConsole(x *run, cmd *exec.Cmd) (finish func(), err error) {
 	var r relay
-	r.join(s.Stdin, s.Stdout)
-	l, err := listenConsole(s.Bundle, consoleSocket, r.begin)
+	r.join(x.spec.Stdin, x.spec.Stdout)
+	var l *consoleListener
+	err = x.inside(func() (err error) { // where the bundle is
+		l, err = listenConsole(x.spec.Bundle, consoleSocket, r.begin)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -523,7 +523,7 @@ func (x *run) result(cmd *exec.Cmd, err error, stderr *faultFilter) (int, error)
 // connect joins the runtime's streams to the caller's; the function that it returns waits for what is under way.
 func (x *run) connect(cmd *exec.Cmd) (finish func(), err error) {
 	if x.spec.Terminal && x.runc.isCrun {
-		return connectConsole(x.spec, cmd)
+		return connectConsole(x, cmd)
 	}
 	if x.spec.Terminal && !isTerminal(x.spec.Stdin) && !isTerminal(x.spec.Stdout) {
 		t, err := openTerminal()
