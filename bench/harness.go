@@ -61,6 +61,7 @@ type session struct {
 	*client
 	in       *inputs
 	registry *registry
+	shared   *registry // of all sessions; registry may be one of its own
 	tool     *tool
 	round    int
 	scale    float64
@@ -84,7 +85,7 @@ func (s *session) Close() error {
 
 // own are the processes that the harness itself started and that go on running.
 func (s *session) own() []int {
-	pids := []int{s.registry.pid()}
+	pids := []int{s.shared.pid(), s.registry.pid()}
 	if s.client != nil && s.daemon != nil {
 		pids = append(pids, s.daemon.cmd.Process.Pid)
 	}
@@ -211,7 +212,7 @@ func (h *harness) runSession(ctx context.Context, g group, r *record, t *tool, r
 		return fmt.Errorf("new volume: %w", err)
 	}
 	defer func() { err = errors.Join(err, vol.Close()) }()
-	s := &session{in: h.in, registry: h.registry, tool: t, round: round, scale: h.opts.Scale, root: vol.root, scratch: filepath.Join(dir, "scratch"), ids: map[string]string{}}
+	s := &session{in: h.in, registry: h.registry, shared: h.registry, tool: t, round: round, scale: h.opts.Scale, root: vol.root, scratch: filepath.Join(dir, "scratch"), ids: map[string]string{}}
 	if err := os.Mkdir(s.scratch, 0o700); err != nil {
 		return err
 	}
